@@ -1,0 +1,527 @@
+//! Settings as plain data. Field names are the command line's, with `_` for `-`; they stand in
+//! `run.json` under the same names, and a settings file uses them too.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+macro_rules! text_enum {
+    ($(#[$m:meta])* $name:ident { $($(#[$vm:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$m])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum $name { $($(#[$vm])* #[serde(rename = $text)] $variant),+ }
+        impl $name {
+            /// Every value, as written in settings.
+            pub const NAMES: &'static [&'static str] = &[$($text),+];
+            /// The value as written in settings.
+            pub fn as_str(self) -> &'static str { match self { $(Self::$variant => $text),+ } }
+        }
+        impl std::str::FromStr for $name {
+            type Err = String;
+            fn from_str(s: &str) -> Result<Self, String> {
+                match s {
+                    $($text => Ok(Self::$variant),)+
+                    _ => Err(format!("expected one of {}, found {s:?}", Self::NAMES.join(", "))),
+                }
+            }
+        }
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.write_str(self.as_str()) }
+        }
+    };
+}
+
+text_enum! {
+    /// What a run computes.
+    Recipe {
+        /// Reference run, dynamics, split, then training with Mixup from the untouched base.
+        Sftmix = "sftmix",
+        /// Plain next-token prediction.
+        Ntp = "ntp",
+    }
+}
+text_enum! {
+    /// How the Mixup terms of a step are averaged (method.md 1.3; the paper is silent).
+    MixReduction {
+        /// Sum over all mixed tokens ÷ their number.
+        Token = "token",
+        /// Mean over pairs of the mean over their tokens.
+        Pair = "pair",
+    }
+}
+text_enum! {
+    /// What confidence is minus the mean of, over the checkpoints.
+    Confidence {
+        /// exp(NLL): the paper's.
+        Perplexity = "perplexity",
+        /// NLL: less ruled by outliers.
+        Nll = "nll",
+    }
+}
+text_enum! {
+    /// Learning rate after warm-up.
+    Schedule {
+        /// Half a cosine down to 0.
+        Cosine = "cosine",
+        /// A line down to 0.
+        Linear = "linear",
+        /// Constant.
+        Constant = "constant",
+    }
+}
+text_enum! {
+    /// Whether blocks keep their activations for the backward pass or run forward twice.
+    Recompute {
+        /// Keep as long as the predicted activations of a micro-batch stay small.
+        Auto = "auto",
+        /// Always run forward twice.
+        On = "on",
+        /// Always keep.
+        Off = "off",
+    }
+}
+text_enum! {
+    /// Shape of a data row.
+    DataFormat {
+        /// `{"text"}`: loss on every token.
+        Text = "text",
+        /// `{"prompt", "completion"}`.
+        PromptCompletion = "prompt-completion",
+        /// `{"instruction", "input"?, "output"}` with Stanford's template.
+        Alpaca = "alpaca",
+        /// `{"messages": [{"role", "content"}, …]}` in a plain role format.
+        Messages = "messages",
+        /// Two columns by name: `prompt_field`, `response_field`.
+        Columns = "columns",
+    }
+}
+
+/// Where the training dynamics come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum Dynamics {
+    /// Reference run, then a forward pass over the set at each of its checkpoints (the paper's).
+    Sweep,
+    /// The reference run's own passes are logged; its first epoch is left out.
+    Online,
+    /// One run: the first epoch plain, one sweep, Mixup from the second.
+    Single,
+    /// The `dynamics` folder of an earlier run, joined by the content hash of the row.
+    Path(PathBuf),
+}
+
+impl From<String> for Dynamics {
+    fn from(s: String) -> Self {
+        match s.as_str() {
+            "sweep" => Dynamics::Sweep,
+            "online" => Dynamics::Online,
+            "single" => Dynamics::Single,
+            _ => Dynamics::Path(s.into()),
+        }
+    }
+}
+
+impl From<Dynamics> for String {
+    fn from(d: Dynamics) -> Self {
+        d.to_string()
+    }
+}
+
+impl std::fmt::Display for Dynamics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Dynamics::Sweep => f.write_str("sweep"),
+            Dynamics::Online => f.write_str("online"),
+            Dynamics::Single => f.write_str("single"),
+            Dynamics::Path(p) => write!(f, "{}", p.display()),
+        }
+    }
+}
+
+/// Which linears get an adapter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "TargetText", into = "TargetText")]
+pub enum TargetModules {
+    /// Every linear of every block (not the LM head), as PEFT's `all-linear`.
+    AllLinear,
+    /// Those whose module path ends in one of these names.
+    Names(Vec<String>),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum TargetText {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl From<TargetText> for TargetModules {
+    fn from(t: TargetText) -> Self {
+        match t {
+            TargetText::One(s) => TargetModules::parse(&s),
+            TargetText::Many(v) => TargetModules::Names(v),
+        }
+    }
+}
+
+impl From<TargetModules> for TargetText {
+    fn from(t: TargetModules) -> Self {
+        match t {
+            TargetModules::AllLinear => TargetText::One("all-linear".into()),
+            TargetModules::Names(v) => TargetText::Many(v),
+        }
+    }
+}
+
+impl TargetModules {
+    /// `all-linear`, or names separated by commas.
+    pub fn parse(text: &str) -> TargetModules {
+        match text.trim() {
+            "all-linear" => TargetModules::AllLinear,
+            list => TargetModules::Names(
+                list.split(',').map(str::trim).filter(|s| !s.is_empty()).map(String::from).collect(),
+            ),
+        }
+    }
+
+    /// Whether the module of this path (`model.layers.0.self_attn.q_proj`) gets an adapter.
+    /// PEFT's rule: the path equals a name or ends in `.name`.
+    pub fn matches(&self, module: &str) -> bool {
+        match self {
+            TargetModules::AllLinear => true,
+            TargetModules::Names(names) => names
+                .iter()
+                .any(|n| module.strip_suffix(n.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))),
+        }
+    }
+}
+
+/// Settings of a LoRA adapter.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LoraConfig {
+    /// Rank, ≥ 1.
+    pub r: usize,
+    /// The update is scaled by `lora_alpha / r`.
+    pub lora_alpha: f64,
+    /// Dropout on the adapter's input, 0 ≤ p < 1, in training only.
+    pub lora_dropout: f64,
+    /// Scale by `lora_alpha / √r` instead.
+    pub use_rslora: bool,
+    /// Which linears.
+    pub target_modules: TargetModules,
+}
+
+impl LoraConfig {
+    /// `lora_alpha / r`, or `lora_alpha / √r` with `use_rslora`.
+    pub fn scale(&self) -> f64 {
+        self.lora_alpha / if self.use_rslora { (self.r as f64).sqrt() } else { self.r as f64 }
+    }
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        LoraConfig {
+            r: 16,
+            lora_alpha: 32.0,
+            lora_dropout: 0.0,
+            use_rslora: false,
+            target_modules: TargetModules::AllLinear,
+        }
+    }
+}
+
+/// How rows become examples.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DataOptions {
+    /// Shape of the rows; `None` takes it from the first row.
+    pub data_format: Option<DataFormat>,
+    /// Column of the prompt (with `response_field`).
+    pub prompt_field: Option<String>,
+    /// Column of the response (with `prompt_field`).
+    pub response_field: Option<String>,
+    /// Column of the text, instead of `text`.
+    pub text_field: Option<String>,
+    /// The prompt with `{column}` in place of values, e.g. `Question: {question}\nAnswer: `.
+    pub prompt_template: Option<String>,
+}
+
+/// Every setting of a run. `Default` gives what the command line's `--help` prints.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Hugging Face model folder: `config.json`, `tokenizer.json`, safetensors.
+    pub model: PathBuf,
+    /// Training rows: JSONL, or one JSON array of objects.
+    pub data: PathBuf,
+    /// Run folder; must not hold a run.
+    pub out: PathBuf,
+    /// Held-out rows, of the same shape.
+    pub valid: Option<PathBuf>,
+    /// What to compute.
+    pub recipe: Recipe,
+    /// Weight μ of the Mixup term, ≥ 0.
+    pub mu: f64,
+    /// λ ~ Beta(α, α), α > 0.
+    pub mix_alpha: f64,
+    /// How Mixup terms are averaged.
+    pub mix_reduction: MixReduction,
+    /// Where the dynamics come from.
+    pub dynamics: Dynamics,
+    /// Epochs of the reference run, ≥ 1.
+    pub reference_epochs: usize,
+    /// Checkpoints of the reference run that are scored, evenly spaced, ≥ 1.
+    pub reference_checkpoints: usize,
+    /// What confidence is minus the mean of.
+    pub confidence: Confidence,
+    /// Passes over the data, ≥ 1.
+    pub epochs: usize,
+    /// Stop after so many optimizer steps; the schedule runs over these.
+    pub max_steps: Option<u64>,
+    /// Rows per optimizer step; even for SFTMix (half of them confident).
+    pub batch_size: usize,
+    /// Rows whose blocks run together, ≥ 1; `None` chooses from `batch_size` and `max_length`.
+    pub micro_batch: Option<usize>,
+    /// Longest row in tokens, ≥ 2.
+    pub max_length: usize,
+    /// LoRA rank.
+    pub lora_r: usize,
+    /// LoRA alpha.
+    pub lora_alpha: f64,
+    /// LoRA dropout.
+    pub lora_dropout: f64,
+    /// Scale by `lora_alpha / √r`.
+    pub use_rslora: bool,
+    /// Which linears get an adapter.
+    pub target_modules: TargetModules,
+    /// Start from this PEFT adapter instead of a fresh one.
+    pub init_adapter: Option<PathBuf>,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Learning rate after warm-up.
+    pub schedule: Schedule,
+    /// Share of the steps in which the rate rises from 0, 0 ≤ w ≤ 1.
+    pub warmup_ratio: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// AdamW's β₁, β₂.
+    pub adam_betas: (f64, f64),
+    /// AdamW's ε.
+    pub adam_eps: f64,
+    /// Largest global gradient norm; 0 switches clipping off.
+    pub clip: f64,
+    /// Seed of everything that is drawn.
+    pub seed: u64,
+    /// Worker threads; `None` takes the machine's cores.
+    pub threads: Option<usize>,
+    /// Keep activations or run blocks twice.
+    pub recompute: Recompute,
+    /// Evaluate on `valid` every so many steps as well as after each epoch.
+    pub eval_every: Option<u64>,
+    /// Write a checkpoint every so many steps, ≥ 1.
+    pub save_every: u64,
+    /// How many checkpoints stay, ≥ 1.
+    pub keep: usize,
+    /// Where token stores and hashes are kept; `None` takes `<out>/cache`.
+    pub cache_dir: Option<PathBuf>,
+    /// How rows become examples.
+    #[serde(flatten)]
+    pub data_options: DataOptions,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        let lora = LoraConfig::default();
+        TrainConfig {
+            model: PathBuf::new(),
+            data: PathBuf::new(),
+            out: PathBuf::new(),
+            valid: None,
+            recipe: Recipe::Sftmix,
+            mu: 0.2,
+            mix_alpha: 0.5,
+            mix_reduction: MixReduction::Token,
+            dynamics: Dynamics::Sweep,
+            reference_epochs: 1,
+            reference_checkpoints: 4,
+            confidence: Confidence::Perplexity,
+            epochs: 3,
+            max_steps: None,
+            batch_size: 8,
+            micro_batch: None,
+            max_length: 1024,
+            lora_r: lora.r,
+            lora_alpha: lora.lora_alpha,
+            lora_dropout: lora.lora_dropout,
+            use_rslora: lora.use_rslora,
+            target_modules: lora.target_modules,
+            init_adapter: None,
+            lr: 2e-4,
+            schedule: Schedule::Cosine,
+            warmup_ratio: 0.1,
+            weight_decay: 0.01,
+            adam_betas: (0.9, 0.999),
+            adam_eps: 1e-8,
+            clip: 1.0,
+            seed: 0,
+            threads: None,
+            recompute: Recompute::Auto,
+            eval_every: None,
+            save_every: 100,
+            keep: 2,
+            cache_dir: None,
+            data_options: DataOptions::default(),
+        }
+    }
+}
+
+impl TrainConfig {
+    /// The adapter's settings.
+    pub fn lora(&self) -> LoraConfig {
+        LoraConfig {
+            r: self.lora_r,
+            lora_alpha: self.lora_alpha,
+            lora_dropout: self.lora_dropout,
+            use_rslora: self.use_rslora,
+            target_modules: self.target_modules.clone(),
+        }
+    }
+
+    /// Checks every range and every pair of settings that contradict each other.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] names the field and its value.
+    pub fn validate(&self) -> Result<()> {
+        fn check(ok: bool, field: &str, expected: &str, found: impl std::fmt::Display) -> Result<()> {
+            if ok {
+                Ok(())
+            } else {
+                Err(Error::config(field, format!("expected {expected}, found {found}")))
+            }
+        }
+        let path = |p: &PathBuf, field: &str| check(!p.as_os_str().is_empty(), field, "a path", "nothing");
+        path(&self.model, "model")?;
+        path(&self.data, "data")?;
+        path(&self.out, "out")?;
+        let finite = |v: f64| v.is_finite();
+        check(finite(self.mu) && self.mu >= 0.0, "mu", "a number ≥ 0", self.mu)?;
+        check(finite(self.mix_alpha) && self.mix_alpha > 0.0, "mix_alpha", "a number > 0", self.mix_alpha)?;
+        check(self.reference_epochs >= 1, "reference_epochs", "≥ 1", self.reference_epochs)?;
+        check(self.reference_checkpoints >= 1, "reference_checkpoints", "≥ 1", self.reference_checkpoints)?;
+        check(self.epochs >= 1, "epochs", "≥ 1", self.epochs)?;
+        check(self.max_steps != Some(0), "max_steps", "≥ 1", 0)?;
+        check(self.batch_size >= 1, "batch_size", "≥ 1", self.batch_size)?;
+        check(self.micro_batch != Some(0), "micro_batch", "≥ 1", 0)?;
+        check(self.max_length >= 2, "max_length", "≥ 2", self.max_length)?;
+        check(self.lora_r >= 1, "lora_r", "≥ 1", self.lora_r)?;
+        check(finite(self.lora_alpha) && self.lora_alpha > 0.0, "lora_alpha", "> 0", self.lora_alpha)?;
+        check((0.0..1.0).contains(&self.lora_dropout), "lora_dropout", "0 ≤ p < 1", self.lora_dropout)?;
+        if let TargetModules::Names(names) = &self.target_modules {
+            check(!names.is_empty(), "target_modules", "all-linear or at least one name", "none")?;
+        }
+        check(finite(self.lr) && self.lr > 0.0, "lr", "> 0", self.lr)?;
+        check((0.0..=1.0).contains(&self.warmup_ratio), "warmup_ratio", "0 to 1", self.warmup_ratio)?;
+        check(finite(self.weight_decay) && self.weight_decay >= 0.0, "weight_decay", "≥ 0", self.weight_decay)?;
+        let (b1, b2) = self.adam_betas;
+        check(
+            (0.0..1.0).contains(&b1) && (0.0..1.0).contains(&b2),
+            "adam_betas",
+            "two numbers, 0 ≤ β < 1",
+            format!("{b1},{b2}"),
+        )?;
+        check(finite(self.adam_eps) && self.adam_eps > 0.0, "adam_eps", "> 0", self.adam_eps)?;
+        check(finite(self.clip) && self.clip >= 0.0, "clip", "≥ 0 (0 = off)", self.clip)?;
+        check(self.threads != Some(0), "threads", "≥ 1", 0)?;
+        check(self.eval_every != Some(0), "eval_every", "≥ 1", 0)?;
+        check(
+            self.eval_every.is_none() || self.valid.is_some(),
+            "eval_every",
+            "a file of held-out rows (valid) with it",
+            "none",
+        )?;
+        check(self.save_every >= 1, "save_every", "≥ 1", self.save_every)?;
+        check(self.keep >= 1, "keep", "≥ 1", self.keep)?;
+        if self.recipe == Recipe::Sftmix {
+            check(
+                self.batch_size.is_multiple_of(2),
+                "batch_size",
+                "an even number for recipe sftmix (half confident, half not)",
+                self.batch_size,
+            )?;
+            if self.dynamics == Dynamics::Online {
+                check(
+                    self.reference_epochs >= 2,
+                    "reference_epochs",
+                    "≥ 2 with dynamics online (the first epoch is left out)",
+                    self.reference_epochs,
+                )?;
+            }
+            if self.dynamics == Dynamics::Single {
+                check(self.epochs >= 2, "epochs", "≥ 2 with dynamics single (the first epoch is plain)", self.epochs)?;
+            }
+        }
+        self.data_options.validate()
+    }
+}
+
+impl DataOptions {
+    /// Checks that the options name one shape.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] names the field.
+    pub fn validate(&self) -> Result<()> {
+        match (&self.prompt_field, &self.prompt_template, &self.response_field) {
+            (Some(_), Some(_), _) => {
+                Err(Error::config("prompt_template", "prompt_field is given as well; one of them makes the prompt"))
+            }
+            (Some(_), None, None) | (None, Some(_), None) if self.data_format != Some(DataFormat::PromptCompletion) => {
+                Err(Error::config("response_field", "the column of the response is missing"))
+            }
+            (None, None, Some(_)) => {
+                Err(Error::config("prompt_field", "the column of the prompt (or prompt_template) is missing"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> TrainConfig {
+        TrainConfig { model: "m".into(), data: "d".into(), out: "o".into(), ..Default::default() }
+    }
+
+    #[test]
+    fn defaults_are_valid_and_survive_json() {
+        let c = good();
+        c.validate().unwrap();
+        let json = serde_json::to_string(&c).unwrap();
+        assert_eq!(serde_json::from_str::<TrainConfig>(&json).unwrap(), c);
+        assert!(
+            json.contains("\"target_modules\":\"all-linear\"") && json.contains("\"dynamics\":\"sweep\""),
+            "{json}"
+        );
+    }
+
+    #[test]
+    fn a_bad_value_is_named() {
+        let e = |c: TrainConfig| c.validate().unwrap_err().to_string();
+        assert_eq!(
+            e(TrainConfig { batch_size: 7, ..good() }),
+            "invalid setting batch_size: expected an even number for recipe sftmix (half confident, half not), found 7"
+        );
+        assert!(e(TrainConfig { epochs: 1, dynamics: Dynamics::Single, ..good() }).contains("epochs"));
+        assert!(e(TrainConfig { lr: f64::NAN, ..good() }).contains("lr"));
+    }
+
+    #[test]
+    fn target_names_match_whole_components() {
+        let t = TargetModules::parse("q_proj, mlp.up_proj");
+        assert!(t.matches("model.layers.0.self_attn.q_proj") && t.matches("model.layers.1.mlp.up_proj"));
+        assert!(!t.matches("model.layers.0.self_attn.xq_proj") && !t.matches("model.layers.0.mlp.gate_proj"));
+    }
+}

@@ -1,0 +1,124 @@
+//! The one error type. Each variant is named for who can act on it, and each names the file, line,
+//! tensor, field or setting at fault.
+
+use std::path::{Path, PathBuf};
+
+/// Result with [`enum@Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A setting is out of range, contradicts another, or contradicts the run that is resumed.
+    #[error("invalid setting {field}: {reason}")]
+    InvalidConfig {
+        /// The setting, as in [`crate::TrainConfig`] and on the command line.
+        field: String,
+        /// What was expected and what was found.
+        reason: String,
+    },
+    /// The model's architecture, or a fact in its `config.json`, is not supported.
+    #[error("{}: model not supported: {reason}", path.display())]
+    ModelNotSupported {
+        /// The `config.json`.
+        path: PathBuf,
+        /// The key and value at fault.
+        reason: String,
+    },
+    /// A file of the model folder is damaged, or a tensor is absent or of another shape.
+    #[error("{}: {tensor}: {reason}", path.display())]
+    ModelFormat {
+        /// The file.
+        path: PathBuf,
+        /// The tensor (or key) at fault.
+        tensor: String,
+        /// What was expected and what was found.
+        reason: String,
+    },
+    /// The tokenizer could not be read or used.
+    #[error("{}: tokenizer: {reason}", path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        reason: String,
+    },
+    /// A row of the data cannot be used.
+    #[error("{}: row {row}: {reason}", path.display())]
+    DataInvalid {
+        /// The data file.
+        path: PathBuf,
+        /// Line of a JSONL file, or element of a JSON array; counted from 1.
+        row: u64,
+        /// What was expected and what was found.
+        reason: String,
+    },
+    /// No example is left to train on.
+    #[error("nothing to train on: {reason}")]
+    NothingToTrain {
+        /// How many rows were read and why none was kept.
+        reason: String,
+    },
+    /// An adapter folder is damaged or does not fit the model.
+    #[error("{}: adapter: {reason}", path.display())]
+    Adapter {
+        /// The folder or file.
+        path: PathBuf,
+        /// Tensor or key at fault, what was expected and what was found.
+        reason: String,
+    },
+    /// A dynamics log is damaged or does not fit the data.
+    #[error("{}: dynamics: {reason}", path.display())]
+    Dynamics {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was expected and what was found.
+        reason: String,
+    },
+    /// A run folder or checkpoint is damaged or in the way.
+    #[error("{}: {reason}", path.display())]
+    Checkpoint {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A loss or gradient stopped being a finite number. The last checkpoint is kept.
+    #[error("not a finite number: {what}")]
+    NonFinite {
+        /// The quantity, the step and, where known, the row or tensor.
+        what: String,
+    },
+    /// The run was stopped by its handle or observer.
+    #[error("stopped{}", checkpoint.as_ref().map(|p| format!(", checkpoint in {}", p.display())).unwrap_or_default())]
+    Stopped {
+        /// The checkpoint that `--resume` continues from, when one was written.
+        checkpoint: Option<PathBuf>,
+    },
+    /// candle refused an operation.
+    #[error("tensor operation failed: {0}")]
+    Tensor(#[from] candle_core::Error),
+    /// The thread pool could not be made, or a worker thread panicked.
+    #[error("worker threads: {0}")]
+    Threads(String),
+}
+
+impl Error {
+    pub(crate) fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.as_ref().to_path_buf();
+        move |source| Error::Io { path, source }
+    }
+
+    pub(crate) fn config(field: impl Into<String>, reason: impl Into<String>) -> Error {
+        Error::InvalidConfig { field: field.into(), reason: reason.into() }
+    }
+}

@@ -1,0 +1,12 @@
+//! sftmix: see README.md.
+#![deny(missing_docs, rustdoc::broken_intra_doc_links)]
+
+mod config;
+mod error;
+pub mod rng;
+
+pub use config::{
+    Confidence, DataFormat, DataOptions, Dynamics, LoraConfig, MixReduction, Recipe, Recompute, Schedule,
+    TargetModules, TrainConfig,
+};
+pub use error::{Error, Result};
