@@ -3,6 +3,7 @@
 
 mod config;
 mod error;
+pub mod recipe;
 pub mod rng;
 
 pub use config::{
