@@ -2,6 +2,7 @@
 #![deny(missing_docs, rustdoc::broken_intra_doc_links)]
 
 mod config;
+pub mod dynamics;
 mod error;
 pub mod recipe;
 pub mod rng;

@@ -1,0 +1,36 @@
+//! Training dynamics: what each checkpoint of the reference run thinks of each example, and what
+//! follows from it.
+//!
+//! A log is a folder:
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `header.json` | format version, hashes of model and data, the list of checkpoints ([`Header`]) |
+//! | `examples.bin` | source row and text hash of each example (40-byte head, 24 bytes each) |
+//! | `<stage>-<step>.bin` | one [`Record`] per example under that checkpoint, in checksummed blocks |
+//!
+//! All numbers are little-endian. [`DynamicsWriter`] appends, [`DynamicsLog`] reads through memory
+//! maps.
+//!
+//! Formulas: SFTMix (arXiv 2410.05248), dataset cartography (arXiv 2009.10795).
+
+mod block;
+mod examples;
+mod file;
+mod header;
+mod log;
+mod writer;
+
+use std::path::Path;
+
+use crate::error::Error;
+
+pub use block::Record;
+pub use header::{CheckpointInfo, Header, Kind, Stage};
+pub use log::{DynamicsLog, Records};
+pub use writer::{DynamicsWriter, Position};
+
+pub(crate) fn fault(path: impl AsRef<Path>, reason: impl Into<String>) -> Error {
+    Error::Dynamics { path: path.as_ref().to_path_buf(), reason: reason.into() }
+}
+
