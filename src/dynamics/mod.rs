@@ -10,15 +10,20 @@
 //! | `<stage>-<step>.bin` | one [`Record`] per example under that checkpoint, in checksummed blocks |
 //!
 //! All numbers are little-endian. [`DynamicsWriter`] appends, [`DynamicsLog`] reads through memory
-//! maps.
+//! maps, [`confidences`] and [`metrics`] add the checkpoints up, [`import_confidences`] takes another
+//! run's log, [`export`] writes the layouts of other tools.
 //!
 //! Formulas: SFTMix (arXiv 2410.05248), dataset cartography (arXiv 2009.10795).
 
 mod block;
 mod examples;
+pub mod export;
 mod file;
 mod header;
+mod import;
 mod log;
+mod metrics;
+mod summary;
 mod writer;
 
 use std::path::Path;
@@ -27,10 +32,15 @@ use crate::error::Error;
 
 pub use block::Record;
 pub use header::{CheckpointInfo, Header, Kind, Stage};
+pub use import::{import_confidences, ImportReport};
 pub use log::{DynamicsLog, Records};
+pub use metrics::{confidences, metrics, split_checkpoints, Metrics};
+pub use summary::{spearman, HalfSummary, Summary};
 pub use writer::{DynamicsWriter, Position};
 
 pub(crate) fn fault(path: impl AsRef<Path>, reason: impl Into<String>) -> Error {
     Error::Dynamics { path: path.as_ref().to_path_buf(), reason: reason.into() }
 }
 
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,136 @@
+//! The halves side by side. They may differ by length alone, so their lengths are part of any report
+//! (method.md 1.9), as is how far the two kinds of confidence agree.
+
+use super::metrics::Metrics;
+use crate::recipe::Half;
+
+/// Means over the examples of one half.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct HalfSummary {
+    /// Examples.
+    pub rows: u64,
+    /// Supervised tokens an example.
+    pub mean_tokens: f64,
+    /// Mean of the mean perplexity.
+    pub mean_perplexity: f64,
+    /// Mean of the mean NLL, nats per token.
+    pub mean_nll: f64,
+    /// Mean of cartography's confidence p̄.
+    pub mean_confidence: f64,
+    /// Mean of its variability σ.
+    pub mean_variability: f64,
+    /// Examples that no checkpoint predicts for at least half of the tokens.
+    pub never_correct: u64,
+}
+
+/// What a report says about a split.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Summary {
+    /// The confident half.
+    pub confident: HalfSummary,
+    /// The unconfident half.
+    pub unconfident: HalfSummary,
+    /// What belongs to neither.
+    pub neither: HalfSummary,
+    /// Rank correlation of confidence by perplexity and by NLL.
+    pub spearman: f64,
+}
+
+impl Summary {
+    /// Means over each half; `half` is one label an example, as
+    /// [`Halves::labels`](crate::recipe::Halves::labels) gives them.
+    pub fn new(metrics: &[Metrics], half: &[Half]) -> Summary {
+        let mut s = Summary::default();
+        for (m, h) in metrics.iter().zip(half) {
+            let t = match h {
+                Half::Confident => &mut s.confident,
+                Half::Unconfident => &mut s.unconfident,
+                Half::Neither => &mut s.neither,
+            };
+            t.rows += 1;
+            t.mean_tokens += f64::from(m.n_tokens);
+            t.mean_perplexity += m.mean_perplexity;
+            t.mean_nll += m.mean_nll;
+            t.mean_confidence += m.confidence;
+            t.mean_variability += m.variability;
+            t.never_correct += u64::from(m.correctness == 0);
+        }
+        for t in [&mut s.confident, &mut s.unconfident, &mut s.neither] {
+            let n = t.rows.max(1) as f64;
+            for v in [
+                &mut t.mean_tokens,
+                &mut t.mean_perplexity,
+                &mut t.mean_nll,
+                &mut t.mean_confidence,
+                &mut t.mean_variability,
+            ] {
+                *v /= n;
+            }
+        }
+        let of = |f: fn(&Metrics) -> f64| metrics.iter().map(|m| -f(m) as f32).collect::<Vec<f32>>();
+        s.spearman = spearman(&of(|m| m.mean_perplexity), &of(|m| m.mean_nll));
+        s
+    }
+}
+
+/// Spearman's rank correlation, ties at their mean rank; over the places where neither is NaN, up to
+/// the shorter of the two. 0 where it is undefined (fewer than two places, or one side constant).
+pub fn spearman(a: &[f32], b: &[f32]) -> f64 {
+    let both = || a.iter().zip(b).filter(|(x, y)| !x.is_nan() && !y.is_nan());
+    let (ra, rb) = (ranks(both().map(|(x, _)| *x).collect()), ranks(both().map(|(_, y)| *y).collect()));
+    // Mean ranks are the same on both sides whatever the ties.
+    let mean = (ra.len() as f64 - 1.0) / 2.0;
+    let (mut ab, mut aa, mut bb) = (0.0, 0.0, 0.0);
+    for (x, y) in ra.iter().zip(&rb) {
+        let (x, y) = (x - mean, y - mean);
+        ab += x * y;
+        aa += x * x;
+        bb += y * y;
+    }
+    if aa > 0.0 && bb > 0.0 {
+        ab / (aa * bb).sqrt()
+    } else {
+        0.0
+    }
+}
+
+fn ranks(values: Vec<f32>) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_unstable_by(|&i, &j| values[i].total_cmp(&values[j]));
+    let mut ranks = vec![0.0; values.len()];
+    let mut start = 0;
+    for tie in order.chunk_by(|&i, &j| values[i] == values[j]) {
+        let rank = start as f64 + (tie.len() as f64 - 1.0) / 2.0;
+        for &i in tie {
+            ranks[i] = rank;
+        }
+        start += tie.len();
+    }
+    ranks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spearman_by_hand() {
+        assert_eq!(spearman(&[1.0, 2.0, 3.0], &[10.0, 20.0, 400.0]), 1.0);
+        assert_eq!(spearman(&[1.0, 2.0, 3.0], &[3.0, 2.0, -1.0]), -1.0);
+        // Ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4: 4.5 / √(4.5 · 5).
+        assert!((spearman(&[1.0, 2.0, 2.0, 3.0], &[1.0, 2.0, 3.0, 4.0]) - 0.9486832980505138).abs() < 1e-15);
+        assert_eq!(spearman(&[1.0, f32::NAN, 3.0], &[1.0, 9.0, 2.0]), 1.0);
+        assert_eq!(spearman(&[1.0, 1.0], &[1.0, 2.0]), 0.0);
+        assert_eq!(spearman(&[], &[]), 0.0);
+    }
+
+    #[test]
+    fn each_half_has_its_own_means() {
+        let row = |n_tokens, correctness| Metrics { n_tokens, correctness, mean_nll: 1.0, ..Default::default() };
+        let half = [Half::Confident, Half::Unconfident, Half::Confident];
+        let s = Summary::new(&[row(4, 1), row(10, 0), row(6, 0)], &half);
+        assert_eq!((s.confident.rows, s.confident.mean_tokens, s.confident.never_correct), (2, 5.0, 1));
+        assert_eq!((s.unconfident.rows, s.unconfident.mean_tokens, s.unconfident.mean_nll), (1, 10.0, 1.0));
+        assert_eq!(s.neither, HalfSummary::default());
+    }
+}
