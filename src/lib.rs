@@ -2,6 +2,7 @@
 #![deny(missing_docs, rustdoc::broken_intra_doc_links)]
 
 mod config;
+pub mod data;
 mod error;
 pub mod rng;
 
