@@ -1,11 +1,16 @@
 //! From a file of rows to ragged batches of token ids: [`rows`] reads objects as a stream,
 //! [`template`] turns each into a text and the byte spans that are trained, [`tokenizer`] turns
-//! the text into ids with a trained bit, `store` keeps those on disk and maps them, and
+//! the text into ids with a trained bit, [`store`] keeps those on disk and maps them, and
 //! `batch` draws the order and lays rows end to end.
 
+mod build;
+mod index;
 pub mod prompt;
 pub mod rows;
+mod source_hash;
+pub mod store;
 pub mod template;
+mod temporary;
 pub mod tokenizer;
 
 #[cfg(test)]
