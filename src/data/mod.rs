@@ -1,8 +1,9 @@
 //! From a file of rows to ragged batches of token ids: [`rows`] reads objects as a stream,
 //! [`template`] turns each into a text and the byte spans that are trained, [`tokenizer`] turns
 //! the text into ids with a trained bit, [`store`] keeps those on disk and maps them, and
-//! `batch` draws the order and lays rows end to end.
+//! [`batch`] draws the order and lays rows end to end.
 
+pub mod batch;
 mod build;
 mod index;
 pub mod prompt;
@@ -12,6 +13,12 @@ pub mod store;
 pub mod template;
 mod temporary;
 pub mod tokenizer;
+
+pub use batch::{epoch_order, Ragged, NONE};
+pub use rows::RowReader;
+pub use store::{read_rows, Example, RowCounts, StoreRequest, TokenStore};
+pub use template::{Rendered, RowShape, Template};
+pub use tokenizer::{EncodedRow, Tokenizer, TARGET};
 
 #[cfg(test)]
 pub(crate) mod testing {

@@ -49,11 +49,18 @@ pub struct Rendered {
 }
 
 impl Rendered {
-    fn pair(prompt: String, response: &str) -> Rendered {
+    /// A prompt and a trained response, joined as they are.
+    pub fn pair(prompt: impl Into<String>, response: &str) -> Rendered {
+        let prompt = prompt.into();
         let start = prompt.len();
         let text = prompt + response;
         let end = text.len();
         Rendered { text, spans: std::iter::once(start..end).collect(), whole: false }
+    }
+
+    /// A text that is trained whole.
+    pub fn text(text: impl Into<String>) -> Rendered {
+        Rendered { whole: true, ..Rendered::pair("", &text.into()) }
     }
 
     /// Name of the `window`-th example (from 0) of this row: blake3 of text, spans and window, cut
@@ -207,10 +214,7 @@ impl Template {
     fn rendered(&self, object: &Map<String, Value>) -> std::result::Result<Rendered, String> {
         let column = |key: &str| text_of(object, key);
         Ok(match &self.shape {
-            RowShape::Text { field } => {
-                let text = column(field)?;
-                Rendered { spans: std::iter::once(0..text.len()).collect(), text, whole: true }
-            }
+            RowShape::Text { field } => Rendered::text(column(field)?),
             RowShape::Columns { prompt, response } => Rendered::pair(column(prompt)?, &column(response)?),
             RowShape::Template { prompt, response } => {
                 let (filled, any) = prompt.fill(column)?;

@@ -124,7 +124,7 @@ fn contradicting_options_are_refused() {
 
 #[test]
 fn names_tell_text_span_and_window_apart() {
-    let name = |p: &str, c: &str, w| Rendered::pair(p.into(), c).hash(w);
+    let name = |p: &str, c: &str, w| Rendered::pair(p, c).hash(w);
     assert_eq!(name("a", "b", 0), name("a", "b", 0));
     let others = [name("ab", "", 0), name("", "ab", 0), name("a", "c", 0), name("a", "b", 1)];
     assert!(others.iter().all(|o| *o != name("a", "b", 0)));

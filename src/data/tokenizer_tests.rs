@@ -40,15 +40,6 @@ fn byte_level() -> Value {
     })
 }
 
-fn row(prompt: &str, response: &str) -> Rendered {
-    let text = format!("{prompt}{response}");
-    Rendered { spans: vec![prompt.len()..text.len()], text, whole: false }
-}
-
-fn whole(text: &str) -> Rendered {
-    Rendered { text: text.into(), spans: vec![0..text.len()], whole: true }
-}
-
 /// Ids, and the trained ones as text.
 fn only(t: &Tokenizer, r: &Rendered) -> (Vec<u32>, Vec<u32>) {
     let mut e = t.encode_row(r, 1 << 20).unwrap();
@@ -82,7 +73,7 @@ fn multi_byte_responses_train_whole_and_alone() {
     // Each of these has characters outside the vocabulary, which fall back to bytes.
     for (prompt, response) in [("Où? ", "là-bas 🦙é"), ("漢字", "想"), ("🦙", "🦙🦙"), ("", "é"), ("é", "")]
     {
-        let (ids, trained) = only(&t, &row(prompt, response));
+        let (ids, trained) = only(&t, &Rendered::pair(prompt, response));
         let mut all = t.encode(&format!("{prompt}{response}")).unwrap();
         all.push(2);
         assert_eq!(ids, all);
@@ -93,19 +84,19 @@ fn multi_byte_responses_train_whole_and_alone() {
         assert_eq!(trained.last(), Some(&2));
     }
     // The seam lies inside the token "ello" or the like: the token that overlaps is trained.
-    let (ids, trained) = only(&t, &row("He", "llo"));
+    let (ids, trained) = only(&t, &Rendered::pair("He", "llo"));
     assert_eq!((ids.as_slice(), trained.as_slice()), (&[1, 346, 306, 414, 2][..], &[306, 414, 2][..]));
 }
 
 #[test]
 fn whole_texts_train_all_but_the_first_token() {
     let Some(t) = stories() else { return };
-    let (ids, trained) = only(&t, &whole("Hello"));
+    let (ids, trained) = only(&t, &Rendered::text("Hello"));
     assert_eq!((ids.as_slice(), trained.as_slice()), (&[1, 346, 306, 414, 2][..], &[346, 306, 414, 2][..]));
     // The end token is written once, even where the text brings it along.
-    assert_eq!(only(&t, &whole("Hello</s>")).0, [1, 346, 306, 414, 2]);
-    assert_eq!(only(&t, &row("Hello", "</s>")), (vec![1, 346, 306, 414, 2], vec![2]));
-    assert_eq!(t.encode_row(&whole(""), 8).unwrap(), EncodedRow::default());
+    assert_eq!(only(&t, &Rendered::text("Hello</s>")).0, [1, 346, 306, 414, 2]);
+    assert_eq!(only(&t, &Rendered::pair("Hello", "</s>")), (vec![1, 346, 306, 414, 2], vec![2]));
+    assert_eq!(t.encode_row(&Rendered::text(""), 8).unwrap(), EncodedRow::default());
     // Without spans there is nothing to end.
     assert_eq!(only(&t, &Rendered { text: "Hello".into(), ..Default::default() }), (vec![1, 346, 306, 414], vec![]));
 }
@@ -116,13 +107,13 @@ fn long_texts_split_and_long_pairs_are_cut() {
     let ids = |e: &EncodedRow| -> Vec<Vec<u32>> {
         e.windows.iter().map(|w| w.iter().map(|t| t & !TARGET).collect()).collect()
     };
-    let e = t.encode_row(&whole("Hello"), 3).unwrap();
+    let e = t.encode_row(&Rendered::text("Hello"), 3).unwrap();
     assert_eq!((ids(&e), e.cut), (vec![vec![1, 346, 306], vec![414, 2]], false));
     assert_eq!(e.windows[1], [414, 2 | TARGET]);
-    assert_eq!(ids(&t.encode_row(&whole("Hello"), 4).unwrap()), [[1, 346, 306, 414]]);
-    let e = t.encode_row(&row("He", "llo"), 4).unwrap();
+    assert_eq!(ids(&t.encode_row(&Rendered::text("Hello"), 4).unwrap()), [[1, 346, 306, 414]]);
+    let e = t.encode_row(&Rendered::pair("He", "llo"), 4).unwrap();
     assert_eq!((e.windows, e.cut), (vec![vec![1, 346, 306 | TARGET, 414 | TARGET]], true));
-    assert!(!t.encode_row(&row("He", "llo"), 5).unwrap().cut);
+    assert!(!t.encode_row(&Rendered::pair("He", "llo"), 5).unwrap().cut);
 }
 
 #[test]
@@ -130,7 +121,7 @@ fn blanks_keep_their_offsets_and_lengths_are_ours() {
     let dir = folder(&byte_level(), json!({"eos_token_id": [257, 3]}));
     let t = Tokenizer::load(dir.path()).unwrap();
     let blanks = t.inner.token_to_id("\u{120}\u{120}").unwrap();
-    let (ids, trained) = only(&t, &row("ab", "c  "));
+    let (ids, trained) = only(&t, &Rendered::pair("ab", "c  "));
     assert_eq!((ids.len(), trained.len()), (5, 3));
     assert_eq!(trained[1], blanks);
     assert_eq!((t.eos(), t.eos_ids(), t.bos()), (257, &[3, 257][..], None));
@@ -140,9 +131,9 @@ fn blanks_keep_their_offsets_and_lengths_are_ours() {
 fn an_added_token_that_begins_before_the_span_is_not_trained() {
     // As in Phi-3: the added token swallows the blank with which the answer begins.
     let t = Tokenizer::load(folder(&byte_level(), json!({"eos_token_id": 257})).path()).unwrap();
-    let (ids, trained) = only(&t, &row("a<eos>", " b"));
+    let (ids, trained) = only(&t, &Rendered::pair("a<eos>", " b"));
     assert_eq!((ids.len(), trained.len()), (4, 2));
-    let (_, trained) = only(&t, &row("a", "<eos>b"));
+    let (_, trained) = only(&t, &Rendered::pair("a", "<eos>b"));
     assert_eq!(trained.len(), 3);
 }
 
