@@ -3,6 +3,7 @@
 
 mod config;
 pub mod dynamics;
+pub mod data;
 mod error;
 pub mod recipe;
 pub mod rng;

@@ -1,0 +1,207 @@
+//! Building a token store: rows are read in blocks, a block is tokenised in parallel, and its
+//! examples are written in order, so memory is that of one block and the result does not depend on
+//! the number of threads.
+
+use std::fs::File;
+use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use rayon::prelude::*;
+
+use super::index::{Header, Record, HEADER_BYTES};
+use super::rows::{Row, RowReader};
+use super::source_hash::{changed, Stamp};
+use super::store::StoreRequest;
+use super::template::{invalid, Template};
+use super::temporary::Temporary;
+use super::tokenizer::{EncodedRow, Tokenizer, TARGET};
+use crate::error::{Error, Result};
+
+/// A block ends at so many rows or bytes of JSON, whichever comes first.
+const BLOCK_ROWS: usize = 1024;
+const BLOCK_BYTES: usize = 4 << 20;
+
+/// Both files, whole and synced, under their temporary names.
+pub(super) struct Built {
+    pub tokens: Temporary,
+    pub index: Temporary,
+}
+
+/// What one row became.
+struct Made {
+    row: u64,
+    empty: bool,
+    encoded: EncodedRow,
+    /// One an example.
+    hashes: Vec<[u8; 16]>,
+}
+
+pub(super) fn build(request: &StoreRequest<'_>, key: &[u8; 32], stamp: &Stamp) -> Result<Built> {
+    // The request itself holds `stop`, which stays on this thread.
+    let StoreRequest { data, tokenizer, max_length, .. } = *request;
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(request.threads.max(1))
+        .thread_name(|i| format!("tokenise-{i}"))
+        .build()
+        .map_err(|e| Error::Threads(e.to_string()))?;
+    let name = blake3::Hash::from_bytes(*key).to_hex();
+    let mut writer = Writer::new(&request.cache_dir.join(format!("{name}.store")), *key)?;
+    let mut reader = RowReader::open(data)?;
+    let mut template: Option<Template> = None;
+    let mut block = Vec::new();
+    loop {
+        if (request.stop)() {
+            return Err(Error::Stopped { checkpoint: None });
+        }
+        let fault = fill(&mut reader, &mut block);
+        if template.is_none() {
+            if let Some((row, object)) = block.first() {
+                template = Some(Template::resolve(request.options, request.tokenizer.eos_text(), data, *row, object)?);
+            }
+        }
+        let Some(template) = template.as_ref().filter(|_| !block.is_empty()) else {
+            fault?;
+            break;
+        };
+        let made: Vec<Result<Made>> =
+            pool.install(|| block.par_iter().map(|row| make(data, tokenizer, max_length, template, row)).collect());
+        for made in made {
+            writer.add(data, made?)?;
+        }
+        // A fault behind the block is told after those in it: the first of the file, always.
+        fault?;
+    }
+    if Stamp::of(data)? != *stamp {
+        return Err(changed(data));
+    }
+    writer.finish(data)
+}
+
+/// Reads the next block; an error ends it early.
+fn fill(reader: &mut RowReader, block: &mut Vec<Row>) -> Result<()> {
+    block.clear();
+    let mut bytes = 0;
+    while block.len() < BLOCK_ROWS && bytes < BLOCK_BYTES {
+        match reader.next() {
+            None => break,
+            Some(row) => block.push(row?),
+        }
+        bytes += reader.row_bytes();
+    }
+    Ok(())
+}
+
+fn make(
+    data: &Path,
+    tokenizer: &Tokenizer,
+    max_length: usize,
+    template: &Template,
+    (row, object): &Row,
+) -> Result<Made> {
+    let rendered = template.render(data, *row, object)?;
+    let encoded = tokenizer.encode_row(&rendered, max_length)?;
+    let hashes = (0..encoded.windows.len() as u32).map(|window| rendered.hash(window)).collect();
+    Ok(Made { row: *row, empty: rendered.text.is_empty(), encoded, hashes })
+}
+
+/// Both files while they are written. The header is written last, over the room left for it.
+struct Writer {
+    tokens: (Temporary, BufWriter<File>),
+    index: (Temporary, BufWriter<File>),
+    header: Header,
+    content: blake3::Hasher,
+    records: blake3::Hasher,
+    bytes: Vec<u8>,
+}
+
+impl Writer {
+    fn new(beside: &Path, key: [u8; 32]) -> Result<Writer> {
+        let open = |size| -> Result<_> {
+            let temporary = Temporary::beside(beside);
+            let file = temporary.create()?;
+            Ok((temporary, BufWriter::with_capacity(size, file)))
+        };
+        let tokens = open(1 << 18)?;
+        let mut index = open(1 << 16)?;
+        index.1.write_all(&[0; HEADER_BYTES]).map_err(Error::io(index.0.path()))?;
+        Ok(Writer {
+            tokens,
+            index,
+            header: Header { key, ..Default::default() },
+            content: blake3::Hasher::new(),
+            records: blake3::Hasher::new(),
+            bytes: Vec::new(),
+        })
+    }
+
+    fn add(&mut self, data: &Path, made: Made) -> Result<()> {
+        let counts = &mut self.header.counts;
+        counts.rows += 1;
+        counts.cut += u64::from(made.encoded.cut);
+        if made.empty {
+            counts.empty += 1;
+            return Ok(());
+        }
+        let split = made.encoded.windows.len() > 1;
+        let mut kept = false;
+        for (tokens, text_hash) in made.encoded.windows.iter().zip(&made.hashes) {
+            let supervised = tokens.iter().filter(|t| **t & TARGET != 0).count();
+            if supervised == 0 {
+                continue;
+            }
+            kept = true;
+            self.header.counts.windows += u64::from(split);
+            self.example(data, tokens, supervised as u32, made.row, *text_hash)?;
+        }
+        self.header.counts.no_target += u64::from(!kept);
+        Ok(())
+    }
+
+    fn example(&mut self, data: &Path, tokens: &[u32], supervised: u32, row: u64, text_hash: [u8; 16]) -> Result<()> {
+        let header = &mut self.header;
+        if header.examples == u64::from(u32::MAX) {
+            return Err(invalid(data, row, "more than 2^32 - 1 examples"));
+        }
+        self.bytes.clear();
+        for token in tokens {
+            self.bytes.extend_from_slice(&token.to_le_bytes());
+            header.max_id = header.max_id.max(token & !TARGET);
+        }
+        self.tokens.1.write_all(&self.bytes).map_err(Error::io(self.tokens.0.path()))?;
+        self.content.update(&text_hash);
+        self.content.update(&(tokens.len() as u64).to_le_bytes());
+        self.content.update(&self.bytes);
+        let n_tokens = tokens.len() as u32;
+        let record = Record { offset: header.tokens, tokens: n_tokens, supervised, source_row: row, text_hash };
+        let bytes = record.to_bytes();
+        self.records.update(&bytes);
+        self.index.1.write_all(&bytes).map_err(Error::io(self.index.0.path()))?;
+        header.examples += 1;
+        header.counts.kept += 1;
+        header.tokens += u64::from(n_tokens);
+        header.supervised += u64::from(supervised);
+        header.longest = header.longest.max(n_tokens);
+        Ok(())
+    }
+
+    fn finish(mut self, data: &Path) -> Result<Built> {
+        if self.header.examples == 0 {
+            return Err(Error::NothingToTrain { reason: format!("{}: {}", data.display(), self.header.counts) });
+        }
+        self.header.content = *self.content.finalize().as_bytes();
+        self.header.records = *self.records.finalize().as_bytes();
+        let header = self.header.to_bytes();
+        let (tokens, index) = (self.tokens, self.index);
+        sync(tokens.1).map_err(Error::io(tokens.0.path()))?;
+        let mut file = index.1;
+        file.seek(SeekFrom::Start(0))
+            .and_then(|_| file.write_all(&header))
+            .and_then(|()| sync(file))
+            .map_err(Error::io(index.0.path()))?;
+        Ok(Built { tokens: tokens.0, index: index.0 })
+    }
+}
+
+fn sync(file: BufWriter<File>) -> std::io::Result<()> {
+    file.into_inner().map_err(|e| e.into_error())?.sync_all()
+}

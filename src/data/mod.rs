@@ -1,0 +1,38 @@
+//! From a file of rows to ragged batches of token ids: [`rows`] reads objects as a stream,
+//! [`template`] turns each into a text and the byte spans that are trained, [`tokenizer`] turns
+//! the text into ids with a trained bit, [`store`] keeps those on disk and maps them, and
+//! [`batch`] draws the order and lays rows end to end.
+
+pub mod batch;
+mod build;
+mod index;
+pub mod prompt;
+pub mod rows;
+mod source_hash;
+pub mod store;
+pub mod template;
+mod temporary;
+pub mod tokenizer;
+
+pub use batch::{epoch_order, Ragged, NONE};
+pub use rows::RowReader;
+pub use store::{read_rows, Example, RowCounts, StoreRequest, TokenStore};
+pub use template::{Rendered, RowShape, Template};
+pub use tokenizer::{EncodedRow, Tokenizer, TARGET};
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! Where tests find the shared model and data.
+
+    use std::path::PathBuf;
+
+    /// A path of the shared folder, or a line of output and `None` where that is absent.
+    pub fn shared(path: &str) -> Option<PathBuf> {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared").join(path);
+        if !path.exists() {
+            println!("skipped: {} is absent", path.display());
+            return None;
+        }
+        Some(path)
+    }
+}

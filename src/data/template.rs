@@ -1,0 +1,307 @@
+//! From a row to a text and the byte spans of it that are trained.
+//!
+//! | shape | keys | text | trained |
+//! |---|---|---|---|
+//! | text | `text`, or `text_field` | the value | all of it |
+//! | prompt–completion | `prompt`, `completion` | both, joined as they are | the completion |
+//! | columns | `prompt_field`, `response_field` | both, joined as they are | the response |
+//! | template | `prompt_template`, `response_field` | the filled template and the response | the response |
+//! | alpaca | `instruction`, `input`?, `output` | Stanford's templates and the output | the output |
+//! | messages | `messages: [{role, content}, …]` | below | each assistant content and its end token |
+//!
+//! Without an override the shape is that of the first row; where its keys fit several, the order
+//! is messages, prompt–completion, alpaca, text (Alpaca's own file has a `text` column too).
+//!
+//! Messages are written in a plain role format, `␄` being the tokenizer's end-of-sequence token:
+//! ```text
+//! System:\n{content}\n\nUser:\n{content}\n\nAssistant:\n{content}␄\n\nUser:\n…
+//! ```
+//! The text ends behind the last assistant turn: nothing after it could change the loss.
+//!
+//! Numbers and booleans are written as JSON. An empty response is kept, it trains the end token;
+//! a row in which every value is empty renders as the empty text and is counted as such.
+
+use std::ops::Range;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::prompt::PromptTemplate;
+use super::rows::kind;
+use crate::config::{DataFormat, DataOptions};
+use crate::error::{Error, Result};
+
+const ALPACA_INPUT: &str = "Below is an instruction that describes a task, paired with an input that provides further \
+                            context. Write a response that appropriately completes the request.\n\n";
+const ALPACA_NO_INPUT: &str = "Below is an instruction that describes a task. Write a response that appropriately \
+                               completes the request.\n\n";
+
+/// A row as text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rendered {
+    /// The whole text.
+    pub text: String,
+    /// Byte ranges of `text` that are trained, ascending and disjoint. An empty range stands for an
+    /// empty response, which trains its end token only; no range: nothing is trained.
+    pub spans: Vec<Range<usize>>,
+    /// Text shape: every token is trained, and a long text is split instead of cut.
+    pub whole: bool,
+}
+
+impl Rendered {
+    /// A prompt and a trained response, joined as they are.
+    pub fn pair(prompt: impl Into<String>, response: &str) -> Rendered {
+        let prompt = prompt.into();
+        let start = prompt.len();
+        let text = prompt + response;
+        let end = text.len();
+        Rendered { text, spans: std::iter::once(start..end).collect(), whole: false }
+    }
+
+    /// A text that is trained whole.
+    pub fn text(text: impl Into<String>) -> Rendered {
+        Rendered { whole: true, ..Rendered::pair("", &text.into()) }
+    }
+
+    /// Name of the `window`-th example (from 0) of this row: blake3 of text, spans and window, cut
+    /// to 128 bits. Equal rows have equal names; tokenizer and settings of length play no part.
+    pub fn hash(&self, window: u32) -> [u8; 16] {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&(self.text.len() as u64).to_le_bytes());
+        hasher.update(self.text.as_bytes());
+        hasher.update(&[u8::from(self.whole)]);
+        for span in &self.spans {
+            hasher.update(&(span.start as u64).to_le_bytes());
+            hasher.update(&(span.end as u64).to_le_bytes());
+        }
+        hasher.update(&window.to_le_bytes());
+        let mut name = [0; 16];
+        name.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        name
+    }
+}
+
+/// How a row is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RowShape {
+    /// One column, all of it trained.
+    Text {
+        /// The column.
+        field: String,
+    },
+    /// Two columns, joined as they are.
+    Columns {
+        /// Column of the prompt.
+        prompt: String,
+        /// Column of the response.
+        response: String,
+    },
+    /// A filled template and a column, joined as they are.
+    Template {
+        /// The prompt.
+        prompt: PromptTemplate,
+        /// Column of the response.
+        response: String,
+    },
+    /// Stanford Alpaca.
+    Alpaca,
+    /// A conversation.
+    Messages,
+}
+
+impl RowShape {
+    /// The shape that the options ask for; `None` where the first row decides.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`]: the options contradict each other, or the template is malformed.
+    pub fn from_options(options: &DataOptions) -> Result<Option<RowShape>> {
+        use DataFormat as F;
+        options.validate()?;
+        let format = options.data_format;
+        let pair = options.prompt_field.is_some() || options.prompt_template.is_some();
+        if pair && matches!(format, Some(F::Text | F::Alpaca | F::Messages)) {
+            return Err(Error::config("data_format", "prompt and response are named as columns as well"));
+        }
+        if options.text_field.is_some() && (pair || !matches!(format, None | Some(F::Text))) {
+            return Err(Error::config("text_field", "rows of another shape are asked for as well"));
+        }
+        if let Some(field) = &options.text_field {
+            return Ok(Some(RowShape::Text { field: field.clone() }));
+        }
+        // `validate` leaves the response's column unnamed for prompt–completion only.
+        let response = || options.response_field.clone().unwrap_or_else(|| "completion".into());
+        if let Some(template) = &options.prompt_template {
+            return Ok(Some(RowShape::Template { prompt: PromptTemplate::parse(template)?, response: response() }));
+        }
+        if let Some(prompt) = &options.prompt_field {
+            return Ok(Some(RowShape::Columns { prompt: prompt.clone(), response: response() }));
+        }
+        Ok(Some(match format {
+            None => return Ok(None),
+            Some(F::Text) => RowShape::Text { field: "text".into() },
+            Some(F::PromptCompletion) => RowShape::prompt_completion(),
+            Some(F::Alpaca) => RowShape::Alpaca,
+            Some(F::Messages) => RowShape::Messages,
+            Some(F::Columns) => return Err(Error::config("prompt_field", "data_format columns needs it")),
+        }))
+    }
+
+    fn prompt_completion() -> RowShape {
+        RowShape::Columns { prompt: "prompt".into(), response: "completion".into() }
+    }
+
+    fn detect(row: &Map<String, Value>) -> std::result::Result<RowShape, String> {
+        let has = |keys: &[&str]| keys.iter().all(|k| row.contains_key(*k));
+        if has(&["messages"]) {
+            Ok(RowShape::Messages)
+        } else if has(&["prompt", "completion"]) {
+            Ok(RowShape::prompt_completion())
+        } else if has(&["instruction", "output"]) {
+            Ok(RowShape::Alpaca)
+        } else if has(&["text"]) {
+            Ok(RowShape::Text { field: "text".into() })
+        } else {
+            let found: Vec<_> = row.keys().take(12).map(String::as_str).collect();
+            Err(format!(
+                "expected the key messages, or prompt and completion, or instruction and output, or text, \
+                 or columns named in the settings; found {}",
+                if found.is_empty() { "no key".into() } else { found.join(", ") }
+            ))
+        }
+    }
+}
+
+/// Renders the rows of one file.
+#[derive(Clone, Debug)]
+pub struct Template {
+    shape: RowShape,
+    eos_text: Option<String>,
+}
+
+impl Template {
+    /// Takes the shape from the options or else from the first row. `eos_text` is the tokenizer's
+    /// end-of-sequence token as text, which conversations need.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`]; [`Error::DataInvalid`] for a first row of no known shape.
+    pub fn resolve(
+        options: &DataOptions,
+        eos_text: Option<&str>,
+        path: &Path,
+        row: u64,
+        first: &Map<String, Value>,
+    ) -> Result<Template> {
+        let shape = match RowShape::from_options(options)? {
+            Some(shape) => shape,
+            None => RowShape::detect(first).map_err(|reason| invalid(path, row, reason))?,
+        };
+        Ok(Template { shape, eos_text: eos_text.map(String::from) })
+    }
+
+    /// The shape of the rows.
+    pub fn shape(&self) -> &RowShape {
+        &self.shape
+    }
+
+    /// Renders one row; `path` and `row` stand in the error.
+    ///
+    /// # Errors
+    /// [`Error::DataInvalid`] names the key that is missing or of another type.
+    pub fn render(&self, path: &Path, row: u64, object: &Map<String, Value>) -> Result<Rendered> {
+        self.rendered(object).map_err(|reason| invalid(path, row, reason))
+    }
+
+    fn rendered(&self, object: &Map<String, Value>) -> std::result::Result<Rendered, String> {
+        let column = |key: &str| text_of(object, key);
+        Ok(match &self.shape {
+            RowShape::Text { field } => Rendered::text(column(field)?),
+            RowShape::Columns { prompt, response } => Rendered::pair(column(prompt)?, &column(response)?),
+            RowShape::Template { prompt, response } => {
+                let (filled, any) = prompt.fill(column)?;
+                let response = column(response)?;
+                if !any && response.is_empty() {
+                    return Ok(Rendered::default());
+                }
+                Rendered::pair(filled, &response)
+            }
+            RowShape::Alpaca => {
+                let (instruction, output) = (column("instruction")?, column("output")?);
+                let input = match object.get("input") {
+                    None | Some(Value::Null) => String::new(),
+                    Some(_) => column("input")?,
+                };
+                if instruction.is_empty() && input.is_empty() && output.is_empty() {
+                    return Ok(Rendered::default());
+                }
+                let prompt = match input.as_str() {
+                    "" => format!("{ALPACA_NO_INPUT}### Instruction:\n{instruction}\n\n### Response:"),
+                    _ => {
+                        format!("{ALPACA_INPUT}### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:")
+                    }
+                };
+                Rendered::pair(prompt, &output)
+            }
+            RowShape::Messages => self.conversation(object)?,
+        })
+    }
+
+    fn conversation(&self, object: &Map<String, Value>) -> std::result::Result<Rendered, String> {
+        let turns = match object.get("messages") {
+            Some(Value::Array(turns)) => turns,
+            Some(other) => return Err(format!("messages: expected an array, found {}", kind(other))),
+            None => return Err("the key messages is missing".into()),
+        };
+        let eos =
+            self.eos_text.as_deref().ok_or("messages: the tokenizer has no text for its end-of-sequence token")?;
+        let mut out = Rendered::default();
+        let (mut end, mut any) = (0, false);
+        for (i, turn) in turns.iter().enumerate() {
+            let place = |e: String| format!("messages[{i}]: {e}");
+            let turn = turn.as_object().ok_or_else(|| place(format!("expected an object, found {}", kind(turn))))?;
+            let role = text_of(turn, "role").map_err(place)?;
+            let name = match role.as_str() {
+                "system" => "System",
+                "user" => "User",
+                "assistant" => "Assistant",
+                other => return Err(place(format!("role: expected system, user or assistant, found {other:?}"))),
+            };
+            let content = text_of(turn, "content").map_err(place)?;
+            any |= !content.is_empty();
+            out.text.push_str(name);
+            out.text.push_str(":\n");
+            let start = out.text.len();
+            out.text.push_str(&content);
+            if role == "assistant" {
+                out.text.push_str(eos);
+                end = out.text.len();
+                out.spans.push(start..end);
+            }
+            out.text.push_str("\n\n");
+        }
+        if !any {
+            return Ok(Rendered::default());
+        }
+        // Without an assistant turn the text stays, so that the row counts as one without target.
+        if !out.spans.is_empty() {
+            out.text.truncate(end);
+        }
+        Ok(out)
+    }
+}
+
+pub(super) fn invalid(path: &Path, row: u64, reason: impl Into<String>) -> Error {
+    Error::DataInvalid { path: path.to_path_buf(), row, reason: reason.into() }
+}
+
+fn text_of(object: &Map<String, Value>, key: &str) -> std::result::Result<String, String> {
+    match object.get(key) {
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(value @ (Value::Number(_) | Value::Bool(_))) => Ok(value.to_string()),
+        Some(other) => Err(format!("{key}: expected a string, found {}", kind(other))),
+        None => Err(format!("the key {key} is missing")),
+    }
+}
+
+#[cfg(test)]
+#[path = "template_tests.rs"]
+mod tests;
