@@ -278,7 +278,7 @@ pub struct TrainConfig {
     pub confidence: Confidence,
     /// Passes over the data, ≥ 1.
     pub epochs: usize,
-    /// Stop after so many optimizer steps; the schedule runs over these.
+    /// Stop each stage after so many optimizer steps; the schedule runs over these.
     pub max_steps: Option<u64>,
     /// Rows per optimizer step; even for SFTMix (half of them confident).
     pub batch_size: usize,
@@ -296,7 +296,7 @@ pub struct TrainConfig {
     pub use_rslora: bool,
     /// Which linears get an adapter.
     pub target_modules: TargetModules,
-    /// Start from this PEFT adapter instead of a fresh one.
+    /// Start every stage from this PEFT adapter instead of a fresh one; rank, alpha and modules are its own.
     pub init_adapter: Option<PathBuf>,
     /// Peak learning rate.
     pub lr: f64,
@@ -389,6 +389,18 @@ impl TrainConfig {
         }
     }
 
+    /// The same settings with paths that mean the same from any folder: a run may be taken up from another.
+    pub fn absolute(mut self) -> TrainConfig {
+        // Where the current folder is unknown the path stays as it is, and fails where it is used.
+        let make = |p: &mut PathBuf| *p = std::path::absolute(&*p).unwrap_or_else(|_| p.clone());
+        [&mut self.model, &mut self.data, &mut self.out].into_iter().for_each(make);
+        [&mut self.valid, &mut self.init_adapter, &mut self.cache_dir].into_iter().flatten().for_each(make);
+        if let Dynamics::Path(p) = &mut self.dynamics {
+            make(p);
+        }
+        self
+    }
+
     /// Checks every range and every pair of settings that contradict each other.
     ///
     /// # Errors
@@ -433,7 +445,7 @@ impl TrainConfig {
         )?;
         check(finite(self.adam_eps) && self.adam_eps > 0.0, "adam_eps", "> 0", self.adam_eps)?;
         check(finite(self.clip) && self.clip >= 0.0, "clip", "≥ 0 (0 = off)", self.clip)?;
-        check(self.threads != Some(0), "threads", "≥ 1", 0)?;
+        check(self.threads.is_none_or(|n| (1..=1024).contains(&n)), "threads", "1 to 1024", self.threads.unwrap_or(0))?;
         check(self.eval_every != Some(0), "eval_every", "≥ 1", 0)?;
         check(
             self.eval_every.is_none() || self.valid.is_some(),

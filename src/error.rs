@@ -107,6 +107,9 @@ pub enum Error {
     /// candle refused an operation.
     #[error("tensor operation failed: {0}")]
     Tensor(#[from] candle_core::Error),
+    /// A caller of the engine's own operations broke what they ask for.
+    #[error("misuse of the engine: {0}")]
+    Misuse(String),
     /// The thread pool could not be made, or a worker thread panicked.
     #[error("worker threads: {0}")]
     Threads(String),

@@ -1,12 +1,18 @@
-//! sftmix: see README.md.
+//! Fine-tuning with SFTMix over LoRA adapters.
 #![deny(missing_docs, rustdoc::broken_intra_doc_links)]
 
 mod config;
-pub mod dynamics;
 pub mod data;
+pub mod dynamics;
 mod error;
+mod kernels;
+pub mod lora;
+pub mod memory;
+pub mod model;
+pub mod ops;
 pub mod recipe;
 pub mod rng;
+pub mod train;
 
 pub use config::{
     Confidence, DataFormat, DataOptions, Dynamics, LoraConfig, MixReduction, Recipe, Recompute, Schedule,

@@ -1,0 +1,3 @@
+//! The fused forms beneath `ops/`. Nothing here knows a model or a buffer type: slices in, slices out.
+
+pub mod cpu;

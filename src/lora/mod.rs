@@ -1,0 +1,6 @@
+//! LoRA: slots on linears, and PEFT's folders in and out.
+
+mod adapter;
+pub mod peft;
+
+pub use adapter::Adapter;

@@ -1,0 +1,97 @@
+//! The decoder one token at a time: keys and values of the tokens so far are kept, so that a new token
+//! costs one row of each product. No dropout, nothing kept for a backward pass.
+
+use crate::error::{Error, Result};
+use crate::lora::Adapter;
+use crate::model::Decoder;
+use crate::ops::{attention, cache_attention, embedding, rms_norm, rows, Buf, Engine, Layout};
+
+/// The rotated keys and the values of a row's tokens in each block.
+#[derive(Debug)]
+pub struct Cache {
+    /// K and V `[capacity, H_kv·D]` of each block.
+    blocks: Vec<(Buf, Buf)>,
+    tokens: usize,
+    capacity: usize,
+}
+
+impl Cache {
+    /// Tokens it holds.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Tokens it has room for.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+}
+
+impl Decoder {
+    /// An empty cache for a row of up to `capacity` tokens.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] when that is more than the positions the decoder was opened for.
+    pub fn cache(&self, engine: &Engine, capacity: usize) -> Result<Cache> {
+        if capacity > self.positions() {
+            let found = format!("{capacity} tokens, but the model was opened for {}", self.positions());
+            return Err(Error::config("max_new_tokens", found));
+        }
+        let width = self.config.num_kv_heads * self.config.head_dim;
+        let pair = |_: &_| Ok((engine.take(capacity, width)?, engine.take(capacity, width)?));
+        let blocks = self.blocks.iter().map(pair).collect::<Result<_>>()?;
+        Ok(Cache { blocks, tokens: 0, capacity })
+    }
+
+    /// Runs `ids` after the tokens in the cache and adds them to it. Gives the last one's state after the
+    /// final norm, `[1,C]`. An empty cache takes the ids in one pass, else they go one by one.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] when there are no ids, one is beyond the model, or the cache is full. After
+    /// an error of an operation the cache holds what it held before.
+    pub fn extend(&self, engine: &Engine, adapter: Option<&Adapter>, cache: &mut Cache, ids: &[u32]) -> Result<Buf> {
+        let (first, end) = (cache.tokens, cache.tokens + ids.len());
+        if end > cache.capacity {
+            let found = format!("{end} tokens, but the cache has room for {}", cache.capacity);
+            return Err(Error::config("max_new_tokens", found));
+        }
+        let together = if first == 0 { ids.len().max(1) } else { 1 };
+        let (mut at, mut state) = (first, None);
+        for ids in ids.chunks(together) {
+            state = Some(self.pass(engine, adapter, cache, at, ids)?);
+            at += ids.len();
+        }
+        cache.tokens = end;
+        state.ok_or_else(|| Error::config("prompt", "at least one token is needed, found none"))
+    }
+
+    /// A row from its start, or one more token of it, at position `at`.
+    fn pass(
+        &self,
+        engine: &Engine,
+        adapter: Option<&Adapter>,
+        cache: &mut Cache,
+        at: usize,
+        ids: &[u32],
+    ) -> Result<Buf> {
+        let (c, n) = (&self.config, ids.len());
+        let positions = (at as u32..(at + n) as u32).collect();
+        let layout = Layout { offsets: vec![0, n as u32], positions, row_ids: vec![0] };
+        self.check(ids, &layout)?;
+        let width = c.num_kv_heads * c.head_dim;
+        let mut x = embedding::forward(engine, &self.embed, ids)?;
+        for (block, (keys, values)) in self.blocks.iter().zip(&mut cache.blocks) {
+            x = block.forward_with(self.context(engine, adapter, &layout, None), x, |shape, q, k, v| {
+                cache_attention::write(engine, keys, k, width, at)?;
+                cache_attention::write(engine, values, v, width, at)?;
+                if at == 0 {
+                    attention::forward(engine, shape, &layout, q, k, v)
+                } else {
+                    cache_attention::forward(engine, shape, q, keys, values, at + 1)
+                }
+            })?;
+        }
+        let last = rows::gather(engine, &x, c.hidden_size, &[n as u32 - 1])?;
+        rms_norm::forward(engine, &last, &self.norm, c.rms_norm_eps)
+    }
+}

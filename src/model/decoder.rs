@@ -1,0 +1,264 @@
+//! The decoder: embedding → blocks → final norm at the positions asked for. The backward pass stops at
+//! the lowest adapted block.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::block::{Block, Context, Saved};
+use super::config::DecoderConfig;
+use super::weights::WeightStore;
+use crate::error::{Error, Result};
+use crate::lora::Adapter;
+use crate::ops::elementwise::DropoutKey;
+use crate::ops::linear::{Call, Linear, SlotGrad};
+use crate::ops::{embedding, rms_norm, rope, rows, Buf, Engine, Layout, Matrix, Param};
+
+/// A model with its frozen weights mapped.
+#[derive(Debug)]
+pub struct Decoder {
+    /// The switches.
+    pub config: DecoderConfig,
+    pub(super) embed: Matrix,
+    pub(super) blocks: Vec<Block>,
+    pub(super) norm: Param,
+    head: Matrix,
+    rope: rope::Table,
+}
+
+/// What a forward pass keeps for its backward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing: there is no backward pass.
+    Nothing,
+    /// Each block's input; the block runs forward again.
+    Inputs,
+    /// Everything.
+    All,
+}
+
+#[derive(Debug)]
+enum Kept {
+    Nothing,
+    Input(Buf),
+    All(Box<Saved>),
+}
+
+/// A forward pass over one micro-batch.
+#[derive(Debug)]
+pub struct Pass {
+    kept: Vec<Kept>,
+    /// The last block's output `[N,C]`, before the final norm.
+    out: Buf,
+    layout: Layout,
+    dropout: Option<DropoutKey>,
+    positions: Vec<u32>,
+}
+
+impl Pass {
+    /// How many states [`Decoder::states`] gave.
+    pub fn states(&self) -> usize {
+        self.positions.len()
+    }
+}
+
+impl Decoder {
+    /// Opens a Hugging Face model folder for rows of up to `positions` tokens.
+    ///
+    /// # Errors
+    /// When the config is not supported, or a tensor is absent, of another shape or damaged.
+    pub fn open(engine: &Engine, dir: &Path, positions: usize) -> Result<Decoder> {
+        let config = DecoderConfig::from_dir(dir)?;
+        Decoder::load(engine, config, &WeightStore::open(dir)?, positions)
+    }
+
+    /// The decoder of these weights.
+    ///
+    /// # Errors
+    /// As [`Decoder::open`].
+    pub fn load(engine: &Engine, c: DecoderConfig, store: &Arc<WeightStore>, positions: usize) -> Result<Decoder> {
+        let matrix = |name: &str, rows, cols| Matrix::new(engine, store.get(name, &[rows, cols])?);
+        let vector = |name: &str, n| Param::new(engine, &store.get(name, &[n])?);
+        let mut id = 0;
+        let mut linear = |layer: usize, module: &str, out, inp, bias: bool| -> Result<Linear> {
+            let module = format!("model.layers.{layer}.{module}");
+            let weight = matrix(&format!("{module}.weight"), out, inp)?;
+            let bias = bias.then(|| vector(&format!("{module}.bias"), out)).transpose()?;
+            id += 1;
+            Ok(Linear { id: id - 1, layer, module, weight, bias })
+        };
+        let (h, f) = (c.hidden_size, c.intermediate_size);
+        let (q, kv) = (c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim);
+        let mut blocks = Vec::with_capacity(c.num_layers);
+        for l in 0..c.num_layers {
+            let norm = |name: &str, n| vector(&format!("model.layers.{l}.{name}.weight"), n);
+            blocks.push(Block {
+                input_norm: norm("input_layernorm", h)?,
+                q: linear(l, "self_attn.q_proj", q, h, c.qkv_bias)?,
+                k: linear(l, "self_attn.k_proj", kv, h, c.qkv_bias)?,
+                v: linear(l, "self_attn.v_proj", kv, h, c.qkv_bias)?,
+                o: linear(l, "self_attn.o_proj", h, q, c.o_bias)?,
+                head_norms: if c.qk_norm {
+                    Some((norm("self_attn.q_norm", c.head_dim)?, norm("self_attn.k_norm", c.head_dim)?))
+                } else {
+                    None
+                },
+                post_norm: norm("post_attention_layernorm", h)?,
+                gate: linear(l, "mlp.gate_proj", f, h, c.mlp_bias)?,
+                up: linear(l, "mlp.up_proj", f, h, c.mlp_bias)?,
+                down: linear(l, "mlp.down_proj", h, f, c.mlp_bias)?,
+                window: c.windows.get(l).copied().flatten(),
+            });
+        }
+        let embed = matrix("model.embed_tokens.weight", c.vocab_size, h)?;
+        let head = if c.tie_word_embeddings { embed.clone() } else { matrix("lm_head.weight", c.vocab_size, h)? };
+        let norm = vector("model.norm.weight", h)?;
+        let rope = rope::Table::new(engine, &c.inv_freq(), positions)?;
+        Ok(Decoder { config: c, embed, blocks, norm, head, rope })
+    }
+
+    /// Every linear that can carry an adapter, in order.
+    pub fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.blocks.iter().flat_map(|b| b.linears())
+    }
+
+    /// The LM head `[V,C]`.
+    pub fn head(&self) -> &Matrix {
+        &self.head
+    }
+
+    /// The longest row in tokens.
+    pub fn positions(&self) -> usize {
+        self.rope.positions()
+    }
+
+    /// Makes room for rows of `positions` tokens, where it was opened for fewer.
+    ///
+    /// # Errors
+    /// When the device refuses the table.
+    pub fn grow(&mut self, engine: &Engine, positions: usize) -> Result<()> {
+        if positions > self.positions() {
+            self.rope = rope::Table::new(engine, &self.config.inv_freq(), positions)?;
+        }
+        Ok(())
+    }
+
+    /// Bytes that `tokens` keep between the passes when every block keeps all: activations, without the
+    /// adapters' `x·Aᵀ` of r numbers a linear.
+    pub fn kept_bytes(&self, tokens: usize) -> usize {
+        tokens * Saved::floats_per_token(&self.config) * self.blocks.len() * 4
+    }
+
+    /// Refuses ids and rows that the model has no embedding or position for.
+    pub(super) fn check(&self, ids: &[u32], layout: &Layout) -> Result<()> {
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.config.vocab_size) {
+            return Err(Error::config(
+                "data",
+                format!("token id {id}, but the model has {} embeddings", self.config.vocab_size),
+            ));
+        }
+        let o = &layout.offsets;
+        let rows = o.first() == Some(&0) && o.is_sorted() && o.last() == Some(&(ids.len() as u32));
+        if !rows || layout.tokens() != ids.len() || layout.row_ids.len() + 1 != o.len() {
+            return Err(Error::Misuse(format!("a layout of {} tokens for {} ids", layout.tokens(), ids.len())));
+        }
+        let longest = layout.positions.iter().max().map_or(0, |&p| p as usize + 1);
+        if longest > self.positions() {
+            let found = format!("a row of {longest} tokens, but the model was opened for {}", self.positions());
+            return Err(Error::config("max_length", found));
+        }
+        Ok(())
+    }
+
+    pub(super) fn context<'a>(
+        &'a self,
+        engine: &'a Engine,
+        adapter: Option<&'a Adapter>,
+        layout: &'a Layout,
+        dropout: Option<DropoutKey>,
+    ) -> Context<'a> {
+        Context { engine, config: &self.config, rope: &self.rope, adapter, call: Call { layout, dropout } }
+    }
+
+    /// Runs the blocks over `ids[N]`. Blocks below the lowest adapted one keep nothing.
+    ///
+    /// # Errors
+    /// When an id or a row is beyond the model, or an operation fails.
+    pub fn forward(
+        &self,
+        engine: &Engine,
+        adapter: Option<&Adapter>,
+        ids: &[u32],
+        layout: Layout,
+        keep: Keep,
+        dropout: Option<DropoutKey>,
+    ) -> Result<Pass> {
+        self.check(ids, &layout)?;
+        let lowest = adapter.and_then(Adapter::lowest_layer).unwrap_or(self.blocks.len());
+        let mut x = embedding::forward(engine, &self.embed, ids)?;
+        let mut kept = Vec::with_capacity(self.blocks.len());
+        for (l, block) in self.blocks.iter().enumerate() {
+            let cx = self.context(engine, adapter, &layout, dropout);
+            let (y, saved) = block.forward(cx, x)?;
+            kept.push(match keep {
+                _ if l < lowest => Kept::Nothing,
+                Keep::Nothing => Kept::Nothing,
+                // The backward pass begins with the top block: what it saved is still here.
+                Keep::Inputs if l + 1 < self.blocks.len() => Kept::Input(saved.into_input()),
+                Keep::All | Keep::Inputs => Kept::All(Box::new(saved)),
+            });
+            x = y;
+        }
+        Ok(Pass { kept, out: x, layout, dropout, positions: Vec::new() })
+    }
+
+    /// The states after the final norm, `[S,C]`, at `positions[S]` (each at most once): what the head reads.
+    ///
+    /// # Errors
+    /// When an operation fails.
+    pub fn states(&self, engine: &Engine, pass: &mut Pass, positions: Vec<u32>) -> Result<Buf> {
+        let x = rows::gather(engine, &pass.out, self.config.hidden_size, &positions)?;
+        pass.positions = positions;
+        rms_norm::forward(engine, &x, &self.norm, self.config.rms_norm_eps)
+    }
+
+    /// Adds the gradients of one pass: `dh[_,C]` holds those of its states from row `first` on.
+    ///
+    /// # Errors
+    /// When an operation fails.
+    pub fn backward(
+        &self,
+        engine: &Engine,
+        adapter: &Adapter,
+        pass: Pass,
+        dh: &Buf,
+        first: usize,
+        grads: &mut [SlotGrad],
+    ) -> Result<()> {
+        let Some(lowest) = adapter.lowest_layer() else { return Ok(()) };
+        let Pass { mut kept, out, layout, dropout, positions } = pass;
+        let c = self.config.hidden_size;
+        // The final norm's gradient on the supervised rows alone, then spread over the tokens.
+        let x = rows::gather(engine, &out, c, &positions)?;
+        let at: Vec<u32> = (first as u32..(first + positions.len()) as u32).collect();
+        let g = rows::gather(engine, dh, c, &at)?;
+        let mut dx = engine.take(positions.len(), c)?;
+        rms_norm::backward(engine, &x, &self.norm, self.config.rms_norm_eps, &g, &mut dx, false)?;
+        drop((x, g, out));
+        let mut g = rows::scatter(engine, layout.tokens(), c, &dx, 0, &positions)?;
+        drop(dx);
+        for l in (lowest..self.blocks.len()).rev() {
+            let block = &self.blocks[l];
+            let cx = self.context(engine, Some(adapter), &layout, dropout);
+            let saved = match kept.pop() {
+                Some(Kept::All(saved)) => *saved,
+                Some(Kept::Input(x)) => block.forward_saved(cx, x)?,
+                _ => return Err(Error::Misuse("a pass that kept nothing was run backward".into())),
+            };
+            match block.backward(cx, saved, g, grads, l > lowest)? {
+                Some(dx) => g = dx,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+}

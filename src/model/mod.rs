@@ -1,0 +1,11 @@
+//! One decoder: `config.json` → switches, mapped weights, forward and backward.
+
+pub mod block;
+pub mod config;
+mod config_keys;
+pub mod decode;
+pub mod decoder;
+pub mod weights;
+
+pub use config::DecoderConfig;
+pub use decoder::Decoder;

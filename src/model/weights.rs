@@ -1,0 +1,554 @@
+//! The tensors of a Hugging Face model folder, mapped read-only: nothing is copied until rows are
+//! asked for, and the pages belong to the system's cache.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use half::f16;
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
+use memmap2::Mmap;
+use safetensors::SafeTensors;
+
+use crate::error::{Error, Result};
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Element type of a stored tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    /// IEEE single precision.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// The upper half of a single.
+    BF16,
+}
+
+impl Dtype {
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::F16 | Dtype::BF16 => 2,
+        }
+    }
+
+    pub(crate) fn from_safetensors(dtype: safetensors::Dtype) -> Option<Dtype> {
+        match dtype {
+            safetensors::Dtype::F32 => Some(Dtype::F32),
+            safetensors::Dtype::F16 => Some(Dtype::F16),
+            safetensors::Dtype::BF16 => Some(Dtype::BF16),
+            _ => None,
+        }
+    }
+
+    /// Converts little-endian elements; `bytes` holds exactly `out.len()` of them.
+    pub(crate) fn decode(self, bytes: &[u8], out: &mut [f32]) {
+        debug_assert_eq!(bytes.len(), out.len() * self.size());
+        match self {
+            Dtype::F32 => {
+                for (o, b) in out.iter_mut().zip(bytes.chunks_exact(4)) {
+                    *o = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+                }
+            }
+            Dtype::BF16 => {
+                for (o, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
+                    *o = f32::from_bits((u16::from_le_bytes([b[0], b[1]]) as u32) << 16);
+                }
+            }
+            Dtype::F16 => {
+                // SAFETY: every bit pattern is a u16.
+                let (head, bits, tail) = unsafe { bytes.align_to::<u16>() };
+                if cfg!(target_endian = "little") && head.is_empty() && tail.is_empty() {
+                    let halves: &[f16] = bits.reinterpret_cast();
+                    halves.convert_to_f32_slice(out);
+                } else {
+                    for (o, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
+                        *o = f16::from_le_bytes([b[0], b[1]]).to_f32();
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    dtype: safetensors::Dtype,
+    shape: Vec<usize>,
+    bytes: Range<usize>,
+    shard: usize,
+}
+
+/// Every tensor of a model folder, by name. The files must not be changed or shortened while it lives.
+#[derive(Debug)]
+pub struct WeightStore {
+    files: Vec<PathBuf>,
+    maps: Vec<Mmap>,
+    entries: BTreeMap<String, Entry>,
+    /// What names the tensors: the index, or the only file.
+    listing: PathBuf,
+}
+
+impl WeightStore {
+    /// Maps `model.safetensors` or, where there is none, the shards that `model.safetensors.index.json`
+    /// lists.
+    pub fn open(dir: &Path) -> Result<Arc<WeightStore>> {
+        let single = dir.join(SINGLE);
+        let index = dir.join(INDEX);
+        let exists = |path: &Path| path.try_exists().map_err(Error::io(path));
+        let (listing, files, placed) = if exists(&single)? {
+            (single.clone(), vec![single], BTreeMap::new())
+        } else if exists(&index)? {
+            let placed = read_index(&index)?;
+            let shards: BTreeSet<&String> = placed.values().collect();
+            let files = shards.into_iter().map(|s| dir.join(s)).collect();
+            (index, files, placed)
+        } else {
+            let hint = match exists(&dir.join("pytorch_model.bin"))? || exists(&dir.join(format!("pytorch_{INDEX}")))? {
+                true => "; convert pytorch_model.bin to safetensors first",
+                false => "",
+            };
+            return Err(format_error(dir, SINGLE, format!("neither {SINGLE} nor {INDEX} is in this folder{hint}")));
+        };
+
+        let mut store = WeightStore { files: Vec::new(), maps: Vec::new(), entries: BTreeMap::new(), listing };
+        for file in files {
+            store.add(file)?;
+        }
+        for (name, shard) in &placed {
+            let shard = dir.join(shard);
+            match store.entries.get(name) {
+                Some(entry) if store.files[entry.shard] == shard => {}
+                _ => return Err(format_error(&shard, name, format!("{INDEX} places it in this file, which lacks it"))),
+            }
+        }
+        Ok(Arc::new(store))
+    }
+
+    fn add(&mut self, path: PathBuf) -> Result<()> {
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                let reason = format!("this file is missing, but {} lists it", self.listing.display());
+                return Err(format_error(&path, "header", reason));
+            }
+            Err(e) => return Err(Error::io(&path)(e)),
+        };
+        let length = file.metadata().map_err(Error::io(&path))?.len();
+        if length < 8 {
+            return Err(format_error(
+                &path,
+                "header",
+                format!("expected at least 8 bytes, found {length}: the file is truncated"),
+            ));
+        }
+        // SAFETY: a read-only map; that nobody changes the file meanwhile is the documented condition.
+        let map = unsafe { Mmap::map(&file) }.map_err(Error::io(&path))?;
+        let (header, metadata) = read_header(&path, &map)?;
+        let shard = self.files.len();
+        for (name, info) in metadata.tensors() {
+            let (start, end) = info.data_offsets;
+            let entry =
+                Entry { dtype: info.dtype, shape: info.shape.clone(), bytes: header + start..header + end, shard };
+            if let Some(other) = self.entries.insert(name.clone(), entry) {
+                let reason = format!("it is also in {}", self.files[other.shard].display());
+                return Err(format_error(&path, &name, reason));
+            }
+        }
+        self.files.push(path);
+        self.maps.push(map);
+        Ok(())
+    }
+
+    /// Whether a tensor of this name is there, whatever its type.
+    pub fn contains(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    /// The names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// The tensor of this name, which must have this shape and be F32, F16 or BF16.
+    pub fn get(self: &Arc<Self>, name: &str, shape: &[usize]) -> Result<Weight> {
+        let Some(entry) = self.entries.get(name) else {
+            let reason = format!("expected a tensor of shape {shape:?}, found none of this name");
+            return Err(format_error(&self.listing, name, reason));
+        };
+        let path = &self.files[entry.shard];
+        if entry.shape != shape {
+            return Err(format_error(path, name, format!("expected shape {shape:?}, found {:?}", entry.shape)));
+        }
+        let Some(dtype) = Dtype::from_safetensors(entry.dtype) else {
+            return Err(format_error(path, name, format!("expected F32, F16 or BF16, found {:?}", entry.dtype)));
+        };
+        let data = Data::Mapped { store: self.clone(), shard: entry.shard, bytes: entry.bytes.clone() };
+        Ok(Weight { name: name.into(), shape: shape.into(), dtype, data })
+    }
+
+    /// The mapped files, in name order.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// Bytes mapped, headers included.
+    pub fn mapped_bytes(&self) -> u64 {
+        self.maps.iter().map(|m| m.len() as u64).sum()
+    }
+}
+
+fn format_error(path: &Path, tensor: &str, reason: String) -> Error {
+    Error::ModelFormat { path: path.into(), tensor: tensor.into(), reason }
+}
+
+/// Where the data begin, and the header.
+fn read_header(path: &Path, bytes: &[u8]) -> Result<(usize, safetensors::tensor::Metadata)> {
+    match SafeTensors::read_metadata(bytes) {
+        Ok((length, metadata)) => Ok((8 + length, metadata)),
+        Err(e) => {
+            use safetensors::SafeTensorError::*;
+            let reason = match &e {
+                MetadataIncompleteBuffer => {
+                    let found = bytes.len();
+                    format!("the header does not describe a file of {found} bytes: truncated, or bytes appended")
+                }
+                HeaderTooSmall | InvalidHeaderLength => {
+                    format!("the file ends within its header, at {} bytes: truncated", bytes.len())
+                }
+                _ => format!("damaged: {e}"),
+            };
+            Err(format_error(path, "header", reason))
+        }
+    }
+}
+
+/// Tensor name → file name.
+fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let text = fs::read(path).map_err(Error::io(path))?;
+    let index: Index =
+        serde_json::from_slice(&text).map_err(|e| format_error(path, "weight_map", format!("damaged: {e}")))?;
+    if index.weight_map.is_empty() {
+        return Err(format_error(path, "weight_map", "expected at least one tensor, found none".into()));
+    }
+    for (tensor, file) in &index.weight_map {
+        // `\` and `:` are separators on Windows only; one rule everywhere.
+        let inside = Path::new(file).components().all(|c| matches!(c, Component::Normal(_)));
+        if file.is_empty() || !inside || file.contains(['\\', ':']) {
+            let reason = format!("expected a file inside the model folder, found {file:?}");
+            return Err(format_error(path, tensor, reason));
+        }
+    }
+    Ok(index.weight_map)
+}
+
+/// One tensor: a view of a mapped file, or owned numbers.
+#[derive(Clone, Debug)]
+pub struct Weight {
+    name: Arc<str>,
+    shape: Arc<[usize]>,
+    dtype: Dtype,
+    data: Data,
+}
+
+#[derive(Clone)]
+enum Data {
+    Mapped { store: Arc<WeightStore>, shard: usize, bytes: Range<usize> },
+    Owned(Arc<Vec<f32>>),
+}
+
+impl std::fmt::Debug for Data {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Data::Mapped { store, shard, bytes } => write!(f, "{}[{bytes:?}]", store.files[*shard].display()),
+            Data::Owned(data) => write!(f, "owned[{}]", data.len()),
+        }
+    }
+}
+
+impl Weight {
+    /// An owned F32 tensor, for tests and benches.
+    ///
+    /// # Panics
+    /// If `data.len()` is not the product of `shape`.
+    pub fn from_vec(name: &str, shape: &[usize], data: Vec<f32>) -> Weight {
+        assert_eq!(data.len(), shape.iter().product::<usize>(), "{name}: shape {shape:?}");
+        Weight { name: name.into(), shape: shape.into(), dtype: Dtype::F32, data: Data::Owned(Arc::new(data)) }
+    }
+
+    /// The tensor's name in the model.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The first dimension; 1 for a scalar.
+    pub fn rows(&self) -> usize {
+        self.shape.first().copied().unwrap_or(1)
+    }
+
+    /// Elements of a row: the product of the other dimensions, so 1 for a vector.
+    pub fn cols(&self) -> usize {
+        self.shape.iter().skip(1).product()
+    }
+
+    /// All dimensions, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// How the elements are stored.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// The elements as stored: little endian, at any alignment (for an owned tensor, as in memory).
+    pub fn bytes(&self) -> &[u8] {
+        match &self.data {
+            Data::Mapped { store, shard, bytes } => &store.maps[*shard][bytes.clone()],
+            // SAFETY: f32 has no padding, and every byte is a u8.
+            Data::Owned(data) => unsafe { data.align_to::<u8>().1 },
+        }
+    }
+
+    /// The elements in place: F32, aligned, on a little-endian machine.
+    pub fn as_f32(&self) -> Option<&[f32]> {
+        if let Data::Owned(data) = &self.data {
+            return Some(data);
+        }
+        if self.dtype != Dtype::F32 || cfg!(target_endian = "big") {
+            return None;
+        }
+        // SAFETY: every bit pattern is an f32.
+        let (head, floats, tail) = unsafe { self.bytes().align_to::<f32>() };
+        (head.is_empty() && tail.is_empty()).then_some(floats)
+    }
+
+    /// Converts some rows.
+    ///
+    /// # Panics
+    /// If `out.len()` is not `rows.len() * cols()`, or `rows` reaches beyond [`Weight::rows`].
+    pub fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) {
+        let cols = self.cols();
+        assert_eq!(out.len(), rows.len() * cols, "{}: rows {rows:?} of {cols} elements", self.name);
+        assert!(rows.is_empty() || rows.end <= self.rows(), "{}: rows {rows:?} of {}", self.name, self.rows());
+        if rows.is_empty() {
+            return;
+        }
+        let elements = rows.start * cols..rows.end * cols;
+        match self.as_f32() {
+            Some(data) => out.copy_from_slice(&data[elements]),
+            None => {
+                let size = self.dtype.size();
+                self.dtype.decode(&self.bytes()[elements.start * size..elements.end * size], out);
+            }
+        }
+    }
+
+    /// Every element, converted.
+    pub fn to_vec_f32(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.rows() * self.cols()];
+        self.read_rows(0..self.rows(), &mut out);
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::bf16;
+    use safetensors::tensor::{Dtype as StDtype, TensorView};
+
+    fn values(n: usize) -> Vec<f32> {
+        (0..n).map(|i| (i as f32 - 7.5) * 0.25).collect()
+    }
+
+    fn encode(dtype: StDtype, data: &[f32]) -> Vec<u8> {
+        match dtype {
+            StDtype::F32 => data.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            StDtype::F16 => data.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
+            StDtype::BF16 => data.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
+            StDtype::I64 => data.iter().flat_map(|&x| (x as i64).to_le_bytes()).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn bytes(tensors: &[(&str, StDtype, &[usize])]) -> Vec<u8> {
+        let data: Vec<_> =
+            tensors.iter().map(|(_, dtype, shape)| encode(*dtype, &values(shape.iter().product()))).collect();
+        let views = tensors
+            .iter()
+            .zip(&data)
+            .map(|((name, dtype, shape), data)| (*name, TensorView::new(*dtype, shape.to_vec(), data).unwrap()));
+        safetensors::serialize(views, None).unwrap()
+    }
+
+    fn write(dir: &Path, file: &str, tensors: &[(&str, StDtype, &[usize])]) {
+        fs::write(dir.join(file), bytes(tensors)).unwrap();
+    }
+
+    fn fails(result: Result<impl std::fmt::Debug>, words: &[&str]) {
+        let error = result.unwrap_err();
+        assert!(matches!(error, Error::ModelFormat { .. }), "{error:?}");
+        let text = error.to_string();
+        for word in words {
+            assert!(text.contains(word), "{word:?} is not in {text:?}");
+        }
+    }
+
+    #[test]
+    fn reads_the_three_types() {
+        let dir = tempfile::tempdir().unwrap();
+        let shape: &[usize] = &[4, 3];
+        write(
+            dir.path(),
+            SINGLE,
+            &[
+                ("single", StDtype::F32, shape),
+                ("half", StDtype::F16, shape),
+                ("brain", StDtype::BF16, shape),
+                ("vector", StDtype::BF16, &[5]),
+                ("scalar", StDtype::F32, &[]),
+                ("ids", StDtype::I64, &[2]),
+            ],
+        );
+        let store = WeightStore::open(dir.path()).unwrap();
+        assert_eq!(store.names().collect::<Vec<_>>(), ["brain", "half", "ids", "scalar", "single", "vector"]);
+        assert!(store.contains("half") && !store.contains("hal"));
+        assert_eq!(store.files(), [dir.path().join(SINGLE)]);
+        assert_eq!(store.mapped_bytes(), fs::metadata(&store.files()[0]).unwrap().len());
+        for (name, dtype) in [("single", Dtype::F32), ("half", Dtype::F16), ("brain", Dtype::BF16)] {
+            let weight = store.get(name, shape).unwrap();
+            assert_eq!((weight.name(), weight.rows(), weight.cols(), weight.dtype()), (name, 4, 3, dtype));
+            assert_eq!(weight.bytes().len(), 12 * dtype.size());
+            assert_eq!(weight.to_vec_f32(), values(12));
+            let mut out = [0.0; 6];
+            weight.read_rows(1..3, &mut out);
+            assert_eq!(out, values(12)[3..9]);
+            weight.read_rows(4..4, &mut []);
+            if let Some(view) = weight.as_f32() {
+                assert_eq!(view, values(12));
+            }
+            assert!(name == "single" || weight.as_f32().is_none());
+        }
+        let vector = store.get("vector", &[5]).unwrap();
+        assert_eq!((vector.rows(), vector.cols(), vector.to_vec_f32()), (5, 1, values(5)));
+        assert_eq!(store.get("scalar", &[]).unwrap().to_vec_f32(), values(1));
+
+        fails(store.get("single", &[3, 4]), &[SINGLE, "single", "[3, 4]", "[4, 3]"]);
+        fails(store.get("absent", &[3]), &[SINGLE, "absent", "none of this name"]);
+        fails(store.get("ids", &[2]), &[SINGLE, "ids", "I64"]);
+    }
+
+    #[test]
+    fn keeps_every_bit() {
+        let all: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+        for shift in [0, 1] {
+            let mut moved = vec![0; shift];
+            moved.extend_from_slice(&all);
+            let mut out = vec![0.0; 1 << 16];
+            Dtype::F16.decode(&moved[shift..], &mut out);
+            for (i, x) in out.iter().enumerate() {
+                let want = f16::from_bits(i as u16).to_f32();
+                assert!(x.to_bits() == want.to_bits() || (x.is_nan() && want.is_nan()), "{i:#x}");
+            }
+            Dtype::BF16.decode(&moved[shift..], &mut out);
+            assert!(out.iter().enumerate().all(|(i, x)| x.to_bits() == (i as u32) << 16));
+        }
+    }
+
+    #[test]
+    fn reads_an_unaligned_header() {
+        // A header of odd length: the crate pads to 8, other writers do not.
+        let mut header = br#"{"b":{"dtype":"BF16","shape":[3],"data_offsets":[12,18]},
+            "w":{"dtype":"F32","shape":[3],"data_offsets":[0,12]}}"#
+            .to_vec();
+        while header.len() % 4 != 1 {
+            header.push(b' ');
+        }
+        let mut file = (header.len() as u64).to_le_bytes().to_vec();
+        file.extend(header);
+        file.extend(encode(StDtype::F32, &values(3)));
+        file.extend(encode(StDtype::BF16, &values(3)));
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(SINGLE), file).unwrap();
+        let store = WeightStore::open(dir.path()).unwrap();
+        let weight = store.get("w", &[3]).unwrap();
+        assert!(weight.as_f32().is_none());
+        assert_eq!(weight.to_vec_f32(), values(3));
+        assert_eq!(store.get("b", &[3]).unwrap().to_vec_f32(), values(3));
+    }
+
+    #[test]
+    fn reads_shards() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = |map: &str| fs::write(dir.path().join(INDEX), format!(r#"{{"weight_map":{map}}}"#)).unwrap();
+        let (one, two) = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors");
+        write(dir.path(), one, &[("a", StDtype::F32, &[2, 2])]);
+        index(&format!(r#"{{"b":"{two}","a":"{one}"}}"#));
+        fails(WeightStore::open(dir.path()), &[two, "missing", INDEX]);
+
+        write(dir.path(), two, &[("b", StDtype::BF16, &[3])]);
+        let store = WeightStore::open(dir.path()).unwrap();
+        assert_eq!(store.files(), [dir.path().join(one), dir.path().join(two)]);
+        assert_eq!(store.get("a", &[2, 2]).unwrap().to_vec_f32(), values(4));
+        assert_eq!(store.get("b", &[3]).unwrap().to_vec_f32(), values(3));
+        fails(store.get("b", &[4]), &[two, "b", "[4]", "[3]"]);
+        fails(store.get("c", &[4]), &[INDEX, "c"]);
+
+        index(&format!(r#"{{"b":"{two}","a":"{one}","c":"{one}"}}"#));
+        fails(WeightStore::open(dir.path()), &[one, "c", "lacks"]);
+        index(&format!(r#"{{"b":"{one}","a":"{two}"}}"#));
+        fails(WeightStore::open(dir.path()), &[two, "a", "lacks"]);
+        write(dir.path(), two, &[("b", StDtype::BF16, &[3]), ("a", StDtype::F32, &[2, 2])]);
+        index(&format!(r#"{{"b":"{two}","a":"{one}"}}"#));
+        fails(WeightStore::open(dir.path()), &[two, "a", "also in", one]);
+
+        for file in ["../x.safetensors", "/x.safetensors", "x/../../y", "", ".", "..\\\\x", "C:x"] {
+            index(&format!(r#"{{"a":"{file}"}}"#));
+            fails(WeightStore::open(dir.path()), &[INDEX, "a", "inside the model folder"]);
+        }
+        index("{}");
+        fails(WeightStore::open(dir.path()), &[INDEX, "weight_map"]);
+        fs::write(dir.path().join(INDEX), "{").unwrap();
+        fails(WeightStore::open(dir.path()), &[INDEX, "weight_map", "damaged"]);
+    }
+
+    #[test]
+    fn names_what_is_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        fails(WeightStore::open(dir.path()), &[SINGLE, INDEX]);
+        fs::write(dir.path().join("pytorch_model.bin"), "").unwrap();
+        fails(WeightStore::open(dir.path()), &["convert"]);
+
+        let whole = bytes(&[("a", StDtype::F32, &[8, 8])]);
+        for cut in [0, 7, 8, 20, whole.len() - 256, whole.len() - 1] {
+            fs::write(dir.path().join(SINGLE), &whole[..cut]).unwrap();
+            fails(WeightStore::open(dir.path()), &[SINGLE, "header", "truncated"]);
+        }
+        let mut damaged = whole.clone();
+        damaged[8] = b'?';
+        fs::write(dir.path().join(SINGLE), &damaged).unwrap();
+        fails(WeightStore::open(dir.path()), &[SINGLE, "header", "damaged"]);
+        damaged = whole;
+        damaged[7] = 0xff;
+        fs::write(dir.path().join(SINGLE), &damaged).unwrap();
+        fails(WeightStore::open(dir.path()), &[SINGLE, "header", "damaged"]);
+    }
+
+    #[test]
+    fn owns_numbers() {
+        let weight = Weight::from_vec("w", &[2, 3], values(6));
+        assert_eq!((weight.rows(), weight.cols(), weight.as_f32()), (2, 3, Some(&values(6)[..])));
+        assert_eq!(weight.bytes(), encode(StDtype::F32, &values(6)));
+        assert_eq!(weight.clone().to_vec_f32(), values(6));
+    }
+}

@@ -1,0 +1,101 @@
+//! Gated SiLU, residual, dropout.
+
+use candle_core::Tensor;
+
+use super::{Buf, Engine, Layout, Phase};
+use crate::error::Result;
+use crate::kernels::cpu::elementwise as kernel;
+use crate::rng::{Key, Stream};
+
+/// `silu(gate)·up`, all `[N,F]`.
+pub fn silu_mul(engine: &Engine, gate: &Buf, up: &Buf) -> Result<Buf> {
+    engine.timed(Phase::Elementwise, || match gate {
+        Buf::Host(gate) => {
+            let mut h = engine.pool.take(gate.len());
+            kernel::silu_mul(gate, up.host(), &mut h);
+            Ok(Buf::Host(h))
+        }
+        Buf::Dev(gate) => Ok(Buf::Dev((gate.silu()? * up.tensor())?)),
+    })
+}
+
+/// Turns `gate`, `up` into their gradients: `dgate = g·up·σ·(1 + gate·(1 − σ))`, `dup = g·gate·σ`.
+pub fn silu_mul_backward(engine: &Engine, gate: &mut Buf, up: &mut Buf, g: &Buf) -> Result<()> {
+    engine.timed(Phase::Elementwise, || match (gate, up) {
+        (Buf::Host(gate), Buf::Host(up)) => {
+            kernel::silu_mul_backward(gate, up, g.host());
+            Ok(())
+        }
+        (Buf::Dev(gate), Buf::Dev(up)) => {
+            let g = g.tensor();
+            let s = (gate.neg()?.exp()? + 1.0)?.recip()?;
+            let slope = ((&*gate * (1.0 - &s)?)? + 1.0)?;
+            let dup = ((g * &*gate)? * &s)?;
+            *gate = (((g * &*up)? * s)? * slope)?;
+            *up = dup;
+            Ok(())
+        }
+        _ => unreachable!("gate and up live on one device"),
+    })
+}
+
+/// `y += x`.
+pub fn add(engine: &Engine, y: &mut Buf, x: &Buf) -> Result<()> {
+    engine.timed(Phase::Elementwise, || match y {
+        Buf::Host(y) => {
+            kernel::add(y, x.host());
+            Ok(())
+        }
+        Buf::Dev(y) => {
+            *y = (&*y + x.tensor())?;
+            Ok(())
+        }
+    })
+}
+
+/// What the dropout masks of one adapter in one step are a function of.
+#[derive(Clone, Copy, Debug)]
+pub struct DropoutKey {
+    /// The run's seed.
+    pub seed: u64,
+    /// Optimizer step.
+    pub step: u64,
+}
+
+impl DropoutKey {
+    fn row(self, row_id: u64, module: u64) -> Key {
+        Key::new(self.seed, Stream::Dropout, &[self.step, row_id, module])
+    }
+}
+
+/// Drops features of `x[N, width]` with probability `p` and scales the rest by 1/(1 − p), in place. The
+/// mask is a function of (seed, step, row, position, module): made again in the backward pass, the same
+/// for every micro-batch. On a device it is made on the host and uploaded.
+pub fn dropout(
+    engine: &Engine,
+    x: &mut Buf,
+    width: usize,
+    p: f32,
+    key: DropoutKey,
+    module: u64,
+    layout: &Layout,
+) -> Result<()> {
+    if p == 0.0 {
+        return Ok(());
+    }
+    engine.timed(Phase::Elementwise, || {
+        let rows = layout.row_of_token();
+        let keys: Vec<Key> = layout.row_ids.iter().map(|&r| key.row(r, module)).collect();
+        let token = |i: usize| (keys[rows[i] as usize], layout.positions[i]);
+        match x {
+            Buf::Host(x) => kernel::dropout(x, width, p, token),
+            Buf::Dev(x) => {
+                let mut mask = vec![1f32; layout.tokens() * width];
+                kernel::dropout(&mut mask, width, p, token);
+                let mask = Tensor::from_vec(mask, (layout.tokens(), width), x.device())?;
+                *x = (&*x * mask.to_dtype(x.dtype())?)?;
+            }
+        }
+        Ok(())
+    })
+}

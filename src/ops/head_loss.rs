@@ -1,0 +1,245 @@
+//! LM head, softmax cross-entropy and Mixup on supervised positions, in chunks: the full logits never
+//! exist, and a mixed pair costs one more softmax and no product (method.md 1.4).
+
+use candle_core::{DType, Tensor, D};
+
+use super::{Buf, Engine, Matrix, Phase};
+use crate::error::{Error, Result};
+use crate::kernels::cpu::gemm::{gemm, Par, View};
+use crate::kernels::cpu::loss as kernel;
+pub use kernel::{Mix, RowStats};
+
+/// One supervised position.
+#[derive(Clone, Copy, Debug)]
+pub struct Position {
+    /// Row of the states `h[S,C]`.
+    pub state: u32,
+    /// Gold token.
+    pub target: u32,
+    /// Weight a of its loss.
+    pub a: f32,
+}
+
+/// What stays together in a chunk.
+#[derive(Clone, Copy, Debug)]
+pub enum Unit {
+    /// A position alone.
+    Single(Position),
+    /// A confident and an unconfident position whose logits are mixed.
+    Mixed(Position, Position, Mix),
+}
+
+/// Rows of the head that are converted at once: about 4 MiB of f32.
+fn panel_rows(cols: usize) -> usize {
+    ((1 << 20) / cols.max(1)).max(64)
+}
+
+/// Figures of every position, in the order of the units (confident before unconfident), and with
+/// `gradient` `dh[S,C]`: each state belongs to at most one position.
+pub fn forward_backward(
+    engine: &Engine,
+    head: &Matrix,
+    h: &Buf,
+    units: &[Unit],
+    gradient: bool,
+) -> Result<(Vec<RowStats>, Option<Buf>)> {
+    let c = head.cols();
+    engine.timed(Phase::Loss, || {
+        let mut stats = Vec::new();
+        let states = match h {
+            Buf::Host(h) => h.len() / c,
+            Buf::Dev(h) => h.dim(0)?,
+        };
+        let check = |p: &Position| (p.target as usize) < head.rows() && (p.state as usize) < states;
+        let all = |u: &Unit| match u {
+            Unit::Single(p) => check(p),
+            Unit::Mixed(p, q, _) => check(p) && check(q),
+        };
+        if !units.iter().all(all) {
+            return Err(Error::Misuse(format!("a target beyond {} tokens or a state beyond {states}", head.rows())));
+        }
+        let mut dh = gradient.then(|| engine.zeros(states, c)).transpose()?;
+        for chunk in chunks(units, engine.loss_chunk(head.rows())) {
+            let chunk = Chunk::new(chunk);
+            match h {
+                Buf::Host(h) => fused(engine, head, h, &chunk, dh.as_mut(), &mut stats)?,
+                Buf::Dev(h) => portable(head, h, &chunk, dh.as_mut(), &mut stats)?,
+            }
+        }
+        Ok((stats, dh))
+    })
+}
+
+/// Runs of units that hold at most `rows` positions, and at least one unit.
+fn chunks(units: &[Unit], rows: usize) -> impl Iterator<Item = &[Unit]> {
+    let mut rest = units;
+    std::iter::from_fn(move || {
+        let (mut n, mut held) = (0, 0);
+        while let Some(u) = rest.get(n) {
+            let size = if matches!(u, Unit::Mixed(..)) { 2 } else { 1 };
+            if n > 0 && held + size > rows {
+                break;
+            }
+            held += size;
+            n += 1;
+        }
+        let (now, later) = rest.split_at(n);
+        rest = later;
+        (n > 0).then_some(now)
+    })
+}
+
+/// A chunk's positions in order, and its units by place.
+struct Chunk {
+    positions: Vec<Position>,
+    units: Vec<kernel::Unit>,
+}
+
+impl Chunk {
+    fn new(units: &[Unit]) -> Chunk {
+        let mut c = Chunk { positions: Vec::new(), units: Vec::new() };
+        for u in units {
+            let first = c.positions.len();
+            let mix = match *u {
+                Unit::Single(p) => {
+                    c.positions.push(p);
+                    None
+                }
+                Unit::Mixed(p, q, mix) => {
+                    c.positions.extend([p, q]);
+                    Some(mix)
+                }
+            };
+            c.units.push(kernel::Unit { first, mix });
+        }
+        c
+    }
+
+    fn states(&self) -> Vec<u32> {
+        self.positions.iter().map(|p| p.state).collect()
+    }
+}
+
+fn fused(
+    engine: &Engine,
+    head: &Matrix,
+    h: &[f32],
+    chunk: &Chunk,
+    dh: Option<&mut Buf>,
+    stats: &mut Vec<RowStats>,
+) -> Result<()> {
+    let (v, c, k) = (head.rows(), head.cols(), chunk.positions.len());
+    let mut hc = engine.pool.take(k * c);
+    for (row, p) in hc.chunks_exact_mut(c).zip(&chunk.positions) {
+        row.copy_from_slice(&h[p.state as usize * c..(p.state as usize + 1) * c]);
+    }
+    let panels = || (0..v).step_by(panel_rows(c)).map(|r0| r0..(r0 + panel_rows(c)).min(v));
+    let mut logits = engine.pool.take(k * v);
+    for p in panels() {
+        head.with_rows(engine, p.clone(), |w| {
+            let (hv, wv) = (View::rows(&hc, c), View::transposed(w, c));
+            gemm(&mut logits[p.start..], v, false, (k, p.len(), c), 1.0, hv, wv, Par::Pool)
+        });
+    }
+    let rows: Vec<kernel::Row> = chunk.positions.iter().map(|p| kernel::Row { target: p.target, a: p.a }).collect();
+    let first = stats.len();
+    stats.resize(first + k, RowStats::default());
+    kernel::units(&mut logits, v, &rows, &chunk.units, dh.is_some(), &mut stats[first..]);
+    let Some(dh) = dh else { return Ok(()) };
+    let dhc = &mut hc;
+    for p in panels() {
+        head.with_rows(engine, p.clone(), |w| {
+            let gv = View { data: &logits[p.start..], rs: v, cs: 1 };
+            gemm(dhc, c, p.start > 0, (k, c, p.len()), 1.0, gv, View::rows(w, c), Par::Pool)
+        });
+    }
+    let dh = dh.host_mut();
+    for (row, p) in dhc.chunks_exact(c).zip(&chunk.positions) {
+        dh[p.state as usize * c..(p.state as usize + 1) * c].copy_from_slice(row);
+    }
+    Ok(())
+}
+
+fn portable(head: &Matrix, h: &Tensor, chunk: &Chunk, dh: Option<&mut Buf>, stats: &mut Vec<RowStats>) -> Result<()> {
+    let (v, k, device) = (head.rows(), chunk.positions.len(), h.device());
+    let states = Tensor::from_vec(chunk.states(), k, device)?;
+    let w = head.tensor();
+    let r = h.index_select(&states, 0)?.matmul(&w.t()?)?.to_dtype(DType::F32)?;
+    let column = |f: &dyn Fn(&Position) -> f32| {
+        Tensor::from_vec(chunk.positions.iter().map(f).collect::<Vec<f32>>(), (k, 1), device)
+    };
+    let targets: Vec<u32> = chunk.positions.iter().map(|p| p.target).collect();
+    let one_hot = |t: &[u32]| -> Result<Tensor> {
+        let t = Tensor::from_slice(t, (t.len(), 1), device)?;
+        let ids = Tensor::arange(0u32, v as u32, device)?.reshape((1, v))?;
+        Ok(ids.broadcast_eq(&t)?.to_dtype(DType::F32)?)
+    };
+    let e = one_hot(&targets)?;
+    let log_p = log_softmax(&r)?;
+    let p = log_p.exp()?;
+    let nll = (&log_p * &e)?.sum(D::Minus1)?.neg()?.to_vec1::<f32>()?;
+    let entropy = (&p * &log_p)?.sum(D::Minus1)?.neg()?.to_vec1::<f32>()?;
+    let max_prob = p.max(D::Minus1)?.to_vec1::<f32>()?;
+    let best = r.argmax(D::Minus1)?.to_vec1::<u32>()?;
+    let first = stats.len();
+    stats.extend((0..k).map(|i| RowStats {
+        nll: nll[i] as f64,
+        prob: libm::exp(-nll[i] as f64) as f32,
+        max_prob: max_prob[i],
+        correct: best[i] == targets[i],
+        entropy: entropy[i],
+        mix_nll: 0.0,
+    }));
+    let mut g = (p - &e)?.broadcast_mul(&column(&|p| p.a)?)?;
+    let mixed: Vec<&kernel::Unit> = chunk.units.iter().filter(|u| u.mix.is_some()).collect();
+    if !mixed.is_empty() {
+        let m = mixed.len();
+        let at = |plus: usize| mixed.iter().map(|u| (u.first + plus) as u32).collect::<Vec<_>>();
+        let pick = |plus: usize| Tensor::from_vec(at(plus), m, device);
+        let of = |f: &dyn Fn(&Mix) -> f32| {
+            Tensor::from_vec(mixed.iter().filter_map(|u| u.mix.as_ref()).map(f).collect::<Vec<f32>>(), (m, 1), device)
+        };
+        let (c_at, u_at) = (pick(0)?, pick(1)?);
+        let (l, rest) = (of(&|x| x.lambda)?, of(&|x| 1.0 - x.lambda)?);
+        let blend =
+            |c: &Tensor, u: &Tensor| -> Result<Tensor> { Ok((c.broadcast_mul(&l)? + u.broadcast_mul(&rest)?)?) };
+        let log_m = log_softmax(&blend(&r.index_select(&c_at, 0)?, &r.index_select(&u_at, 0)?)?)?;
+        let y = blend(&e.index_select(&c_at, 0)?, &e.index_select(&u_at, 0)?)?;
+        let losses = (&log_m * &y)?.sum(D::Minus1)?.neg()?.to_vec1::<f32>()?;
+        for (u, &l) in mixed.iter().zip(&losses) {
+            stats[first + u.first].mix_nll = l as f64;
+        }
+        let q = (log_m.exp()? - y)?.broadcast_mul(&of(&|x| x.b)?)?;
+        g = g.index_add(&c_at, &q.broadcast_mul(&l)?, 0)?.index_add(&u_at, &q.broadcast_mul(&rest)?, 0)?;
+    }
+    if let Some(Buf::Dev(dh)) = dh {
+        let rows = g.to_dtype(w.dtype())?.matmul(w)?;
+        *dh = dh.index_add(&states, &rows, 0)?;
+    }
+    Ok(())
+}
+
+fn log_softmax(x: &Tensor) -> Result<Tensor> {
+    let shifted = x.broadcast_sub(&x.max_keepdim(D::Minus1)?)?;
+    Ok(shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)?)
+}
+
+/// Logits `[S,V]` of states `h[S,C]`, on the host: for generation and tests.
+pub fn logits(engine: &Engine, head: &Matrix, h: &Buf) -> Result<Vec<f32>> {
+    match h {
+        Buf::Host(h) => {
+            let (v, c) = (head.rows(), head.cols());
+            let mut out = vec![0f32; h.len() / c * v];
+            let par = if h.len() == c { Par::Decode } else { Par::Pool };
+            for r0 in (0..v).step_by(panel_rows(c)) {
+                let r1 = (r0 + panel_rows(c)).min(v);
+                head.with_rows(engine, r0..r1, |w| {
+                    let shape = (h.len() / c, r1 - r0, c);
+                    gemm(&mut out[r0..], v, false, shape, 1.0, View::rows(h, c), View::transposed(w, c), par)
+                });
+            }
+            Ok(out)
+        }
+        Buf::Dev(h) => Ok(h.matmul(&head.tensor().t()?)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?),
+    }
+}

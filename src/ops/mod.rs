@@ -1,0 +1,422 @@
+//! What a model is made of: one operation a file, forward above backward, the portable form (candle
+//! tensor operations, any device) beside the dispatch to the fused CPU kernels.
+//!
+//! Letters: `N` tokens of a micro-batch (rows end to end), `C` hidden size, `F` intermediate size, `H`
+//! heads, `D` head size, `V` vocabulary, `R` rank, `S` supervised positions. `g` is the gradient of an
+//! output, `d…` of what follows.
+//!
+//! Call operations inside [`Engine::run`]: they use the thread pool they are called on, and it is there that
+//! a panic of a worker becomes an error.
+
+pub mod adamw;
+pub mod attention;
+pub mod cache_attention;
+pub mod elementwise;
+pub mod embedding;
+pub mod head_loss;
+pub mod linear;
+pub mod pool;
+pub mod rms_norm;
+pub mod rope;
+pub mod rows;
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::Arc;
+use std::time::Instant;
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::error::{Error, Result};
+use crate::model::weights::Weight;
+use pool::{HostBuf, Pool};
+
+/// Which implementation of the operations runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Slices, gemm, SIMD: CPU only.
+    Fused,
+    /// candle tensor operations: any device; the oracle of the fused form.
+    Portable,
+}
+
+/// What a phase of a step is spent on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Products with weights and adapters.
+    Linear,
+    /// Attention.
+    Attention,
+    /// LM head and loss.
+    Loss,
+    /// Norms, rotary embedding, activation, residuals, copies.
+    Elementwise,
+    /// Clipping and AdamW.
+    Optimizer,
+}
+
+impl Phase {
+    /// Every phase with its name in reports.
+    pub const ALL: [(Phase, &'static str); 5] = [
+        (Phase::Linear, "linear"),
+        (Phase::Attention, "attention"),
+        (Phase::Loss, "loss"),
+        (Phase::Elementwise, "elementwise"),
+        (Phase::Optimizer, "optimizer"),
+    ];
+}
+
+/// How an engine is made. `Default` is the fused form on the CPU with every core.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Which implementation.
+    pub form: Form,
+    /// Where buffers live; the fused form needs the CPU.
+    pub device: Device,
+    /// Type of the portable form's activations.
+    pub dtype: DType,
+    /// Worker threads; `None` takes the machine's cores.
+    pub threads: Option<usize>,
+    /// Query rows of an attention tile.
+    pub attention_tile: usize,
+    /// Supervised rows whose logits exist at once; `None` follows from the vocabulary.
+    pub loss_chunk: Option<usize>,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        EngineOptions {
+            form: Form::Fused,
+            device: Device::Cpu,
+            dtype: DType::F32,
+            threads: None,
+            attention_tile: 128,
+            loss_chunk: None,
+        }
+    }
+}
+
+/// Where operations run: form, device, worker threads, buffers.
+#[derive(Debug)]
+pub struct Engine {
+    /// How it was made.
+    pub options: EngineOptions,
+    pool: Arc<Pool>,
+    workers: rayon::ThreadPool,
+    spent: [AtomicU64; Phase::ALL.len()],
+}
+
+impl Engine {
+    /// Starts the worker threads.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] when the fused form is asked for on another device than the CPU, or a
+    /// tile or chunk is 0; [`Error::Threads`] when threads cannot be started.
+    pub fn new(options: EngineOptions) -> Result<Engine> {
+        if options.form == Form::Fused && !options.device.is_cpu() {
+            return Err(Error::config("device", "the fused form runs on the CPU only"));
+        }
+        if options.attention_tile == 0 || options.loss_chunk == Some(0) {
+            return Err(Error::config("attention_tile", "tile and loss chunk must be at least 1"));
+        }
+        let threads = options.threads.unwrap_or_else(available_threads).max(1);
+        let workers = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("sftmix-{i}"))
+            .build()
+            .map_err(|e| Error::Threads(e.to_string()))?;
+        Ok(Engine { options, pool: Arc::default(), workers, spent: Default::default() })
+    }
+
+    /// Worker threads.
+    pub fn threads(&self) -> usize {
+        self.workers.current_num_threads()
+    }
+
+    /// Runs `f` on the engine's worker threads; kernels inside use them. A panic in a worker becomes
+    /// [`Error::Threads`] instead of crossing the caller.
+    pub fn run<T: Send>(&self, f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let guarded = std::panic::AssertUnwindSafe(|| self.workers.install(f));
+        std::panic::catch_unwind(guarded).unwrap_or_else(|panic| {
+            let text = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("a worker panicked");
+            Err(Error::Threads(text.to_string()))
+        })
+    }
+
+    /// The store of buffers.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// Supervised rows whose logits exist at once, for a vocabulary of `vocab`.
+    pub fn loss_chunk(&self, vocab: usize) -> usize {
+        // 64 MiB of f32 logits: enough rows to amortise the reading of the head.
+        self.options.loss_chunk.unwrap_or_else(|| ((1 << 24) / vocab.max(1)).clamp(32, 512))
+    }
+
+    pub(crate) fn fused(&self) -> bool {
+        self.options.form == Form::Fused
+    }
+
+    pub(crate) fn device(&self) -> &Device {
+        &self.options.device
+    }
+
+    /// A buffer of unspecified contents (zeros on a device).
+    pub(crate) fn take(&self, rows: usize, cols: usize) -> Result<Buf> {
+        if self.fused() {
+            Ok(Buf::Host(self.pool.take(rows * cols)))
+        } else {
+            self.zeros(rows, cols)
+        }
+    }
+
+    /// A buffer of zeros.
+    pub fn zeros(&self, rows: usize, cols: usize) -> Result<Buf> {
+        Ok(if self.fused() {
+            Buf::Host(self.pool.zeros(rows * cols))
+        } else {
+            Buf::Dev(Tensor::zeros((rows, cols), self.options.dtype, self.device())?)
+        })
+    }
+
+    /// A buffer in f32 whatever the activation type: for parameters and their gradients.
+    ///
+    /// # Errors
+    /// When the device refuses the copy.
+    ///
+    /// # Panics
+    /// When `data` is not `rows · cols` long.
+    pub fn parameter(&self, rows: usize, cols: usize, data: &[f32]) -> Result<Buf> {
+        Ok(if self.fused() {
+            let mut b = self.pool.take(rows * cols);
+            b.copy_from_slice(data);
+            Buf::Host(b)
+        } else {
+            Buf::Dev(Tensor::from_slice(data, (rows, cols), self.device())?)
+        })
+    }
+
+    /// Adds the time of `f` to a phase.
+    pub(crate) fn timed<T>(&self, phase: Phase, f: impl FnOnce() -> Result<T>) -> Result<T> {
+        let start = Instant::now();
+        let out = f();
+        self.spent[phase as usize].fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
+        out
+    }
+
+    /// Seconds spent in each phase so far, in the order of [`Phase::ALL`].
+    pub fn phase_seconds(&self) -> [f64; Phase::ALL.len()] {
+        std::array::from_fn(|i| self.spent[i].load(Relaxed) as f64 * 1e-9)
+    }
+}
+
+fn available_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
+/// A matrix of activations or parameters: lent by the pool, or a tensor on the engine's device.
+#[derive(Debug)]
+pub enum Buf {
+    /// Row-major f32 on the host.
+    Host(HostBuf),
+    /// A two-dimensional tensor.
+    Dev(Tensor),
+}
+
+impl Buf {
+    /// The elements of a host buffer.
+    pub(crate) fn host(&self) -> &[f32] {
+        match self {
+            Buf::Host(b) => b,
+            Buf::Dev(_) => unreachable!("a fused operation was given a device buffer"),
+        }
+    }
+
+    pub(crate) fn host_mut(&mut self) -> &mut [f32] {
+        match self {
+            Buf::Host(b) => b,
+            Buf::Dev(_) => unreachable!("a fused operation was given a device buffer"),
+        }
+    }
+
+    pub(crate) fn tensor(&self) -> &Tensor {
+        match self {
+            Buf::Dev(t) => t,
+            Buf::Host(_) => unreachable!("a portable operation was given a host buffer"),
+        }
+    }
+
+    /// The elements, copied to the host in f32, row-major.
+    ///
+    /// # Errors
+    /// When the device refuses the copy.
+    pub fn to_vec(&self) -> Result<Vec<f32>> {
+        match self {
+            Buf::Host(b) => Ok(b.to_vec()),
+            Buf::Dev(t) => Ok(t.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?),
+        }
+    }
+
+    /// Overwrites the elements.
+    pub(crate) fn set(&mut self, data: &[f32]) -> Result<()> {
+        match self {
+            Buf::Host(b) => b.copy_from_slice(data),
+            Buf::Dev(t) => *t = Tensor::from_slice(data, t.shape().clone(), t.device())?.to_dtype(t.dtype())?,
+        }
+        Ok(())
+    }
+
+    /// Sets every element to zero.
+    pub(crate) fn clear(&mut self) -> Result<()> {
+        match self {
+            Buf::Host(b) => b.fill(0.0),
+            Buf::Dev(t) => *t = t.zeros_like()?,
+        }
+        Ok(())
+    }
+
+    /// A copy.
+    pub(crate) fn copy(&self, engine: &Engine) -> Buf {
+        match self {
+            Buf::Host(b) => {
+                let mut c = engine.pool.take(b.len());
+                c.copy_from_slice(b);
+                Buf::Host(c)
+            }
+            Buf::Dev(t) => Buf::Dev(t.clone()),
+        }
+    }
+}
+
+/// A frozen matrix `[rows, cols]` of the model: mapped on the host, uploaded once for the portable form.
+#[derive(Debug, Clone)]
+pub struct Matrix {
+    weight: Weight,
+    dev: Option<Tensor>,
+}
+
+impl Matrix {
+    /// Takes a matrix of the model into use on the engine's device.
+    ///
+    /// # Errors
+    /// When the device refuses the copy.
+    pub fn new(engine: &Engine, weight: Weight) -> Result<Matrix> {
+        let dev = if engine.fused() {
+            None
+        } else {
+            let data = weight.to_vec_f32();
+            let t = Tensor::from_vec(data, (weight.rows(), weight.cols()), engine.device())?;
+            Some(t.to_dtype(engine.options.dtype)?)
+        };
+        Ok(Matrix { weight, dev })
+    }
+
+    /// Rows (outputs of a linear).
+    pub fn rows(&self) -> usize {
+        self.weight.rows()
+    }
+
+    /// Columns (inputs of a linear).
+    pub fn cols(&self) -> usize {
+        self.weight.cols()
+    }
+
+    pub(crate) fn weight(&self) -> &Weight {
+        &self.weight
+    }
+
+    pub(crate) fn tensor(&self) -> &Tensor {
+        match &self.dev {
+            Some(t) => t,
+            None => unreachable!("a portable operation was given a matrix that was not uploaded"),
+        }
+    }
+
+    /// Lends rows as f32: the map itself where it is f32, else converted into a buffer of the pool.
+    pub(crate) fn with_rows<T>(&self, engine: &Engine, rows: std::ops::Range<usize>, f: impl FnOnce(&[f32]) -> T) -> T {
+        let cols = self.cols();
+        if let Some(all) = self.weight.as_f32() {
+            return f(&all[rows.start * cols..rows.end * cols]);
+        }
+        let mut scratch = engine.pool.take(rows.len() * cols);
+        crate::kernels::cpu::for_rows(&mut scratch, cols, |r0, out| {
+            let first = rows.start + r0;
+            self.weight.read_rows(first..first + out.len() / cols, out);
+        });
+        f(&scratch)
+    }
+}
+
+/// A frozen vector (norm weight, bias), in f32.
+#[derive(Debug, Clone)]
+pub struct Param {
+    host: Vec<f32>,
+    dev: Option<Tensor>,
+}
+
+impl Param {
+    /// Takes a vector of the model into use on the engine's device.
+    ///
+    /// # Errors
+    /// When the device refuses the copy.
+    pub fn new(engine: &Engine, weight: &Weight) -> Result<Param> {
+        let host = weight.to_vec_f32();
+        let dev = if engine.fused() { None } else { Some(Tensor::from_slice(&host, host.len(), engine.device())?) };
+        Ok(Param { host, dev })
+    }
+
+    pub(crate) fn host(&self) -> &[f32] {
+        &self.host
+    }
+
+    pub(crate) fn tensor(&self, dtype: DType) -> Result<Tensor> {
+        match &self.dev {
+            Some(t) => Ok(t.to_dtype(dtype)?),
+            None => unreachable!("a portable operation was given a vector that was not uploaded"),
+        }
+    }
+}
+
+/// Where the tokens of a micro-batch stand: rows end to end.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// Cumulated row lengths, `rows + 1` numbers from 0 to N.
+    pub(crate) offsets: Vec<u32>,
+    /// Position of each token in its row.
+    pub(crate) positions: Vec<u32>,
+    /// What dropout masks of each row are keyed by (the example's number).
+    pub(crate) row_ids: Vec<u64>,
+}
+
+impl Layout {
+    /// The layout of rows with these cumulated lengths and names.
+    pub fn new(offsets: Vec<u32>, row_ids: Vec<u64>) -> Layout {
+        let positions = offsets.windows(2).flat_map(|w| 0..w[1] - w[0]).collect();
+        Layout { offsets, positions, row_ids }
+    }
+
+    /// Cumulated row lengths, `rows + 1` numbers from 0 to N.
+    pub fn offsets(&self) -> &[u32] {
+        &self.offsets
+    }
+
+    /// Position of each token in its row.
+    pub fn positions(&self) -> &[u32] {
+        &self.positions
+    }
+
+    /// N.
+    pub fn tokens(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// The row that each token belongs to.
+    pub(crate) fn row_of_token(&self) -> Vec<u32> {
+        let rows = self.offsets.windows(2).enumerate();
+        rows.flat_map(|(i, w)| std::iter::repeat_n(i as u32, (w[1] - w[0]) as usize)).collect()
+    }
+}

@@ -1,0 +1,124 @@
+//! AdamW over an adapter's slots, with global-norm clipping; its state can be saved and put back.
+
+use crate::error::{Error, Result};
+use crate::lora::Adapter;
+use crate::ops::adamw::{self, Step};
+use crate::ops::linear::SlotGrad;
+use crate::ops::{Engine, Phase};
+
+/// Settings of AdamW.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWConfig {
+    /// β₁, β₂.
+    pub betas: (f64, f64),
+    /// ε.
+    pub eps: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Largest global gradient norm; 0 = off.
+    pub clip: f64,
+}
+
+/// AdamW with the moments of every slot.
+#[derive(Debug)]
+pub struct AdamW {
+    config: AdamWConfig,
+    /// Steps taken.
+    step: u64,
+    first: Vec<SlotGrad>,
+    second: Vec<SlotGrad>,
+}
+
+impl AdamW {
+    /// Moments of zero.
+    ///
+    /// # Errors
+    /// When the device refuses the buffers.
+    pub fn new(engine: &Engine, adapter: &Adapter, config: AdamWConfig) -> Result<AdamW> {
+        Ok(AdamW { config, step: 0, first: adapter.zero_gradients(engine)?, second: adapter.zero_gradients(engine)? })
+    }
+
+    /// Steps taken.
+    pub fn steps(&self) -> u64 {
+        self.step
+    }
+
+    /// One step with learning rate `lr`; gives the gradient norm before clipping and sets the gradients
+    /// to zero. Nothing is changed when the norm is not finite.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] names the first slot whose gradient is not finite.
+    pub fn apply(&mut self, engine: &Engine, adapter: &mut Adapter, grads: &mut [SlotGrad], lr: f64) -> Result<f64> {
+        let norm = self.norm(engine, adapter, grads)?;
+        let c = self.config;
+        self.step += 1;
+        let bias = |beta: f64| 1.0 - libm::pow(beta, self.step as f64);
+        // torch.nn.utils.clip_grad_norm_
+        let grad_scale = if c.clip > 0.0 { (c.clip / (norm + 1e-6)).min(1.0) } else { 1.0 };
+        for (i, slot) in adapter.slots.iter_mut().enumerate() {
+            let lr = lr * slot.lr_factor as f64;
+            let s = Step {
+                decay: (1.0 - lr * c.weight_decay) as f32,
+                beta1: c.betas.0 as f32,
+                beta2: c.betas.1 as f32,
+                rest: ((1.0 - c.betas.0) as f32, (1.0 - c.betas.1) as f32),
+                step_size: (lr / bias(c.betas.0)) as f32,
+                inv_sqrt_bias2: (1.0 / bias(c.betas.1).sqrt()) as f32,
+                eps: c.eps as f32,
+                grad_scale: grad_scale as f32,
+            };
+            let (m, v, g) = (&mut self.first[i], &mut self.second[i], &mut grads[i]);
+            adamw::update(engine, &mut slot.a, &mut m.a, &mut v.a, &g.a, s)?;
+            adamw::update(engine, &mut slot.b, &mut m.b, &mut v.b, &g.b, s)?;
+            g.a.clear()?;
+            g.b.clear()?;
+        }
+        Ok(norm)
+    }
+
+    fn norm(&self, engine: &Engine, adapter: &Adapter, grads: &[SlotGrad]) -> Result<f64> {
+        engine.timed(Phase::Optimizer, || {
+            let mut total = 0.0;
+            for (slot, g) in adapter.slots.iter().zip(grads) {
+                let part = adamw::sum_squares(&g.a)? + adamw::sum_squares(&g.b)?;
+                if !part.is_finite() {
+                    return Err(Error::NonFinite {
+                        what: format!("gradient of {}, step {}", slot.module, self.step + 1),
+                    });
+                }
+                total += part;
+            }
+            Ok(total.sqrt())
+        })
+    }
+
+    /// Steps taken and each slot's moments, as (A's first, A's second, B's first, B's second).
+    ///
+    /// # Errors
+    /// When the device refuses the copy.
+    pub fn state(&self) -> Result<(u64, Vec<[Vec<f32>; 4]>)> {
+        let slots = self.first.iter().zip(&self.second);
+        let all = slots.map(|(m, v)| Ok([m.a.to_vec()?, v.a.to_vec()?, m.b.to_vec()?, v.b.to_vec()?]));
+        Ok((self.step, all.collect::<Result<_>>()?))
+    }
+
+    /// Puts a saved state back.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] when it is another adapter's; when the device refuses the copy.
+    pub fn restore(&mut self, step: u64, slots: &[[Vec<f32>; 4]]) -> Result<()> {
+        let lengths = |[ma, va, mb, vb]: &[Vec<f32>; 4]| [ma.len(), va.len(), mb.len(), vb.len()];
+        let expected = self.state()?.1.iter().map(lengths).collect::<Vec<_>>();
+        if slots.iter().map(lengths).collect::<Vec<_>>() != expected {
+            return Err(Error::Misuse("moments of another adapter".into()));
+        }
+        self.step = step;
+        for ((m, v), [ma, va, mb, vb]) in self.first.iter_mut().zip(&mut self.second).zip(slots) {
+            m.a.set(ma)?;
+            v.a.set(va)?;
+            m.b.set(mb)?;
+            v.b.set(vb)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,111 @@
+//! A forward pass over a set: what evaluation and the sweeps of the dynamics share. A row's figures do
+//! not depend on the rows beside it, so a pass may be stopped and taken up at any row.
+
+use serde::Serialize;
+
+use super::group::{Calibration, Group, GroupResult, GroupRun, MicroBatch};
+use crate::data::batch::Ragged;
+use crate::data::store::TokenStore;
+use crate::error::{Error, Result};
+use crate::lora::Adapter;
+use crate::model::decoder::{Decoder, Keep};
+use crate::ops::Engine;
+
+/// Tokens that run together in a forward pass, unless one row is longer.
+const TOKENS: usize = 2048;
+
+/// Scores the examples `from..` of a store in order, at most `rows` at a time, and hands each batch's
+/// results on; `false` from `each` ends the pass.
+///
+/// # Errors
+/// What an operation or `each` reports; [`Error::NonFinite`] names the row.
+pub fn score(
+    engine: &Engine,
+    model: &Decoder,
+    adapter: Option<&Adapter>,
+    store: &TokenStore,
+    from: u32,
+    rows: usize,
+    mut each: impl FnMut(&GroupResult) -> Result<bool>,
+) -> Result<()> {
+    let run = GroupRun { engine, model, adapter, keep: Keep::Nothing, dropout: None };
+    let mut next = from;
+    while (next as usize) < store.len() {
+        let (first, mut tokens) = (next, 0);
+        while (next as usize) < store.len() && ((next - first) as usize) < rows.max(1) {
+            tokens += store.example(next as usize).tokens.len();
+            if tokens > TOKENS && next > first {
+                break;
+            }
+            next += 1;
+        }
+        let batch: Vec<u32> = (first..next).collect();
+        let group = Group::plain(vec![MicroBatch::new(&Ragged::from_store(store, &batch))], 0.0);
+        let result = engine.run(|| group.run(&run, None))?;
+        if let Some(bad) = result.rows.iter().find(|r| !r.nll.is_finite()) {
+            let row = store.example(bad.example as usize).source_row;
+            return Err(Error::NonFinite { what: format!("loss of {} row {row}", store.source().display()) });
+        }
+        if !each(&result)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Figures of a set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Evaluation {
+    /// Examples.
+    pub examples: u64,
+    /// Supervised tokens.
+    pub supervised_tokens: u64,
+    /// Mean −log p of a supervised token, nats.
+    pub nll: f64,
+    /// exp(nll).
+    pub perplexity: f64,
+    /// Share of supervised tokens that are the arg-max.
+    pub token_accuracy: f64,
+    /// Share of examples whose supervised tokens all are: greedy decoding gives just these answers, end
+    /// token included.
+    pub exact_match: f64,
+    /// Expected calibration error of the arg-max tokens, 15 bins.
+    pub ece: f64,
+}
+
+/// Evaluates a set; `stop` is asked between batches.
+///
+/// # Errors
+/// As [`score`]; [`Error::Stopped`] when `stop` says so.
+pub fn evaluate(
+    engine: &Engine,
+    model: &Decoder,
+    adapter: Option<&Adapter>,
+    store: &TokenStore,
+    rows: usize,
+    stop: &dyn Fn() -> bool,
+) -> Result<Evaluation> {
+    let mut e = Evaluation::default();
+    let (mut correct, mut exact, mut calibration) = (0u64, 0u64, Calibration::default());
+    score(engine, model, adapter, store, 0, rows, |result| {
+        for r in &result.rows {
+            e.examples += 1;
+            e.supervised_tokens += r.tokens as u64;
+            e.nll += r.nll;
+            correct += r.correct as u64;
+            exact += (r.correct == r.tokens) as u64;
+        }
+        calibration.merge(&result.calibration);
+        if stop() {
+            return Err(Error::Stopped { checkpoint: None });
+        }
+        Ok(true)
+    })?;
+    let tokens = (e.supervised_tokens as f64).max(1.0);
+    e.nll /= tokens;
+    e.perplexity = libm::exp(e.nll);
+    e.token_accuracy = correct as f64 / tokens;
+    e.exact_match = exact as f64 / (e.examples as f64).max(1.0);
+    e.ece = calibration.error();
+    Ok(e)
+}

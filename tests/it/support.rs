@@ -1,0 +1,72 @@
+//! What tests share.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use sftmix::ops::{Engine, EngineOptions, Form};
+
+/// Tensors of a safetensors file as f64, with their shapes (integers too).
+pub fn tensors(path: &Path) -> BTreeMap<String, (Vec<usize>, Vec<f64>)> {
+    let bytes = std::fs::read(path).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut out = BTreeMap::new();
+    for (name, t) in file.tensors() {
+        let d = t.data();
+        let values: Vec<f64> = match t.dtype() {
+            safetensors::Dtype::F64 => d.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect(),
+            safetensors::Dtype::F32 => {
+                d.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()) as f64).collect()
+            }
+            safetensors::Dtype::I64 => {
+                d.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f64).collect()
+            }
+            other => panic!("{name}: {other:?}"),
+        };
+        out.insert(name, (t.shape().to_vec(), values));
+    }
+    out
+}
+
+/// A file as JSON.
+pub fn json(path: &Path) -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// A path beside the checkout, when it is there.
+pub fn shared(path: &str) -> Option<PathBuf> {
+    let full = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared").join(path);
+    if full.exists() {
+        return Some(full);
+    }
+    // CI, which has them, sets this: there a skipped test would hide an acceptance figure.
+    assert!(std::env::var_os("SFTMIX_REQUIRE_SHARED").is_none(), "../shared/{path} is absent");
+    println!("skipped: ../shared/{path} is absent");
+    None
+}
+
+/// An engine of this form, on two threads.
+pub fn engine(form: Form, loss_chunk: usize, attention_tile: usize) -> Engine {
+    let options =
+        EngineOptions { form, threads: Some(2), loss_chunk: Some(loss_chunk), attention_tile, ..Default::default() };
+    Engine::new(options).unwrap()
+}
+
+/// Largest absolute difference.
+pub fn max_diff(ours: &[f32], want: &[f64]) -> f64 {
+    assert_eq!(ours.len(), want.len());
+    ours.iter().zip(want).map(|(a, b)| (*a as f64 - b).abs()).fold(0.0, |m, d| if d > m || d.is_nan() { d } else { m })
+}
+
+/// Rows of a padded golden batch: (ids, trained).
+pub fn golden_rows(g: &BTreeMap<String, (Vec<usize>, Vec<f64>)>) -> Vec<(Vec<u32>, Vec<bool>)> {
+    let (shape, ids) = &g["input_ids"];
+    let (mask, labels) = (&g["attention_mask"].1, &g["labels"].1);
+    let width = shape[1];
+    (0..shape[0])
+        .map(|r| {
+            let at = r * width..(r + 1) * width;
+            let real: Vec<usize> = at.filter(|&i| mask[i] == 1.0).collect();
+            (real.iter().map(|&i| ids[i] as u32).collect(), real.iter().map(|&i| labels[i] != -100.0).collect())
+        })
+        .collect()
+}
