@@ -5,6 +5,8 @@ mod config;
 pub mod data;
 pub mod dynamics;
 mod error;
+mod eval;
+pub mod job;
 mod kernels;
 pub mod lora;
 pub mod memory;
@@ -12,6 +14,7 @@ pub mod model;
 pub mod ops;
 pub mod recipe;
 pub mod rng;
+pub mod run;
 pub mod train;
 
 pub use config::{
@@ -19,3 +22,5 @@ pub use config::{
     TargetModules, TrainConfig,
 };
 pub use error::{Error, Result};
+pub use eval::{evaluate, EvalConfig, Evaluation};
+pub use job::{Control, Event, JobHandle, Prepared, StepEvent, StopHandle, TrainReport, TrainingJob};

@@ -5,4 +5,5 @@ mod block;
 mod dropout;
 mod golden;
 mod ops;
+mod runs;
 mod support;

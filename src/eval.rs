@@ -1,0 +1,70 @@
+//! Evaluation of a model, with or without an adapter, on a data file.
+
+use std::path::PathBuf;
+
+use crate::config::DataOptions;
+use crate::error::{Error, Result};
+use crate::job::Inputs;
+use crate::lora::Adapter;
+use crate::ops::EngineOptions;
+use crate::train::score;
+pub use crate::train::score::Evaluation;
+
+/// What to evaluate.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EvalConfig {
+    /// Hugging Face model folder.
+    pub model: PathBuf,
+    /// PEFT adapter folder.
+    pub adapter: Option<PathBuf>,
+    /// The rows.
+    pub data: PathBuf,
+    /// Longest row in tokens, ≥ 2.
+    pub max_length: usize,
+    /// Most rows that run together, ≥ 1. Does not change the figures.
+    pub batch_size: usize,
+    /// Worker threads; `None` takes the machine's cores.
+    pub threads: Option<usize>,
+    /// Where token stores are kept; `None` takes a folder among the system's temporary files.
+    pub cache_dir: Option<PathBuf>,
+    /// How rows become examples.
+    pub data_options: DataOptions,
+}
+
+impl Default for EvalConfig {
+    fn default() -> Self {
+        EvalConfig {
+            model: PathBuf::new(),
+            adapter: None,
+            data: PathBuf::new(),
+            max_length: 1024,
+            batch_size: 8,
+            threads: None,
+            cache_dir: None,
+            data_options: DataOptions::default(),
+        }
+    }
+}
+
+/// Mean loss, perplexity and token accuracy over the supervised tokens.
+///
+/// # Errors
+/// When a setting is out of range, or model, adapter or data cannot be used.
+pub fn evaluate(config: &EvalConfig) -> Result<Evaluation> {
+    for (field, value, least) in [("max_length", config.max_length, 2), ("batch_size", config.batch_size, 1)] {
+        if value < least {
+            return Err(Error::config(field, format!("expected ≥ {least}, found {value}")));
+        }
+    }
+    if config.threads.is_some_and(|n| !(1..=1024).contains(&n)) {
+        return Err(Error::config("threads", format!("expected 1 to 1024, found {}", config.threads.unwrap_or(0))));
+    }
+    config.data_options.validate()?;
+    let options = EngineOptions { threads: config.threads, ..Default::default() };
+    let cache = config.cache_dir.clone().unwrap_or_else(|| std::env::temp_dir().join("sftmix-cache"));
+    let mut inputs = Inputs::open(&config.model, config.max_length, options, cache)?;
+    let adapter = config.adapter.as_deref().map(|d| Adapter::load(&inputs.engine, &inputs.model, d)).transpose()?;
+    let store = inputs.store(&config.data, &config.data_options, config.max_length, &|| false)?;
+    inputs.room(&[&store])?;
+    score::evaluate(&inputs.engine, &inputs.model, adapter.as_ref(), &store, config.batch_size, &|| false)
+}

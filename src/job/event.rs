@@ -1,0 +1,162 @@
+//! What a job tells its observer, and its report.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::store::RowCounts;
+use crate::train::score::Evaluation;
+
+/// What an observer answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// Go on.
+    Continue,
+    /// Write a checkpoint and stop.
+    Stop,
+}
+
+/// Something that happened in a job.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// The data are tokenised and the model is open.
+    Prepared(Prepared),
+    /// An optimizer step is done.
+    Step(StepEvent),
+    /// The held-out rows were evaluated.
+    Evaluated {
+        /// Stage.
+        stage: &'static str,
+        /// Steps done in all stages.
+        global_step: u64,
+        /// Epochs done in the stage.
+        epoch: f64,
+        /// The figures.
+        evaluation: Evaluation,
+    },
+    /// A sweep goes on.
+    Sweep {
+        /// Number of the sweep, from 1.
+        number: usize,
+        /// Sweeps of the run.
+        of: usize,
+        /// Examples scored.
+        done: u64,
+        /// Examples in all.
+        total: u64,
+    },
+    /// The set is split.
+    Split {
+        /// Confident examples.
+        confident: usize,
+        /// Unconfident examples.
+        unconfident: usize,
+        /// Examples of neither half.
+        neither: usize,
+    },
+    /// A checkpoint is on disk.
+    Checkpoint {
+        /// Its folder.
+        path: PathBuf,
+    },
+}
+
+/// What a job found when it opened its inputs.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// Examples of the training set.
+    pub examples: usize,
+    /// How rows became examples.
+    pub rows: RowCounts,
+    /// Tokens of the training set.
+    pub tokens: u64,
+    /// Supervised tokens of the training set.
+    pub supervised_tokens: u64,
+    /// Trained parameters.
+    pub parameters: usize,
+    /// Optimizer steps of all stages.
+    pub total_steps: u64,
+    /// Rows whose blocks run together.
+    pub micro_batch: usize,
+    /// Whether blocks run forward twice instead of keeping their activations.
+    pub recompute: bool,
+    /// Worker threads.
+    pub threads: usize,
+    /// Steps done before: more than 0 when a run is resumed.
+    pub resumed_at: u64,
+}
+
+/// One optimizer step. Written to `metrics.jsonl` as it is (names: TRL's where it has them).
+#[derive(Clone, Debug, Serialize)]
+pub struct StepEvent {
+    /// `reference`, `target` or `single`.
+    pub stage: &'static str,
+    /// Steps done in the stage.
+    pub step: u64,
+    /// Steps done in all stages.
+    pub global_step: u64,
+    /// Steps of all stages.
+    pub total_steps: u64,
+    /// Epochs done in the stage.
+    pub epoch: f64,
+    /// `ntp_loss + mu · mixup_loss`, nats a token.
+    pub loss: f64,
+    /// Mean −log p of the supervised tokens.
+    pub ntp_loss: f64,
+    /// Mixup loss, where the step mixes.
+    pub mixup_loss: Option<f64>,
+    /// What no model can push it below: the entropy of the mixed targets.
+    pub mixup_floor: Option<f64>,
+    /// Mixed positions.
+    pub mix_tokens: u64,
+    /// Share of the supervised tokens that are mixed.
+    pub mix_coverage: f64,
+    /// Gradient norm before clipping.
+    pub grad_norm: f64,
+    /// Learning rate of the step.
+    pub learning_rate: f64,
+    /// Tokens seen since the run began.
+    pub num_tokens: u64,
+    /// Supervised tokens of the step.
+    pub supervised_tokens: u64,
+    /// Share of supervised tokens that are the arg-max.
+    pub mean_token_accuracy: f64,
+    /// Mean entropy of the predictions, nats.
+    pub entropy: f64,
+    /// Tokens a second of this step.
+    pub tokens_per_second: f64,
+    /// Seconds since the run began, over its resumptions.
+    pub elapsed_seconds: f64,
+    /// Seconds that the rest of the steps is expected to take.
+    pub eta_seconds: f64,
+    /// Peak anonymous memory of the process so far.
+    pub peak_anonymous_bytes: u64,
+}
+
+/// What a finished run says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainReport {
+    /// Run folder.
+    pub run: PathBuf,
+    /// The adapter.
+    pub adapter: PathBuf,
+    /// Optimizer steps of all stages.
+    pub steps: u64,
+    /// Mean −log p of the supervised tokens over the final stage, each before its update.
+    pub train_loss: f64,
+    /// Held-out loss of the untouched base.
+    pub base_eval_loss: Option<f64>,
+    /// Held-out loss of the adapter.
+    pub eval_loss: Option<f64>,
+    /// Examples trained on.
+    pub examples: u64,
+    /// Rows that lost their tail to the limit of length.
+    pub rows_cut: u64,
+    /// Rows that gave no example.
+    pub rows_dropped: u64,
+    /// Seconds, over all resumptions.
+    pub seconds: f64,
+    /// Peak anonymous memory of the process.
+    pub peak_anonymous_bytes: u64,
+}

@@ -1,0 +1,138 @@
+//! Opening what a run needs: model, tokenizer, data; and the choices that the settings left open.
+
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+
+use super::StopHandle;
+use crate::config::{DataOptions, Recompute, TrainConfig};
+use crate::data::store::{StoreRequest, TokenStore};
+use crate::data::tokenizer::Tokenizer;
+use crate::error::{Error, Result};
+use crate::model::Decoder;
+use crate::ops::{Engine, EngineOptions};
+use crate::run::hash::{hash_model, HashCache};
+use crate::run::Resolved;
+
+/// Bytes of kept activations above which `recompute auto` runs blocks twice.
+const KEEP_LIMIT: usize = 512 << 20;
+
+/// What a run or an evaluation works on.
+pub(crate) struct Inputs {
+    pub engine: Engine,
+    pub model: Decoder,
+    pub tokenizer: Tokenizer,
+    pub cache_dir: PathBuf,
+}
+
+impl Inputs {
+    /// Opens a model folder for rows of up to `max_length` tokens.
+    pub fn open(model: &Path, max_length: usize, options: EngineOptions, cache_dir: PathBuf) -> Result<Inputs> {
+        let engine = Engine::new(options)?;
+        let tokenizer = Tokenizer::load(model)?;
+        // Room for positions is made once the rows are known: see `room`.
+        let decoder = Decoder::open(&engine, model, 1)?;
+        let limit = decoder.config.max_position_embeddings;
+        if max_length > limit {
+            log::warn!("max_length {max_length} is beyond the {limit} positions the model was made for");
+        }
+        Ok(Inputs { engine, model: decoder, tokenizer, cache_dir })
+    }
+
+    /// Makes room for the rows of these stores.
+    pub fn room(&mut self, stores: &[&TokenStore]) -> Result<()> {
+        let longest = stores.iter().map(|s| s.longest()).max().unwrap_or(1);
+        self.model.grow(&self.engine, longest)
+    }
+
+    /// The token store of a data file.
+    pub fn store(
+        &self,
+        data: &Path,
+        options: &DataOptions,
+        max_length: usize,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<TokenStore> {
+        let store = TokenStore::open_or_build(&StoreRequest {
+            data,
+            options,
+            tokenizer: &self.tokenizer,
+            max_length,
+            cache_dir: &self.cache_dir,
+            threads: self.engine.threads(),
+            stop,
+        })?;
+        let vocab = self.model.config.vocab_size;
+        if store.max_id() as usize >= vocab {
+            let reason =
+                format!("{} holds token {}, but the model has {vocab} embeddings", data.display(), store.max_id());
+            return Err(Error::Tokenizer { path: data.to_path_buf(), reason });
+        }
+        Ok(store)
+    }
+}
+
+/// The choices for a run: functions of settings and shapes, never of free memory.
+pub(crate) fn resolve(config: &TrainConfig, engine: &Engine, model: &Decoder, longest: usize) -> Resolved {
+    // About 4,096 tokens of the longest rows: enough to amortise the reading of the weights.
+    let micro_batch = config.micro_batch.unwrap_or_else(|| (4096 / config.max_length).clamp(1, config.batch_size));
+    // A pair that runs row by row holds both rows until their loss.
+    let rows = if micro_batch == 1 && config.recipe == crate::Recipe::Sftmix { 2 } else { micro_batch };
+    let recompute = match config.recompute {
+        Recompute::On => true,
+        Recompute::Off => false,
+        Recompute::Auto => model.kept_bytes(rows * longest) > KEEP_LIMIT,
+    };
+    Resolved {
+        threads: engine.threads(),
+        micro_batch,
+        loss_chunk: engine.loss_chunk(model.config.vocab_size),
+        attention_tile: engine.options.attention_tile,
+        recompute,
+    }
+}
+
+/// Takes the base model's content hash beside the run; it may have to read gigabytes.
+pub(crate) struct ModelHash {
+    path: PathBuf,
+    running: Option<JoinHandle<Result<String>>>,
+    hash: Option<String>,
+}
+
+impl ModelHash {
+    pub fn start(model: &Path, cache_dir: &Path) -> Result<ModelHash> {
+        let (model, cache) = (model.to_path_buf(), cache_dir.to_path_buf());
+        let path = model.clone();
+        let builder = std::thread::Builder::new().name("sftmix-hash".into());
+        let body = move || hash_model(&model, &mut HashCache::open(&cache));
+        let running = builder.spawn(body).map_err(|e| Error::Threads(e.to_string()))?;
+        Ok(ModelHash { path, running: Some(running), hash: None })
+    }
+
+    /// The hash, waiting for it where needed. `expected` is what a resumed run was begun with.
+    pub fn get(&mut self, expected: Option<&str>) -> Result<String> {
+        if let Some(thread) = self.running.take() {
+            let hash = thread.join().unwrap_or_else(|_| Err(Error::Threads("the hashing thread panicked".into())))?;
+            self.hash = Some(hash);
+        }
+        let Some(hash) = self.hash.clone() else {
+            return Err(Error::Misuse("the model's hash is asked for again after it failed".into()));
+        };
+        match expected.filter(|&e| e != hash) {
+            Some(e) => {
+                let reason = format!("the run was begun on another base model: content hash {e}, now {hash}");
+                Err(Error::Checkpoint { path: self.path.clone(), reason })
+            }
+            None => Ok(hash),
+        }
+    }
+}
+
+/// Whether a stop was asked for, as the store asks it.
+pub(crate) fn stopped(stop: &StopHandle) -> impl Fn() -> bool + '_ {
+    || stop.is_stopped()
+}
+
+/// A hash as text.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}

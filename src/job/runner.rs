@@ -1,0 +1,692 @@
+//! The loop of a run: stages, steps, sweeps, evaluations, checkpoints. Whatever it does is a function of
+//! the settings and the state in a checkpoint, so a resumed run gives the bits of an uninterrupted one.
+
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::event::{Control, Event, Prepared, StepEvent, TrainReport};
+use super::open::{hex, resolve, stopped, Inputs, ModelHash};
+use super::stage::{Rows, StageRun};
+use super::StopHandle;
+use crate::config::{Dynamics, Recipe, TrainConfig};
+use crate::data::store::TokenStore;
+use crate::dynamics::{
+    confidences, import_confidences, split_checkpoints, CheckpointInfo, DynamicsLog, DynamicsWriter, Header, Kind,
+    Position, Record, Stage,
+};
+use crate::error::{Error, Result};
+use crate::lora::Adapter;
+use crate::memory::PeakSampler;
+use crate::model::decoder::Keep;
+use crate::ops::elementwise::DropoutKey;
+use crate::ops::linear::SlotGrad;
+use crate::ops::{Engine, EngineOptions};
+use crate::recipe::{Halves, StagePlan, Step};
+use crate::run::atomic::{clean_temporaries, replace_dir};
+use crate::run::checkpoint::{self, Checkpoint, State};
+use crate::run::folder::Metrics;
+use crate::run::{RunFile, RunFolder};
+use crate::train::batches::{groups, Cut};
+use crate::train::group::{GroupRun, RowResult};
+use crate::train::optimizer::{AdamW, AdamWConfig};
+use crate::train::schedule::LearningRate;
+use crate::train::score::{evaluate, score, Evaluation};
+
+/// Rows of a forward pass.
+const SCORE_ROWS: usize = 32;
+
+type Observer<'a> = &'a mut (dyn FnMut(&Event) -> Control + Send);
+
+/// Runs a job to its end.
+pub(crate) fn run(config: &TrainConfig, resume: bool, stop: &StopHandle, observer: Observer) -> Result<TrainReport> {
+    let folder = RunFolder::new(&config.out);
+    let _lock = folder.lock()?;
+    let before = folder.read()?;
+    if resume {
+        if let Some(report) = folder.report()? {
+            return Ok(report);
+        }
+    }
+    clean_temporaries(folder.dir())?;
+    let mut runner = Runner::open(config, folder, before, stop, observer)?;
+    runner.run()
+}
+
+/// The weights in training and what moves them.
+struct Training {
+    adapter: Adapter,
+    adam: AdamW,
+    grads: Vec<SlotGrad>,
+}
+
+struct Runner<'a> {
+    config: &'a TrainConfig,
+    folder: RunFolder,
+    run_file: RunFile,
+    inputs: Inputs,
+    store: TokenStore,
+    valid: Option<TokenStore>,
+    hash: ModelHash,
+    stages: Vec<StageRun>,
+    total_steps: u64,
+    keep: Keep,
+    cut: Cut,
+    /// Open once the run has begun.
+    metrics: Option<Metrics>,
+    dynamics: Option<DynamicsWriter>,
+    halves: Option<Halves>,
+    /// Imported confidences, until they are on disk.
+    imported: Option<Vec<f32>>,
+    state: State,
+    /// The checkpoint that the state was read from, until its weights are.
+    from: Option<Checkpoint>,
+    stop: &'a StopHandle,
+    observer: Observer<'a>,
+    sampler: PeakSampler,
+    started: Instant,
+    elapsed_before: f64,
+    steps_before: u64,
+}
+
+impl<'a> Runner<'a> {
+    fn open(
+        config: &'a TrainConfig,
+        folder: RunFolder,
+        before: Option<RunFile>,
+        stop: &'a StopHandle,
+        observer: Observer<'a>,
+    ) -> Result<Runner<'a>> {
+        let (started, sampler) = (Instant::now(), PeakSampler::start());
+        let cache = config.cache_dir.clone().unwrap_or_else(|| folder.cache());
+        let mut options = EngineOptions { threads: config.threads, ..Default::default() };
+        if let Some(r) = before.as_ref().map(|b| &b.resolved) {
+            options.threads = Some(r.threads);
+            options.loss_chunk = Some(r.loss_chunk);
+            options.attention_tile = r.attention_tile;
+        }
+        let hash = ModelHash::start(&config.model, &cache)?;
+        let mut inputs = Inputs::open(&config.model, config.max_length, options, cache)?;
+        let open = |data| inputs.store(data, &config.data_options, config.max_length, &stopped(stop));
+        let store = open(&config.data)?;
+        let valid = config.valid.as_deref().map(open).transpose()?;
+        inputs.room(&std::iter::once(&store).chain(&valid).collect::<Vec<_>>())?;
+        let resolved = resolve(config, &inputs.engine, &inputs.model, store.longest());
+        let (data_hash, tokenizer_hash) = (hex(&store.hash()), hex(&inputs.tokenizer.content_hash()));
+        let run_file = match before {
+            Some(run) => {
+                for (what, had, now) in
+                    [("data", &run.data_hash, &data_hash), ("tokenizer", &run.tokenizer_hash, &tokenizer_hash)]
+                {
+                    if had != now {
+                        let reason = format!("the run was begun with another {what}: content hash {had}, now {now}");
+                        return Err(Error::Checkpoint { path: folder.dir().to_path_buf(), reason });
+                    }
+                }
+                run
+            }
+            None => RunFile::new(config.clone(), resolved, data_hash, tokenizer_hash, store.counts().clone()),
+        };
+        let (from, state) = newest(&folder)?;
+        let keep = if run_file.resolved.recompute { Keep::Inputs } else { Keep::All };
+        let cut = Cut { micro_batch: run_file.resolved.micro_batch, mu: config.mu, reduction: config.mix_reduction };
+        let mut runner = Runner {
+            config,
+            elapsed_before: state.elapsed_seconds,
+            steps_before: state.global_step,
+            folder,
+            run_file,
+            inputs,
+            store,
+            valid,
+            hash,
+            stages: Vec::new(),
+            total_steps: 0,
+            keep,
+            cut,
+            metrics: None,
+            dynamics: None,
+            halves: None,
+            imported: None,
+            state,
+            from,
+            stop,
+            observer,
+            sampler,
+            started,
+        };
+        runner.plan()?;
+        Ok(runner)
+    }
+
+    /// Imports dynamics where they come from elsewhere, and lays out the stages.
+    fn plan(&mut self) -> Result<()> {
+        let mut unmatched = 0;
+        if let Some(kept) = self.folder.confidence()?.filter(|c| c.len() == self.store.len()) {
+            unmatched = kept.iter().filter(|c| c.is_nan()).count() as u64;
+            self.set_halves(&kept)?;
+        } else if let (Recipe::Sftmix, Dynamics::Path(path)) = (self.config.recipe, &self.config.dynamics) {
+            let inner = path.join("dynamics");
+            let log = DynamicsLog::open(if inner.exists() { &inner } else { path })?;
+            let ours = (0..self.store.len()).map(|i| {
+                let e = self.store.example(i);
+                (e.source_row, e.text_hash)
+            });
+            let (confidence, report) = import_confidences(&log, ours, self.config.confidence)?;
+            log::info!("{report:?}");
+            unmatched = report.missing;
+            self.set_halves(&confidence)?;
+            self.imported = Some(confidence);
+        }
+        let plan = StagePlan::new(self.config, self.store.len() as u64, unmatched)?;
+        self.total_steps = plan.steps();
+        self.stages = StageRun::from_plan(&plan.stages);
+        Ok(())
+    }
+
+    fn set_halves(&mut self, confidence: &[f32]) -> Result<()> {
+        let halves = Halves::split(confidence)?;
+        let (confident, unconfident, neither) =
+            (halves.confident().len(), halves.unconfident().len(), halves.neither().len());
+        self.halves = Some(halves);
+        self.tell(&Event::Split { confident, unconfident, neither });
+        Ok(())
+    }
+
+    fn tell(&mut self, event: &Event) {
+        if (self.observer)(event) == Control::Stop {
+            self.stop.stop();
+        }
+    }
+
+    fn engine(&self) -> &Engine {
+        &self.inputs.engine
+    }
+
+    fn run(&mut self) -> Result<TrainReport> {
+        let first = match self.stages.iter().position(|s| s.stage.as_str() == self.state.stage) {
+            Some(i) => i,
+            None if self.state.stage.is_empty() => 0,
+            None => {
+                let reason = format!("stage {:?} of the checkpoint is none of the run's", self.state.stage);
+                return Err(Error::Checkpoint { path: self.folder.dir().to_path_buf(), reason });
+            }
+        };
+        let resumed = self.from.is_some();
+        let mut training = self.begin_stage(first, resumed)?;
+        self.begin(resumed)?;
+        self.tell(&Event::Prepared(Prepared {
+            examples: self.store.len(),
+            rows: self.store.counts().clone(),
+            tokens: self.store.total_tokens(),
+            supervised_tokens: self.store.supervised_tokens(),
+            parameters: training.adapter.parameters(),
+            total_steps: self.total_steps,
+            micro_batch: self.run_file.resolved.micro_batch,
+            recompute: self.run_file.resolved.recompute,
+            threads: self.run_file.resolved.threads,
+            resumed_at: self.state.global_step,
+        }));
+        if self.valid.is_some() && self.state.base_eval_loss.is_none() {
+            let base = self.evaluate(None)?;
+            self.state.base_eval_loss = Some(base.nll);
+            self.report_evaluation("base", 0.0, base)?;
+        }
+        for i in first..self.stages.len() {
+            if i > first {
+                // The stage before and its moments go before the next one's are made.
+                drop(training);
+                self.state.stage = self.stages[i].stage.as_str().into();
+                (self.state.step, self.state.stage_nll, self.state.stage_tokens) = (0, 0.0, 0);
+                self.state.last_eval = None;
+                training = self.begin_stage(i, false)?;
+            }
+            let stage = self.stages[i].clone();
+            self.run_stage(&stage, &mut training)?;
+        }
+        self.finish(training.adapter)
+    }
+
+    /// The first that is written, once settings and inputs are known to be good: what is refused before can
+    /// be given again, corrected.
+    fn begin(&mut self, resumed: bool) -> Result<()> {
+        if resumed {
+            // Before anything is trained on another base than the run's.
+            self.model_hash()?;
+        } else if self.folder.dynamics().exists() {
+            // Nothing vouches for a log that no checkpoint knows.
+            std::fs::remove_dir_all(self.folder.dynamics()).map_err(Error::io(self.folder.dynamics()))?;
+        }
+        if let Some(confidence) = self.imported.take() {
+            self.folder.keep_confidence(&confidence)?;
+        }
+        self.folder.write(&self.run_file)?;
+        self.metrics = Some(self.folder.metrics(self.state.metrics_bytes)?);
+        for stage in &self.stages {
+            if LearningRate::new(1.0, self.config.schedule, self.config.warmup_ratio, stage.steps).at(stage.steps - 1)
+                == 0.0
+            {
+                log::warn!(
+                    "the {} stage has {} step(s), all with learning rate 0: warm-up begins at 0",
+                    stage.stage.as_str(),
+                    stage.steps
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn write_metrics(&mut self, line: &impl serde::Serialize) -> Result<()> {
+        match &mut self.metrics {
+            Some(m) => m.append(line),
+            None => Ok(()),
+        }
+    }
+
+    /// Weights of a stage: a checkpoint's, an initial adapter's, or fresh ones.
+    fn begin_stage(&mut self, i: usize, resumed: bool) -> Result<Training> {
+        self.state.stage = self.stages[i].stage.as_str().into();
+        let (engine, model, c) = (&self.inputs.engine, &self.inputs.model, self.config);
+        let from = self.from.take().filter(|_| resumed);
+        let mut adapter = match (&from, &c.init_adapter) {
+            (Some(checkpoint), _) => Adapter::load(engine, model, &checkpoint.path)?,
+            (None, Some(dir)) => {
+                let adapter = Adapter::load(engine, model, dir)?;
+                check_initial(c, &adapter)?;
+                adapter
+            }
+            (None, None) => Adapter::fresh(engine, model, &c.lora(), c.seed)?,
+        };
+        // The file's target modules are names; the run's own words stay in its adapters.
+        adapter.config.lora_dropout = c.lora_dropout;
+        for slot in &mut adapter.slots {
+            slot.dropout = c.lora_dropout as f32;
+        }
+        let settings = AdamWConfig { betas: c.adam_betas, eps: c.adam_eps, weight_decay: c.weight_decay, clip: c.clip };
+        let mut adam = AdamW::new(engine, &adapter, settings)?;
+        if let Some(checkpoint) = &from {
+            checkpoint::restore_optimizer(checkpoint, &adapter, &mut adam)?;
+        }
+        let grads = adapter.zero_gradients(engine)?;
+        if let Some(position) = self.state.dynamics.filter(|_| resumed) {
+            self.resume_dynamics(i, position, &adapter)?;
+        }
+        Ok(Training { adapter, adam, grads })
+    }
+
+    /// Takes the log up where the checkpoint knew it to stand; a sweep of just this state that went on
+    /// after the checkpoint was written is kept.
+    fn resume_dynamics(&mut self, stage: usize, position: Position, adapter: &Adapter) -> Result<()> {
+        if !self.folder.dynamics().exists() && position == Position::default() {
+            return Ok(());
+        }
+        let mut writer = DynamicsWriter::open(self.folder.dynamics())?;
+        let hash = hex(&adapter.hash()?);
+        let (stage, step) = (self.stages[stage].stage, self.state.step);
+        let further = writer.header().checkpoints.get(position.complete).filter(|c| {
+            position.records == 0
+                && c.kind == Kind::Sweep
+                && (c.stage, c.step) == (stage, step)
+                && c.adapter_hash == hash
+        });
+        let to = match further {
+            Some(c) if c.complete => Position { complete: position.complete + 1, records: 0 },
+            Some(_) => Position { complete: position.complete, records: writer.records() },
+            None => position,
+        };
+        if writer.position() != to {
+            writer.rewind(to)?;
+        }
+        self.dynamics = Some(writer);
+        Ok(())
+    }
+
+    /// The log, begun where there is none.
+    fn log(&mut self) -> Result<&mut DynamicsWriter> {
+        let writer = match self.dynamics.take() {
+            Some(w) => w,
+            None => {
+                let model_hash = self.model_hash()?;
+                let header = Header::new(model_hash, self.run_file.data_hash.clone());
+                let dir = self.folder.dynamics();
+                if dir.exists() {
+                    std::fs::remove_dir_all(&dir).map_err(Error::io(&dir))?;
+                }
+                let store = &self.store;
+                let examples = (0..store.len()).map(|i| {
+                    let e = store.example(i);
+                    (e.source_row, e.text_hash)
+                });
+                DynamicsWriter::create(&dir, header, examples)?
+            }
+        };
+        Ok(self.dynamics.insert(writer))
+    }
+
+    /// The base model's hash; written to `run.json` once it is known.
+    fn model_hash(&mut self) -> Result<String> {
+        let hash = self.hash.get(self.run_file.model_hash.as_deref())?;
+        if self.run_file.model_hash.is_none() {
+            self.run_file.model_hash = Some(hash.clone());
+            self.folder.write(&self.run_file)?;
+        }
+        Ok(hash)
+    }
+
+    fn run_stage(&mut self, stage: &StageRun, t: &mut Training) -> Result<()> {
+        let rate = {
+            let c = self.config;
+            LearningRate::new(c.lr, c.schedule, c.warmup_ratio, stage.steps)
+        };
+        let mut rows = Rows::default();
+        loop {
+            let step = self.state.step;
+            if let Some(number) = stage.sweeps.iter().position(|&s| s == step) {
+                self.sweep(stage, number, t)?;
+            }
+            // Also an evaluation that a stop cut short.
+            if self.evaluation_due(stage) {
+                self.evaluate_stage(stage, t)?;
+            }
+            if step == stage.steps {
+                return Ok(());
+            }
+            if stage.place(step).mixed && self.halves.is_none() {
+                let log = DynamicsLog::open(self.folder.dynamics())?;
+                let which = split_checkpoints(&log)?;
+                let confidence = confidences(&log, self.config.confidence, &which)?;
+                self.set_halves(&confidence)?;
+            }
+            let taken = rows.step(stage, self.config, self.store.len() as u32, step, self.halves.as_ref());
+            if stage.online && self.log()?.current().is_none() {
+                let p = stage.place(step);
+                let end = ((p.epoch + 1) * p.of).min(stage.steps);
+                let info = CheckpointInfo::new(stage.stage, Kind::Online, end, (p.epoch + 1) as f64, "");
+                self.log()?.begin(info)?;
+            }
+            self.step(stage, t, &taken, rate.at(step))?;
+            let ends_epoch = stage.ends_epoch(self.state.step);
+            if stage.online && ends_epoch {
+                self.log()?.finish()?;
+            }
+            if self.evaluation_due(stage) && !self.stop.is_stopped() {
+                self.evaluate_stage(stage, t)?;
+            }
+            let sweep_next = stage.sweeps.contains(&self.state.step);
+            if sweep_next {
+                // So that the checkpoint knows the log, and a sweep that is cut short goes on.
+                self.log()?;
+            }
+            let save = self.state.global_step.is_multiple_of(self.config.save_every) || self.state.step == stage.steps;
+            if save || sweep_next || self.stop.is_stopped() {
+                self.checkpoint(t)?;
+            }
+            if self.stop.is_stopped() {
+                return self.stopped(t);
+            }
+        }
+    }
+
+    /// One optimizer step.
+    fn step(&mut self, stage: &StageRun, t: &mut Training, taken: &Step, lr: f64) -> Result<()> {
+        let begun = Instant::now();
+        let made = groups(&self.store, taken, self.cut);
+        let dropout = DropoutKey { seed: self.config.seed, step: self.state.global_step };
+        let (mut rows, mut mixup, mut floor, mut tokens) = (Vec::new(), 0.0, 0.0, 0u64);
+        for group in &made.groups {
+            if self.stop.is_stopped() {
+                return self.stopped(t);
+            }
+            let run = GroupRun {
+                engine: &self.inputs.engine,
+                model: &self.inputs.model,
+                adapter: Some(&t.adapter),
+                keep: self.keep,
+                dropout: Some(dropout),
+            };
+            let grads = &mut t.grads;
+            let result = self.engine().run(|| group.run(&run, Some(grads)))?;
+            mixup += result.mixup;
+            floor += result.mixup_floor;
+            tokens += group.micros.iter().map(|m| m.tokens() as u64).sum::<u64>();
+            rows.extend(result.rows);
+        }
+        if let Some(bad) = rows.iter().find(|r| !r.nll.is_finite()) {
+            let row = self.store.example(bad.example as usize).source_row;
+            let what = format!("loss of row {row}, {} step {}", stage.stage.as_str(), self.state.step + 1);
+            return Err(Error::NonFinite { what });
+        }
+        let engine = &self.inputs.engine;
+        let (adam, adapter, grads) = (&mut t.adam, &mut t.adapter, &mut t.grads);
+        let grad_norm = engine.run(|| adam.apply(engine, adapter, grads, lr))?;
+        if stage.online {
+            let log = self.log()?;
+            for r in &rows {
+                log.append(&record(r))?;
+            }
+        }
+        let supervised: u64 = rows.iter().map(|r| r.tokens as u64).sum();
+        let nll: f64 = rows.iter().map(|r| r.nll).sum();
+        let share = |v: f64| v / (supervised as f64).max(1.0);
+        self.state.step += 1;
+        self.state.global_step += 1;
+        self.state.num_tokens += tokens;
+        self.state.stage_nll += nll;
+        self.state.stage_tokens += supervised;
+        let mixes = !taken.pairs.is_empty();
+        let elapsed = self.elapsed();
+        let done_now = self.state.global_step - self.steps_before;
+        let left = self.total_steps.saturating_sub(self.state.global_step) as f64;
+        let event = StepEvent {
+            stage: stage.stage.as_str(),
+            step: self.state.step,
+            global_step: self.state.global_step,
+            total_steps: self.total_steps,
+            epoch: stage.epochs(self.state.step),
+            loss: share(nll) + if mixes { self.config.mu * mixup } else { 0.0 },
+            ntp_loss: share(nll),
+            mixup_loss: mixes.then_some(mixup),
+            mixup_floor: mixes.then_some(floor),
+            mix_tokens: made.mixed,
+            mix_coverage: made.coverage,
+            grad_norm,
+            learning_rate: lr,
+            num_tokens: self.state.num_tokens,
+            supervised_tokens: supervised,
+            mean_token_accuracy: share(rows.iter().map(|r| r.correct as f64).sum()),
+            entropy: share(rows.iter().map(|r| r.entropy).sum()),
+            tokens_per_second: tokens as f64 / begun.elapsed().as_secs_f64().max(1e-9),
+            elapsed_seconds: elapsed,
+            eta_seconds: left * (elapsed - self.elapsed_before) / done_now.max(1) as f64,
+            peak_anonymous_bytes: self.peak(),
+        };
+        self.write_metrics(&event)?;
+        self.tell(&Event::Step(event));
+        Ok(())
+    }
+
+    /// A forward pass over the set at this state, unless the log has it.
+    fn sweep(&mut self, stage: &StageRun, number: usize, t: &Training) -> Result<()> {
+        let step = self.state.step;
+        let had = |w: &DynamicsWriter| {
+            w.header().checkpoints.iter().any(|c| (c.stage, c.step, c.complete) == (stage.stage, step, true))
+        };
+        if self.dynamics.as_ref().is_some_and(had) {
+            return Ok(());
+        }
+        let hash = hex(&t.adapter.hash()?);
+        let log = self.log()?;
+        if log.current().is_none() {
+            log.begin(CheckpointInfo::new(stage.stage, Kind::Sweep, step, stage.epochs(step), hash))?;
+        }
+        let total = self.store.len() as u64;
+        let Some(mut writer) = self.dynamics.take() else {
+            return Err(Error::Dynamics { path: self.folder.dynamics(), reason: "the log is not open".into() });
+        };
+        let from = writer.records() as u32;
+        let (stop, observer, sweeps) = (self.stop, &mut self.observer, stage.sweeps.len());
+        let Inputs { engine, model, .. } = &self.inputs;
+        score(engine, model, Some(&t.adapter), &self.store, from, SCORE_ROWS, |result| {
+            for r in &result.rows {
+                writer.append(&record(r))?;
+            }
+            let event = Event::Sweep { number: number + 1, of: sweeps, done: writer.records(), total };
+            if observer(&event) == Control::Stop {
+                stop.stop();
+            }
+            Ok(!stop.is_stopped())
+        })?;
+        if writer.records() == total {
+            writer.finish()?;
+        } else {
+            writer.flush()?;
+        }
+        self.dynamics = Some(writer);
+        if self.stop.is_stopped() {
+            return self.stopped(t);
+        }
+        Ok(())
+    }
+
+    /// Whether the held-out rows are to be evaluated at this step and have not been. The reference run is
+    /// left out: its adapter is nobody's result.
+    fn evaluation_due(&self, stage: &StageRun) -> bool {
+        let step = self.state.step;
+        let due = stage.ends_epoch(step) || self.config.eval_every.is_some_and(|n| step > 0 && step.is_multiple_of(n));
+        let done = self.state.last_eval.is_some_and(|(at, _)| at == step);
+        self.valid.is_some() && stage.stage != Stage::Reference && due && !done
+    }
+
+    fn evaluate_stage(&mut self, stage: &StageRun, t: &Training) -> Result<()> {
+        match self.evaluate(Some(&t.adapter)) {
+            Ok(e) => {
+                self.state.last_eval = Some((self.state.step, e.nll));
+                self.report_evaluation(stage.stage.as_str(), stage.epochs(self.state.step), e)
+            }
+            Err(Error::Stopped { .. }) => self.stopped(t),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn evaluate(&self, adapter: Option<&Adapter>) -> Result<Evaluation> {
+        let Some(valid) = &self.valid else { return Ok(Evaluation::default()) };
+        let Inputs { engine, model, .. } = &self.inputs;
+        evaluate(engine, model, adapter, valid, SCORE_ROWS, &stopped(self.stop))
+    }
+
+    fn report_evaluation(&mut self, stage: &'static str, epoch: f64, e: Evaluation) -> Result<()> {
+        let global_step = self.state.global_step;
+        let line = json!({
+            "stage": stage,
+            "global_step": global_step,
+            "epoch": epoch,
+            "eval_loss": e.nll,
+            "eval_token_accuracy": e.token_accuracy,
+            "elapsed_seconds": self.elapsed(),
+        });
+        self.write_metrics(&line)?;
+        self.tell(&Event::Evaluated { stage, global_step, epoch, evaluation: e });
+        Ok(())
+    }
+
+    fn checkpoint(&mut self, t: &Training) -> Result<()> {
+        // A checkpoint says on which base it stands.
+        self.model_hash()?;
+        self.state.metrics_bytes = self.metrics.as_ref().map_or(0, Metrics::bytes);
+        if let Some(log) = &mut self.dynamics {
+            log.flush()?;
+        }
+        self.state.dynamics = self.dynamics.as_ref().map(DynamicsWriter::position);
+        self.state.elapsed_seconds = self.elapsed();
+        let base = self.config.model.to_string_lossy();
+        let (dir, keep, total) = (self.folder.dir(), self.config.keep, self.total_steps);
+        let path = checkpoint::save(dir, keep, &base, &t.adapter, &t.adam, &self.state, total)?;
+        self.tell(&Event::Checkpoint { path });
+        Ok(())
+    }
+
+    /// The end of a stopped run: the state of the last whole step is on disk, if there was one.
+    fn stopped(&mut self, t: &Training) -> Result<()> {
+        let at = self.state.global_step;
+        let on_disk = checkpoint::list(self.folder.dir())?.pop();
+        let path = match on_disk {
+            Some(c) if c.global_step == at => Some(c.path),
+            _ if at > 0 => {
+                self.checkpoint(t)?;
+                checkpoint::list(self.folder.dir())?.pop().map(|c| c.path)
+            }
+            _ => None,
+        };
+        Err(Error::Stopped { checkpoint: path })
+    }
+
+    fn finish(&mut self, adapter: Adapter) -> Result<TrainReport> {
+        self.model_hash()?;
+        let path = self.folder.adapter();
+        let base = self.config.model.to_string_lossy().into_owned();
+        replace_dir(&path, |dir| adapter.save(dir, &base))?;
+        let counts = self.store.counts();
+        let report = TrainReport {
+            run: self.folder.dir().to_path_buf(),
+            adapter: path,
+            steps: self.state.global_step,
+            train_loss: self.state.stage_nll / (self.state.stage_tokens as f64).max(1.0),
+            base_eval_loss: self.state.base_eval_loss,
+            eval_loss: self.state.last_eval.map(|(_, loss)| loss),
+            examples: self.store.len() as u64,
+            rows_cut: counts.cut,
+            rows_dropped: counts.empty + counts.no_target,
+            seconds: self.elapsed(),
+            peak_anonymous_bytes: self.peak(),
+        };
+        self.folder.finish(&report)?;
+        Ok(report)
+    }
+
+    fn elapsed(&self) -> f64 {
+        self.elapsed_before + self.started.elapsed().as_secs_f64()
+    }
+
+    /// What the system says, or where it does not, what the pool holds.
+    fn peak(&self) -> u64 {
+        self.sampler.peak().unwrap_or(self.engine().pool().peak_bytes() as u64)
+    }
+}
+
+/// An initial adapter brings its own rank and alpha: settings that say otherwise are not ignored in silence.
+fn check_initial(c: &TrainConfig, adapter: &Adapter) -> Result<()> {
+    let (default, has) = (TrainConfig::default(), &adapter.config);
+    let differs = |field: &str, set: f64, default: f64, has: f64| {
+        if set != default && set != has {
+            return Err(Error::config(field, format!("{set} is given, but the initial adapter has {has}")));
+        }
+        Ok(())
+    };
+    differs("lora_r", c.lora_r as f64, default.lora_r as f64, has.r as f64)?;
+    differs("lora_alpha", c.lora_alpha, default.lora_alpha, has.lora_alpha)?;
+    if c.use_rslora && !has.use_rslora {
+        return Err(Error::config("use_rslora", "the initial adapter is not scaled so"));
+    }
+    Ok(())
+}
+
+fn record(r: &RowResult) -> Record {
+    Record {
+        example: r.example,
+        n_tokens: r.tokens,
+        n_correct: r.correct,
+        mean_prob: (r.prob / r.tokens.max(1) as f64) as f32,
+        nll_sum: r.nll,
+    }
+}
+
+/// The newest checkpoint whose state can be read; older ones are tried with a warning.
+fn newest(folder: &RunFolder) -> Result<(Option<Checkpoint>, State)> {
+    for c in checkpoint::list(folder.dir())?.into_iter().rev() {
+        match checkpoint::whole(&c) {
+            Ok(state) => return Ok((Some(c), state)),
+            Err(e) => log::warn!("{e}; an older checkpoint is tried"),
+        }
+    }
+    Ok((None, State::default()))
+}

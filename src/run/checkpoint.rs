@@ -1,0 +1,186 @@
+//! `checkpoint-<step>/`: a loadable PEFT adapter, the optimizer, where the run stands. Built under a
+//! temporary name and renamed, so one that has its name is whole.
+
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, TensorView};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::atomic::{replace_dir, write_file};
+use super::folder::pretty;
+use crate::dynamics::Position;
+use crate::error::{Error, Result};
+use crate::lora::{peft::load_tensors, Adapter};
+use crate::train::optimizer::AdamW;
+
+/// Where a run stands. No generator state: random numbers are functions of (seed, step, row).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// `reference`, `target` or `single`.
+    pub stage: String,
+    /// Steps done in the stage.
+    pub step: u64,
+    /// Steps done in all stages.
+    pub global_step: u64,
+    /// Where the dynamics log stood.
+    pub dynamics: Option<Position>,
+    /// Seconds spent so far.
+    pub elapsed_seconds: f64,
+    /// Tokens seen in all stages.
+    pub num_tokens: u64,
+    /// Σ −log p over the supervised tokens of the stage.
+    pub stage_nll: f64,
+    /// Supervised tokens of the stage.
+    pub stage_tokens: u64,
+    /// Length of `metrics.jsonl`.
+    pub metrics_bytes: u64,
+    /// Held-out loss of the untouched base.
+    pub base_eval_loss: Option<f64>,
+    /// Held-out loss at the last evaluation of this stage, and its step.
+    pub last_eval: Option<(u64, f64)>,
+}
+
+/// A checkpoint on disk.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    /// Its folder.
+    pub path: PathBuf,
+    /// Steps done in all stages.
+    pub global_step: u64,
+}
+
+/// The checkpoints of a run, oldest first.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn list(run: &Path) -> Result<Vec<Checkpoint>> {
+    let mut out = Vec::new();
+    let entries = match std::fs::read_dir(run) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(out),
+        Err(e) => return Err(Error::io(run)(e)),
+    };
+    for entry in entries {
+        let path = entry.map_err(Error::io(run))?.path();
+        let step = path.file_name().and_then(|n| n.to_str()?.strip_prefix("checkpoint-")?.parse().ok());
+        if let Some(global_step) = step {
+            out.push(Checkpoint { path, global_step });
+        }
+    }
+    out.sort_by_key(|c| c.global_step);
+    Ok(out)
+}
+
+/// Writes a checkpoint and removes all of this run's but the newest `keep` up to it; later ones are of steps
+/// that the run has gone back behind.
+///
+/// # Errors
+/// When a file cannot be written; older checkpoints stay then.
+pub fn save(
+    run: &Path,
+    keep: usize,
+    base_model: &str,
+    adapter: &Adapter,
+    adam: &AdamW,
+    state: &State,
+    total_steps: u64,
+) -> Result<PathBuf> {
+    let path = run.join(format!("checkpoint-{}", state.global_step));
+    replace_dir(&path, |dir| {
+        adapter.save(dir, base_model)?;
+        save_optimizer(&dir.join("optimizer.safetensors"), adapter, adam)?;
+        // For tools that look for Hugging Face's file; the log itself is metrics.jsonl.
+        let trainer = json!({
+            "global_step": state.global_step,
+            "max_steps": total_steps,
+            "best_metric": null,
+            "log_history": [],
+        });
+        write_file(&dir.join("trainer_state.json"), &pretty(&trainer))?;
+        write_file(&dir.join("sftmix_state.json"), &pretty(state))
+    })?;
+    let (mut kept, later): (Vec<_>, Vec<_>) = list(run)?.into_iter().partition(|c| c.global_step <= state.global_step);
+    kept.truncate(kept.len().saturating_sub(keep));
+    for old in kept.iter().chain(&later) {
+        std::fs::remove_dir_all(&old.path).map_err(Error::io(&old.path))?;
+    }
+    Ok(path)
+}
+
+/// Reads where a checkpoint stands.
+///
+/// # Errors
+/// When its state is absent or damaged.
+pub fn state(checkpoint: &Checkpoint) -> Result<State> {
+    let path = checkpoint.path.join("sftmix_state.json");
+    let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+    serde_json::from_slice(&bytes).map_err(|e| Error::Checkpoint { path, reason: format!("not a state: {e}") })
+}
+
+/// Reads where a checkpoint stands, having seen that its tensors can be read too.
+///
+/// # Errors
+/// When a file of it is absent or damaged.
+pub fn whole(checkpoint: &Checkpoint) -> Result<State> {
+    for name in ["adapter_model.safetensors", "optimizer.safetensors"] {
+        let path = checkpoint.path.join(name);
+        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+        if let Err(e) = safetensors::SafeTensors::deserialize(&bytes) {
+            return Err(Error::Checkpoint { path, reason: e.to_string() });
+        }
+    }
+    state(checkpoint)
+}
+
+fn key(module: &str, ab: &str, moment: &str) -> String {
+    format!("base_model.model.{module}.lora_{ab}.weight.{moment}")
+}
+
+fn save_optimizer(path: &Path, adapter: &Adapter, adam: &AdamW) -> Result<()> {
+    let (step, slots) = adam.state()?;
+    let bytes = |v: &[f32]| -> Vec<u8> { v.iter().flat_map(|x| x.to_le_bytes()).collect() };
+    let mut data = Vec::new();
+    for (s, [ma, va, mb, vb]) in adapter.slots.iter().zip(&slots) {
+        for (ab, shape, moments) in [("A", [s.r, s.in_features], [ma, va]), ("B", [s.out_features, s.r], [mb, vb])] {
+            for (name, v) in ["exp_avg", "exp_avg_sq"].iter().zip(moments) {
+                data.push((key(&s.module, ab, name), shape, bytes(v)));
+            }
+        }
+    }
+    let bad = |e: safetensors::SafeTensorError| Error::Checkpoint { path: path.to_path_buf(), reason: e.to_string() };
+    let views = data.iter().map(|(k, shape, b)| Ok((k, TensorView::new(Dtype::F32, shape.to_vec(), b).map_err(bad)?)));
+    let views = views.collect::<Result<Vec<_>>>()?;
+    let meta = std::collections::HashMap::from([("step".to_string(), step.to_string())]);
+    let out = safetensors::serialize(views, Some(meta)).map_err(bad)?;
+    write_file(path, &out)
+}
+
+/// Puts the optimizer of a checkpoint back.
+///
+/// # Errors
+/// When the file is damaged or lacks a moment.
+pub fn restore_optimizer(checkpoint: &Checkpoint, adapter: &Adapter, adam: &mut AdamW) -> Result<()> {
+    let path = checkpoint.path.join("optimizer.safetensors");
+    let bad = |reason: String| Error::Checkpoint { path: path.clone(), reason };
+    let mut tensors = load_tensors(&path)?;
+    let mut slots = Vec::with_capacity(adapter.slots.len());
+    for s in &adapter.slots {
+        let mut take = |ab: &str, moment: &str, n: usize| {
+            let key = key(&s.module, ab, moment);
+            match tensors.remove(&key) {
+                Some((_, v)) if v.len() == n => Ok(v),
+                Some((shape, _)) => Err(bad(format!("{key}: shape {shape:?}, expected {n} numbers"))),
+                None => Err(bad(format!("{key} is absent"))),
+            }
+        };
+        let (a, b) = (s.r * s.in_features, s.out_features * s.r);
+        slots.push([
+            take("A", "exp_avg", a)?,
+            take("A", "exp_avg_sq", a)?,
+            take("B", "exp_avg", b)?,
+            take("B", "exp_avg_sq", b)?,
+        ]);
+    }
+    adam.restore(state(checkpoint)?.step, &slots)
+}

@@ -1,0 +1,296 @@
+//! The run folder: `run.json` (every setting and hash), `metrics.jsonl`, `report.json` when finished.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::atomic::write_file;
+use crate::config::TrainConfig;
+use crate::data::store::RowCounts;
+use crate::error::{Error, Result};
+use crate::job::TrainReport;
+
+/// Version of the folder's layout.
+const FORMAT: u32 = 1;
+/// Imported confidences: f32 little endian, one an example, NaN where there is none.
+const CONFIDENCE: &str = "confidence.bin";
+
+/// What `run.json` holds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RunFile {
+    /// Version of the layout.
+    pub format: u32,
+    /// Version of the crate that began the run.
+    pub sftmix: String,
+    /// Every setting.
+    pub config: TrainConfig,
+    /// What the settings left open; used again on resume, since it decides bits.
+    pub resolved: Resolved,
+    /// Content hash of the base model; absent until it is taken.
+    pub model_hash: Option<String>,
+    /// Content hash of the training examples.
+    pub data_hash: String,
+    /// Content hash of the tokenizer.
+    pub tokenizer_hash: String,
+    /// How rows became examples.
+    pub rows: RowCounts,
+}
+
+/// Choices that the settings left open.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Resolved {
+    /// Worker threads.
+    pub threads: usize,
+    /// Rows whose blocks run together.
+    pub micro_batch: usize,
+    /// Supervised rows whose logits exist at once.
+    pub loss_chunk: usize,
+    /// Query rows of an attention tile.
+    pub attention_tile: usize,
+    /// Whether blocks run forward twice. Does not decide bits.
+    pub recompute: bool,
+}
+
+impl RunFile {
+    /// A new run.
+    pub fn new(
+        config: TrainConfig,
+        resolved: Resolved,
+        data_hash: String,
+        tokenizer_hash: String,
+        rows: RowCounts,
+    ) -> RunFile {
+        let sftmix = env!("CARGO_PKG_VERSION").to_string();
+        RunFile { format: FORMAT, sftmix, config, resolved, model_hash: None, data_hash, tokenizer_hash, rows }
+    }
+}
+
+/// A run folder.
+#[derive(Clone, Debug)]
+pub struct RunFolder {
+    dir: PathBuf,
+}
+
+impl RunFolder {
+    /// The folder `dir`, there or not.
+    pub fn new(dir: &Path) -> RunFolder {
+        RunFolder { dir: dir.to_path_buf() }
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// `adapter/`.
+    pub fn adapter(&self) -> PathBuf {
+        self.dir.join("adapter")
+    }
+
+    /// `dynamics/`.
+    pub fn dynamics(&self) -> PathBuf {
+        self.dir.join("dynamics")
+    }
+
+    /// `cache/`.
+    pub fn cache(&self) -> PathBuf {
+        self.dir.join("cache")
+    }
+
+    /// The name of something in the folder that a run would write over, when no run is there.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn foreign(&self) -> Result<Option<String>> {
+        let entries = match std::fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io(&self.dir)(e)),
+        };
+        for entry in entries {
+            let name = entry.map_err(Error::io(&self.dir))?.file_name().to_string_lossy().into_owned();
+            let ours = ["adapter", "dynamics", "metrics.jsonl", "report.json", CONFIDENCE];
+            if ours.contains(&name.as_str()) || name.starts_with("checkpoint-") {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Locks the folder until the file is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] when another process works in it.
+    pub fn lock(&self) -> Result<File> {
+        std::fs::create_dir_all(&self.dir).map_err(Error::io(&self.dir))?;
+        let path = self.dir.join(".lock");
+        let file = File::create(&path).map_err(Error::io(&path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(std::fs::TryLockError::WouldBlock) => {
+                let reason = "another process works in this folder".into();
+                Err(Error::Checkpoint { path: self.dir.clone(), reason })
+            }
+            // Some network file systems have no locks: then two runs in one folder are the caller's to avoid.
+            Err(std::fs::TryLockError::Error(e)) => {
+                log::warn!("{}: not locked: {e}", path.display());
+                Ok(file)
+            }
+        }
+    }
+
+    /// The imported confidences that the run was begun with; `None` where there are none yet.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn confidence(&self) -> Result<Option<Vec<f32>>> {
+        let bytes = read_if_there(&self.dir.join(CONFIDENCE))?;
+        let float = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+        Ok(bytes.map(|b| b.chunks_exact(4).map(float).collect()))
+    }
+
+    /// Keeps imported confidences, so that the run does not depend on where they came from.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn keep_confidence(&self, confidence: &[f32]) -> Result<()> {
+        let bytes: Vec<u8> = confidence.iter().flat_map(|c| c.to_le_bytes()).collect();
+        write_file(&self.dir.join(CONFIDENCE), &bytes)
+    }
+
+    /// Reads `run.json`; `None` where there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read, or another version wrote it.
+    pub fn read(&self) -> Result<Option<RunFile>> {
+        let path = self.dir.join("run.json");
+        let Some(bytes) = read_if_there(&path)? else { return Ok(None) };
+        let bad = |reason: String| Error::Checkpoint { path: path.clone(), reason };
+        let value: Value = serde_json::from_slice(&bytes).map_err(|e| bad(format!("not valid JSON: {e}")))?;
+        match value.get("format").and_then(Value::as_u64) {
+            Some(f) if f == FORMAT as u64 => {}
+            found => return Err(bad(format!("expected run format {FORMAT}, found {found:?}"))),
+        }
+        Ok(Some(serde_json::from_value(value).map_err(|e| bad(format!("not a run file: {e}")))?))
+    }
+
+    /// Writes `run.json`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, run: &RunFile) -> Result<()> {
+        std::fs::create_dir_all(&self.dir).map_err(Error::io(&self.dir))?;
+        write_file(&self.dir.join("run.json"), &pretty(run))
+    }
+
+    /// The report of a finished run.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub fn report(&self) -> Result<Option<TrainReport>> {
+        let path = self.dir.join("report.json");
+        let Some(bytes) = read_if_there(&path)? else { return Ok(None) };
+        let report: TrainReport = serde_json::from_slice(&bytes)
+            .map_err(|e| Error::Checkpoint { path, reason: format!("not a report: {e}") })?;
+        // The folder may have been moved since.
+        Ok(Some(TrainReport { run: self.dir.clone(), adapter: self.adapter(), ..report }))
+    }
+
+    /// Marks the run as finished.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn finish(&self, report: &TrainReport) -> Result<()> {
+        write_file(&self.dir.join("report.json"), &pretty(report))
+    }
+
+    /// Opens `metrics.jsonl` for appending behind its first `bytes`: a run that was killed has written lines
+    /// that its checkpoint does not know.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn metrics(&self, bytes: u64) -> Result<Metrics> {
+        let path = self.dir.join("metrics.jsonl");
+        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io(&path))?;
+        let bytes = bytes.min(file.metadata().map_err(Error::io(&path))?.len());
+        file.set_len(bytes).map_err(Error::io(&path))?;
+        Ok(Metrics { path, file, bytes })
+    }
+}
+
+/// `metrics.jsonl`, open for appending.
+#[derive(Debug)]
+pub struct Metrics {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+}
+
+impl Metrics {
+    /// Appends one line.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn append(&mut self, line: &impl Serialize) -> Result<()> {
+        let mut text = serde_json::to_vec(line).unwrap_or_default();
+        text.push(b'\n');
+        self.bytes += text.len() as u64;
+        self.file.write_all(&text).map_err(Error::io(&self.path))
+    }
+
+    /// Length of the file.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// Refuses settings that contradict a run's: both values are named. What the run chose itself, because its
+/// settings left it open, counts as its setting.
+///
+/// # Errors
+/// [`Error::InvalidConfig`] with the first such setting.
+pub fn check_settings(run: &RunFile, given: &Map<String, Value>) -> Result<()> {
+    let as_map = |v: &dyn Fn() -> serde_json::Result<Value>| match v() {
+        Ok(Value::Object(map)) => Ok(map),
+        Ok(_) => Err(Error::config("config", "settings are no object")),
+        Err(e) => Err(Error::config("config", e.to_string())),
+    };
+    let mut have = as_map(&|| serde_json::to_value(&run.config))?;
+    for (key, chosen) in [("threads", run.resolved.threads), ("micro_batch", run.resolved.micro_batch)] {
+        if have.get(key).is_some_and(Value::is_null) {
+            have.insert(key.into(), chosen.into());
+        }
+    }
+    let now: TrainConfig =
+        serde_json::from_value(Value::Object(given.clone())).map_err(|e| Error::config("config", e.to_string()))?;
+    let now = as_map(&|| serde_json::to_value(now.clone().absolute()))?;
+    // Two names of one file are one path.
+    let canonical = |v: &Value| v.as_str().and_then(|p| std::fs::canonicalize(p).ok());
+    for (key, value) in given {
+        let value = now.get(key).unwrap_or(value);
+        let had = have.get(key).unwrap_or(&Value::Null);
+        let same = had == value || (canonical(had).is_some() && canonical(had) == canonical(value));
+        if !same {
+            return Err(Error::config(key, format!("the run was begun with {had}, now {value} is given")));
+        }
+    }
+    Ok(())
+}
+
+/// The file's bytes; `None` where there is no such file.
+fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io(path)(e)),
+    }
+}
+
+pub(crate) fn pretty(value: &impl Serialize) -> Vec<u8> {
+    let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
+    text.push(b'\n');
+    text
+}
