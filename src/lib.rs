@@ -6,6 +6,8 @@ pub mod data;
 pub mod dynamics;
 mod error;
 mod eval;
+#[cfg(feature = "generate")]
+pub mod generate;
 pub mod job;
 mod kernels;
 pub mod lora;
@@ -23,4 +25,6 @@ pub use config::{
 };
 pub use error::{Error, Result};
 pub use eval::{evaluate, EvalConfig, Evaluation};
+#[cfg(feature = "generate")]
+pub use generate::{GenerateConfig, Generation, Generator};
 pub use job::{Control, Event, JobHandle, Prepared, StepEvent, StopHandle, TrainReport, TrainingJob};

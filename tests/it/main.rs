@@ -3,6 +3,8 @@
 
 mod block;
 mod dropout;
+#[cfg(feature = "generate")]
+mod generate;
 mod golden;
 mod ops;
 mod runs;
