@@ -1,6 +1,7 @@
 //! Fine-tuning with SFTMix over LoRA adapters.
 #![deny(missing_docs, rustdoc::broken_intra_doc_links)]
 
+pub mod bench;
 mod config;
 pub mod data;
 pub mod dynamics;
