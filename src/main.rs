@@ -1,1 +1,7 @@
-fn main() {}
+//! The program `sftmix`: a client of the library, in `cli`.
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -2,10 +2,14 @@
 //! print one line and pass where these are absent.
 
 mod block;
+#[cfg(feature = "cli")]
+mod cli;
 mod dropout;
 #[cfg(feature = "generate")]
 mod generate;
 mod golden;
+#[cfg(feature = "cli")]
+mod kill;
 mod ops;
 mod runs;
 mod support;

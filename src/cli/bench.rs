@@ -1,0 +1,131 @@
+//! `sftmix bench`.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use sftmix::bench::{self, BenchConfig, BenchModel, BenchReport, BenchStep, Shape, SHAPES};
+use sftmix::{Error, Recipe, Recompute};
+
+/// Measure speed and memory of training steps against what the machine can do
+///
+/// Trains on random tokens with a model of random weights, or with yours. Each step is related to the
+/// operations that no exact implementation can avoid, at the rate of the machine's fastest f32 product of
+/// the step's own shapes (gemm crate, or OpenBLAS where it is installed), timed beside the step.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Shape of a model with random weights: smollm2-135m, llama-3.2-1b or tiny
+    #[arg(long, value_name = "NAME", default_value = SHAPES[0].name, value_parser = Shape::named, conflicts_with = "model")]
+    shape: Shape,
+    /// Hugging Face model folder, instead of a shape
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Rows of a step
+    #[arg(long, value_name = "N", default_value_t = BenchConfig::default().batch_size)]
+    batch_size: usize,
+    /// Longest row in tokens
+    #[arg(long, value_name = "N", default_value_t = BenchConfig::default().seq)]
+    seq: usize,
+    /// Rows of exactly --seq tokens, all trained [default: lengths like Alpaca's, the response trained]
+    #[arg(long)]
+    packed: bool,
+    /// Steps that are timed, after one that is not
+    #[arg(long, value_name = "N", default_value_t = BenchConfig::default().steps)]
+    steps: usize,
+    /// Worker threads [default: the machine's cores]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// ntp, or sftmix: neighbouring rows are mixed
+    #[arg(long, value_name = "NAME", default_value_t = BenchConfig::default().recipe)]
+    recipe: Recipe,
+    /// Run blocks forward twice instead of keeping what they computed: auto, on or off
+    #[arg(long, value_name = "WHEN", default_value_t = BenchConfig::default().recompute)]
+    recompute: Recompute,
+    /// Rows that run together [default: about 4,096 tokens]
+    #[arg(long, value_name = "N")]
+    micro_batch: Option<usize>,
+    /// LoRA rank
+    #[arg(long, value_name = "N", default_value_t = BenchConfig::default().lora_r)]
+    lora_r: usize,
+    /// Where models with random weights are kept [default: a folder among the system's temporary files]
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+    /// Print one JSON object [default: a table]
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<(), Error> {
+    let config = BenchConfig {
+        model: args.model.map_or(BenchModel::Shape(args.shape), BenchModel::Folder),
+        batch_size: args.batch_size,
+        seq: args.seq,
+        packed: args.packed,
+        steps: args.steps,
+        threads: args.threads,
+        recipe: args.recipe,
+        recompute: args.recompute,
+        micro_batch: args.micro_batch,
+        lora_r: args.lora_r,
+        cache_dir: args.cache_dir,
+        ..Default::default()
+    };
+    let report = bench::run(&config, &mut |s| {
+        // A closed stderr is not an error: nobody is there to be told.
+        let _ = writeln!(std::io::stderr(), "{}", progress(s));
+    })?;
+    let text = match args.json {
+        true => serde_json::to_string(&report).map_err(std::io::Error::from).map(|t| t + "\n"),
+        false => Ok(table(&report)),
+    };
+    let printed = text.and_then(|t| std::io::stdout().lock().write_all(t.as_bytes()));
+    printed.map_err(|source| Error::Io { path: "stdout".into(), source })
+}
+
+fn progress(s: &BenchStep) -> String {
+    let share = s.floor_share.map_or("not counted".into(), |f| format!("{:.0} % of the floor's rate", 100.0 * f));
+    format!("step {}: {} tokens, {:.2} s, loss {:.4}, {share}", s.step, s.tokens, s.seconds, s.loss)
+}
+
+fn table(r: &BenchReport) -> String {
+    let mib = |b: Option<u64>| b.map_or("-".into(), |b| format!("{:.0} MiB", b as f64 / (1u64 << 20) as f64));
+    let optional = |v: Option<f64>, digits: usize| v.map_or("-".into(), |v| format!("{v:.digits$}"));
+    let rows = if r.packed { format!("{} tokens, packed", r.seq) } else { format!("up to {} tokens", r.seq) };
+    let p = &r.phases;
+    let share = |s: f64| format!("{:.3} s, {:.0} %", s, 100.0 * s / total(r));
+    let lines = [
+        ("model", r.shape.clone()),
+        ("step", format!("{} rows of {rows}, {} at a time, {}", r.batch_size, r.micro_batch, r.recipe)),
+        ("blocks run", if r.recompute { "forward twice" } else { "forward once" }.into()),
+        ("threads", r.threads.to_string()),
+        ("steps", r.steps.to_string()),
+        ("step, median", format!("{:.3} s", r.step_seconds_median)),
+        (
+            "real tokens",
+            format!("{:.1} /s, {} /CPU s", r.real_tokens_per_second, optional(r.real_tokens_per_cpu_second, 1)),
+        ),
+        ("supervised tokens", format!("{:.1} /s", r.supervised_tokens_per_second)),
+        ("floor", format!("{:.1} GFLOP a step", r.floor_gflop)),
+        ("share of the floor", format!("{:.3}, by CPU time {}", r.floor_share, optional(r.floor_share_cpu, 3))),
+        ("sgemm, gemm crate", format!("{:.1} GFLOP/s", r.sgemm.gemm.gflops)),
+        ("sgemm, OpenBLAS", r.sgemm.openblas.map_or("not found".into(), |o| format!("{:.1} GFLOP/s", o.gflops))),
+        ("peak anonymous", mib(r.peak_anonymous_bytes)),
+        ("peak resident", mib(r.peak_rss_bytes)),
+        ("to first step", format!("{:.2} s", r.seconds_to_first_step)),
+        ("linear", share(p.linear)),
+        ("attention", share(p.attention)),
+        ("loss", share(p.loss)),
+        ("elementwise", share(p.elementwise)),
+        ("optimizer", share(p.optimizer)),
+        ("data", share(p.data)),
+        ("other", share(p.other)),
+        ("losses", r.losses.iter().map(|l| format!("{l:.4}")).collect::<Vec<_>>().join(" ")),
+    ];
+    lines.map(|(name, value)| format!("{name:<20}{value}\n")).concat()
+}
+
+/// Mean seconds of a step.
+fn total(r: &BenchReport) -> f64 {
+    let p = &r.phases;
+    p.linear + p.attention + p.loss + p.elementwise + p.optimizer + p.data + p.other
+}

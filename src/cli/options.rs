@@ -1,0 +1,64 @@
+//! Flags that commands share.
+
+use std::str::FromStr;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use serde::Serialize;
+use sftmix::{DataFormat, DataOptions};
+
+/// How rows become examples.
+#[derive(clap::Args, Clone, Debug, Default, Serialize)]
+#[command(next_help_heading = "Rows")]
+pub struct DataFlags {
+    /// Shape of the rows [default: that of the first row]
+    #[arg(long, value_name = "FORMAT", value_parser = one_of::<DataFormat>(DataFormat::NAMES))]
+    pub data_format: Option<DataFormat>,
+    /// Column of the prompt, with --response-field [default: that of the shape]
+    #[arg(long, value_name = "COLUMN")]
+    pub prompt_field: Option<String>,
+    /// Column of the response, with --prompt-field or --prompt-template [default: that of the shape]
+    #[arg(long, value_name = "COLUMN")]
+    pub response_field: Option<String>,
+    /// Column of the text, all of it trained [default: text]
+    #[arg(long, value_name = "COLUMN")]
+    pub text_field: Option<String>,
+    /// The prompt, with {column} in place of values [default: that of the shape]
+    #[arg(long, value_name = "TEMPLATE")]
+    pub prompt_template: Option<String>,
+}
+
+impl From<DataFlags> for DataOptions {
+    fn from(f: DataFlags) -> DataOptions {
+        DataOptions {
+            data_format: f.data_format,
+            prompt_field: f.prompt_field,
+            response_field: f.response_field,
+            text_field: f.text_field,
+            prompt_template: f.prompt_template,
+        }
+    }
+}
+
+/// Parser of a setting with a fixed list of values, which the help and the error name.
+pub fn one_of<T>(names: &'static [&'static str]) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr<Err = String> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(names).try_map(|s| s.parse::<T>())
+}
+
+/// Parser of a number; JSON, in which settings are handed on, has none that is not finite.
+pub fn number(text: &str) -> Result<f64, String> {
+    match text.trim().parse::<f64>() {
+        Ok(x) if x.is_finite() => Ok(x),
+        _ => Err(format!("expected a number, found {text:?}")),
+    }
+}
+
+/// Parser of β₁,β₂.
+pub fn betas(text: &str) -> Result<(f64, f64), String> {
+    let bad = || format!("expected two numbers as 0.9,0.999, found {text:?}");
+    let (a, b) = text.split_once(',').ok_or_else(bad)?;
+    let part = |s: &str| number(s).map_err(|_| bad());
+    Ok((part(a)?, part(b)?))
+}

@@ -1,0 +1,129 @@
+//! A settings file in TOML, under the flags: the same names, with `-` or `_`, aliases too.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+use sftmix::{TargetModules, TrainConfig};
+
+use super::failure::Failure;
+use super::options::betas;
+
+/// Settings by field name of [`TrainConfig`].
+pub type Settings = Map<String, Value>;
+
+/// Reads a settings file. `flags` lists the settings and their names.
+pub fn read(path: &Path, flags: &clap::Command) -> Result<Settings, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|e| Failure::usage(format!("{}: {e}", path.display())))?;
+    parse(&text, flags).map_err(|reason| Failure::usage(format!("{}: {reason}", path.display())))
+}
+
+fn parse(text: &str, flags: &clap::Command) -> Result<Settings, String> {
+    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
+        let line = e.span().and_then(|s| text.get(..s.start)).map_or(1, |before| before.matches('\n').count() + 1);
+        format!("line {line}: {}", e.message().split_whitespace().collect::<Vec<_>>().join(" "))
+    })?;
+    let mut settings = Settings::new();
+    for (key, value) in table {
+        let field = field(&key, flags).ok_or_else(|| format!("unknown setting {key}"))?;
+        let value = value_of(field, value).and_then(|v| checked(field, v)).map_err(|e| format!("{key}: {e}"))?;
+        if settings.insert(field.into(), value).is_some() {
+            return Err(format!("{key}: {field} is set twice"));
+        }
+    }
+    Ok(settings)
+}
+
+/// The field that a name of a flag stands for.
+fn field<'a>(key: &str, flags: &'a clap::Command) -> Option<&'a str> {
+    let name = key.replace('_', "-");
+    let arg = flags.get_arguments().find(|a| {
+        a.get_long() == Some(name.as_str()) || a.get_all_aliases().unwrap_or_default().contains(&name.as_str())
+    })?;
+    Some(arg.get_id().as_str())
+}
+
+fn value_of(field: &str, value: toml::Value) -> Result<Value, String> {
+    Ok(match (field, value) {
+        // Lists may be written as on the command line.
+        ("target_modules", toml::Value::String(s)) => {
+            serde_json::to_value(TargetModules::parse(&s)).map_err(|e| e.to_string())?
+        }
+        ("adam_betas", toml::Value::String(s)) => {
+            let (a, b) = betas(&s)?;
+            Value::Array(vec![a.into(), b.into()])
+        }
+        (_, toml::Value::String(s)) => s.into(),
+        (_, toml::Value::Integer(i)) => i.into(),
+        (_, toml::Value::Float(x)) if x.is_finite() => x.into(),
+        (_, toml::Value::Boolean(b)) => b.into(),
+        ("target_modules" | "adam_betas", toml::Value::Array(list)) => {
+            Value::Array(list.into_iter().map(|v| value_of("", v)).collect::<Result<_, _>>()?)
+        }
+        (_, other) => return Err(format!("expected a single value, found {other}")),
+    })
+}
+
+/// The value as [`TrainConfig`] writes it (`1` becomes `1.0` where a fraction may stand).
+fn checked(field: &str, value: Value) -> Result<Value, String> {
+    let alone = Settings::from_iter([(field.to_string(), value)]);
+    let config: TrainConfig = serde_json::from_value(Value::Object(alone)).map_err(|e| e.to_string())?;
+    match serde_json::to_value(&config) {
+        Ok(Value::Object(mut all)) => all.remove(field).ok_or_else(|| "not a setting".into()),
+        Ok(_) => Err("not a setting".into()),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// The flags that were given, as settings.
+pub fn given(flags: &impl serde::Serialize) -> Result<Settings, Failure> {
+    match serde_json::to_value(flags) {
+        Ok(Value::Object(map)) => Ok(map.into_iter().filter(|(_, v)| !v.is_null()).collect()),
+        Ok(_) => Ok(Settings::new()),
+        Err(e) => Err(Failure::usage(format!("the flags cannot be kept in run.json: {e}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::cli::train::flags;
+
+    fn parsed(text: &str) -> Result<Value, String> {
+        parse(text, &flags()).map(Value::Object)
+    }
+
+    #[test]
+    fn names_may_be_flags_fields_or_aliases() {
+        let text = "lora-r = 4\nbatch_size = 2\nlearning_rate = 1\nnum-train-epochs = 5\nuse-rslora = true\n\
+                    prompt_field = 'q'\ndynamics = 'online'";
+        let want = json!({"lora_r": 4, "batch_size": 2, "lr": 1.0, "epochs": 5, "use_rslora": true,
+                          "prompt_field": "q", "dynamics": "online"});
+        // Order is that of the file or the alphabet; equality of maps does not look at it.
+        assert_eq!(parsed(text).unwrap(), want);
+    }
+
+    #[test]
+    fn lists_are_arrays_or_text() {
+        let want = json!({"target_modules": ["q_proj", "v_proj"], "adam_betas": [0.9, 0.95]});
+        assert_eq!(parsed("target_modules = 'q_proj, v_proj'\nadam-betas = '0.9,0.95'").unwrap(), want);
+        assert_eq!(parsed("target-modules = ['q_proj', 'v_proj']\nadam_betas = [0.9, 0.95]").unwrap(), want);
+        assert_eq!(parsed("target-modules = 'all-linear'").unwrap(), json!({"target_modules": "all-linear"}));
+        assert_eq!(parsed("adam-betas = [0, 1]").unwrap(), json!({"adam_betas": [0.0, 1.0]}));
+    }
+
+    #[test]
+    fn faults_name_the_key() {
+        assert_eq!(parsed("lora_rang = 4").unwrap_err(), "unknown setting lora_rang");
+        assert_eq!(parsed("resume = true").unwrap_err(), "unknown setting resume");
+        assert_eq!(parsed("lr = 1e-4\nlearning-rate = 1e-3").unwrap_err(), "lr: lr is set twice");
+        assert!(parsed("lr = 'fast'").unwrap_err().starts_with("lr: invalid type: string \"fast\""));
+        assert!(parsed("epochs = -1").unwrap_err().starts_with("epochs: invalid value"));
+        assert!(parsed("schedule = 'step'").unwrap_err().starts_with("schedule: unknown variant `step`"));
+        assert!(parsed("[lora]\nr = 1").unwrap_err().contains("unknown setting lora"));
+        assert!(parsed("mu = nan").unwrap_err().starts_with("mu: expected a single value"));
+        assert!(parsed("mu = 1\nlr = = 2").unwrap_err().starts_with("line 2: "));
+        assert!(parsed("adam-betas = '0.9'").unwrap_err().starts_with("adam-betas: expected two numbers"));
+    }
+}

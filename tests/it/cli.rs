@@ -1,0 +1,230 @@
+//! The program, run as a user runs it.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use sftmix::dynamics::{CheckpointInfo, DynamicsWriter, Header, Kind, Record, Stage};
+use sftmix::{EvalConfig, TrainConfig};
+
+fn run(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_sftmix"))
+        .args(args)
+        .env("COLUMNS", "200")
+        .env_remove("SFTMIX_LOG")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn out(o: &Output) -> String {
+    String::from_utf8(o.stdout.clone()).unwrap()
+}
+
+fn err(o: &Output) -> String {
+    String::from_utf8(o.stderr.clone()).unwrap()
+}
+
+/// Fails with this code, and says this.
+fn refused(args: &[&str], code: i32, says: &[&str]) {
+    let o = run(args);
+    assert_eq!(o.status.code(), Some(code), "{args:?}: {}", err(&o));
+    assert!(o.stdout.is_empty(), "{args:?}: {}", out(&o));
+    for text in says {
+        assert!(err(&o).contains(text), "{args:?}: expected {text:?} in {}", err(&o));
+    }
+}
+
+#[test]
+fn wrong_use_ends_with_2_and_says_what_is_wrong() {
+    refused(&[], 2, &["Usage: sftmix"]);
+    refused(&["trian"], 2, &["error: ", "trian"]);
+    refused(&["train"], 2, &["error: --model is missing\n", "hint: "]);
+    refused(&["train", "--model", "m", "--data", "d"], 2, &["error: --out is missing\n"]);
+    refused(&["train", "--resume"], 2, &["error: --out is missing\n"]);
+    refused(&["train", "--lr", "fast"], 2, &["--lr <X>", "fast"]);
+    refused(&["train", "--recipe", "dpo"], 2, &["sftmix, ntp"]);
+    refused(&["train", "--adam-betas", "0.9"], 2, &["expected two numbers as 0.9,0.999"]);
+    refused(&["train", "--rank", "4"], 2, &["--rank"]);
+    refused(&["eval", "--model", "m"], 2, &["--data <FILE>"]);
+    refused(&["generate", "--model", "m"], 2, &["--prompt <TEXT>"]);
+    refused(&["dynamics", "export", "r", "--format", "xml"], 2, &["csv, jsonl"]);
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("run");
+    let at = at.to_str().unwrap();
+    let odd = ["train", "--model", "m", "--data", "d", "--out", at, "--batch-size", "7"];
+    refused(
+        &odd,
+        2,
+        &["error: invalid setting batch_size: ", "found 7\nhint: on the command line the setting is --batch-size"],
+    );
+    assert!(!Path::new(at).exists(), "a refused run leaves nothing behind");
+}
+
+#[test]
+fn aliases_are_the_setting_itself() {
+    let common = ["train", "--model", "m", "--data", "d", "--out", "no/such/folder"];
+    for (alias, value, field) in [
+        ("--learning-rate", "0", "lr"),
+        ("--num-train-epochs", "0", "epochs"),
+        ("--per-device-train-batch-size", "0", "batch_size"),
+        ("--lora-rank", "0", "lora_r"),
+    ] {
+        refused(&[&common[..], &[alias, value]].concat(), 2, &[&format!("invalid setting {field}: ")]);
+    }
+    refused(&[&common[..], &["--max-grad-norm=-1"]].concat(), 2, &["invalid setting clip: "]);
+    refused(&[&common[..], &["--max-grad-norm", "inf"]].concat(), 2, &["expected a number, found \"inf\""]);
+    refused(&["train", "--lr-scheduler-type", "step"], 2, &["cosine, linear, constant"]);
+}
+
+#[test]
+fn a_model_that_is_not_there_is_a_failure_with_a_path() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, data, at) = (dir.path().join("none"), dir.path().join("d.jsonl"), dir.path().join("run"));
+    std::fs::write(&data, "{\"text\": \"a\"}\n").unwrap();
+    let [model, data, at] = [&model, &data, &at].map(|p| p.to_str().unwrap());
+    refused(&["train", "--model", model, "--data", data, "--out", at], 1, &["error: ", model]);
+}
+
+#[test]
+fn help_shows_the_defaults_of_the_library() {
+    let o = run(&["train", "--help"]);
+    assert_eq!(o.status.code(), Some(0));
+    let help = out(&o);
+    let d = TrainConfig::default();
+    for (flag, default) in [
+        ("--mu ", d.mu.to_string()),
+        ("--batch-size ", d.batch_size.to_string()),
+        ("--lora-r ", d.lora_r.to_string()),
+        ("--lora-alpha ", d.lora_alpha.to_string()),
+        ("--lr ", d.lr.to_string()),
+        ("--schedule ", d.schedule.to_string()),
+        ("--adam-eps ", "1e-8".into()),
+        ("--adam-betas ", format!("{},{}", d.adam_betas.0, d.adam_betas.1)),
+        ("--target-modules ", "all-linear".into()),
+        ("--dynamics ", "sweep".into()),
+        ("--threads ", "the machine's cores".into()),
+    ] {
+        let at = help.find(&format!("\n      {flag}")).unwrap_or_else(|| panic!("{flag} in {help}"));
+        let entry = help[at + 7..].split("\n      --").next().unwrap();
+        assert!(entry.contains(&format!("[default: {default}]")), "{flag}: {entry}");
+    }
+    let help = out(&run(&["eval", "--help"]));
+    assert!(help.contains(&format!("[default: {}]", EvalConfig::default().max_length)), "{help}");
+    assert!(out(&run(&["generate", "--help"])).contains("[default: 128]"));
+    assert!(out(&run(&["--version"])).starts_with("sftmix "));
+}
+
+#[test]
+fn a_settings_file_is_checked_and_stands_below_the_flags() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run.toml");
+    let file = path.to_str().unwrap();
+    let at = dir.path().join("run");
+    let with = |text: &str, more: &[&str], says: &[&str]| {
+        std::fs::write(&path, text).unwrap();
+        refused(&[&["train", "--config", file, "--out", at.to_str().unwrap()], more].concat(), 2, says);
+    };
+    with("lora_rang = 4", &[], &[&format!("error: {file}: unknown setting lora_rang\n")]);
+    with("lr = 'fast'", &[], &[&format!("error: {file}: lr: invalid type")]);
+    with("lr = ", &[], &[&format!("error: {file}: line 1: ")]);
+    with("model = 'm'", &[], &["error: --data is missing\n"]);
+    let all = "model = 'm'\ndata = 'd'\nlora-r = 0\nepochs = 5";
+    with(all, &[], &["invalid setting lora_r: expected ≥ 1, found 0"]);
+    with(all, &["--lora-r", "4", "--epochs", "0"], &["invalid setting epochs: expected ≥ 1, found 0"]);
+    refused(&["train", "--config", "no/such.toml"], 2, &["error: no/such.toml: "]);
+}
+
+/// A run folder with dynamics of six rows under two checkpoints; row i is the likelier, the lower i.
+fn run_with_dynamics(dir: &Path) {
+    let data = dir.join("rows.jsonl");
+    let rows: Vec<(String, String)> = (1..=6).map(|i| (format!("Question {i}? "), format!("answer {i}"))).collect();
+    let text: String =
+        rows.iter().map(|(p, c)| format!("{}\n", serde_json::json!({"prompt": p, "completion": c}))).collect();
+    std::fs::write(&data, text).unwrap();
+    let config = TrainConfig { model: "m".into(), data, out: dir.into(), ..Default::default() };
+    std::fs::write(dir.join("run.json"), serde_json::json!({"format": 1, "config": config}).to_string()).unwrap();
+
+    let examples: Vec<(u64, [u8; 16])> =
+        (1..=6).zip(&rows).map(|(row, (p, c))| (row, sftmix::data::Rendered::pair(p.as_str(), c).hash(0))).collect();
+    let mut log = DynamicsWriter::create(dir.join("dynamics"), Header::new("aa", "bb"), examples.into_iter()).unwrap();
+    for step in [5, 10] {
+        log.begin(CheckpointInfo::new(Stage::Reference, Kind::Sweep, step, step as f64 / 10.0, "cc")).unwrap();
+        for example in 0..6 {
+            let nll_sum = f64::from(example + 1) * 0.4;
+            log.append(&Record { example, n_tokens: 4, n_correct: 2, mean_prob: 0.5, nll_sum }).unwrap();
+        }
+        log.finish().unwrap();
+    }
+}
+
+#[test]
+fn dynamics_are_shown_with_their_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().to_str().unwrap();
+    refused(&["dynamics", "show", at], 1, &["no dynamics here"]);
+    run_with_dynamics(dir.path());
+
+    let o = run(&["dynamics", "show", at, "--rows", "2"]);
+    let text = out(&o);
+    assert_eq!((o.status.code(), err(&o).as_str()), (Some(0), ""), "{text}");
+    for line in
+        ["reference-5, reference-10", "row 1: perplexity 1.1052, loss 0.1000, 4 tokens", "answer 6", "Question 2?"]
+    {
+        assert!(text.contains(line), "expected {line:?} in {text}");
+    }
+    assert!(!text.contains("answer 3"), "{text}");
+
+    // The dynamics folder serves as well.
+    let o = run(&["dynamics", "show", dir.path().join("dynamics").to_str().unwrap(), "--rows", "1", "--json"]);
+    let value: serde_json::Value = serde_json::from_slice(&o.stdout).unwrap();
+    assert_eq!((&value["examples"], &value["spearman"]), (&6.into(), &1.0.into()));
+    assert!((value["nll"]["median"].as_f64().unwrap() - 0.35).abs() < 1e-12, "{value}");
+    assert_eq!((&value["confident"]["examples"], &value["confident"]["mean_tokens"]), (&3.into(), &4.0.into()));
+    assert_eq!(value["most_confident"][0]["response"], "answer 1");
+    assert_eq!(
+        (&value["least_confident"][0]["row"], value["least_confident"].as_array().unwrap().len()),
+        (&6.into(), 1)
+    );
+
+    std::fs::remove_file(dir.path().join("rows.jsonl")).unwrap();
+    let o = run(&["dynamics", "show", at]);
+    let text = out(&o);
+    assert_eq!(o.status.code(), Some(0));
+    assert_eq!(text.matches("cannot be shown: ").count(), 1, "{text}");
+    assert!(text.contains("row 6: "), "{text}");
+}
+
+#[test]
+fn dynamics_are_exported() {
+    let dir = tempfile::tempdir().unwrap();
+    run_with_dynamics(dir.path());
+    let at = dir.path().to_str().unwrap();
+    let table = out(&run(&["dynamics", "export", at, "--format", "csv"]));
+    assert!(table.starts_with("index,row,hash,") && table.lines().count() == 7, "{table}");
+    assert!(table.lines().nth(1).unwrap().ends_with(",confident"), "{table}");
+    let file = dir.path().join("t.csv");
+    assert!(run(&["dynamics", "export", at, "--format", "csv", "--out", file.to_str().unwrap()]).status.success());
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), table);
+    let folder = dir.path().join("td");
+    assert!(run(&["dynamics", "export", at, "--format", "jsonl", "--out", folder.to_str().unwrap()]).status.success());
+    for name in ["dynamics_epoch_0.jsonl", "dynamics_epoch_1.jsonl", "td_metrics.jsonl"] {
+        assert_eq!(std::fs::read_to_string(folder.join(name)).unwrap().lines().count(), 6, "{name}");
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_is_not_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    run_with_dynamics(dir.path());
+    for args in [&["dynamics", "show"][..], &["dynamics", "export", "--format", "csv"], &["train", "--help"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sftmix"));
+        command.args(args).stdout(writer).stderr(Stdio::piped());
+        if args[0] == "dynamics" {
+            command.arg(dir.path());
+        }
+        let o = command.output().unwrap();
+        assert_eq!((o.status.code(), err(&o).as_str()), (Some(0), ""), "{args:?}");
+    }
+}
