@@ -1,4 +1,4 @@
-//! Fine-tuning with SFTMix over LoRA adapters.
+#![doc = include_str!("../README.md")]
 #![deny(missing_docs, rustdoc::broken_intra_doc_links)]
 
 pub mod bench;
