@@ -37,14 +37,12 @@ use crate::ops::linear::SlotGrad;
 use crate::ops::{Engine, EngineOptions, Phase};
 use crate::train::group::GroupRun;
 use crate::train::optimizer::{AdamW, AdamWConfig};
+use crate::train::plan::{choose, Asked};
 use process::{cpu_seconds, forget_peak};
 use rate::Reference;
 pub use rate::{Rates, Speed};
 use rows::{RowShape, Step};
 pub use shape::{Shape, SHAPES};
-
-/// Bytes of kept activations above which `recompute auto` runs blocks twice, as in training.
-const KEEP_LIMIT: usize = 512 << 20;
 
 /// Which model is measured.
 #[derive(Clone, Debug, PartialEq)]
@@ -251,14 +249,16 @@ impl Trial {
         let adam = AdamWConfig { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, clip: 1.0 };
         let adam = AdamW::new(&engine, &adapter, adam)?;
         let grads = adapter.zero_gradients(&engine)?;
-        // The same choices as training makes from the longest row.
-        let micro_batch = config.micro_batch.unwrap_or(4096 / config.seq).clamp(1, config.batch_size);
-        let together = if micro_batch == 1 && config.recipe == Recipe::Sftmix { 2 } else { micro_batch };
-        let recompute = match config.recompute {
-            Recompute::On => true,
-            Recompute::Off => false,
-            Recompute::Auto => model.kept_bytes(together * config.seq) > KEEP_LIMIT,
+        // The same choices as training makes.
+        let asked = Asked {
+            recipe: config.recipe,
+            batch_size: config.batch_size,
+            max_length: config.seq,
+            longest: config.seq,
+            micro_batch: config.micro_batch.map(|n| n.min(config.batch_size)),
+            recompute: config.recompute,
         };
+        let (micro_batch, recompute) = choose(&model, asked);
         let keep = if recompute { Keep::Inputs } else { Keep::All };
         Ok(Trial { engine, model, adapter, adam, grads, keep, micro_batch })
     }

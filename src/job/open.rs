@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use super::StopHandle;
-use crate::config::{DataOptions, Recompute, TrainConfig};
+use crate::config::{DataOptions, TrainConfig};
 use crate::data::store::{StoreRequest, TokenStore};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
@@ -12,9 +12,7 @@ use crate::model::Decoder;
 use crate::ops::{Engine, EngineOptions};
 use crate::run::hash::{hash_model, HashCache};
 use crate::run::Resolved;
-
-/// Bytes of kept activations above which `recompute auto` runs blocks twice.
-const KEEP_LIMIT: usize = 512 << 20;
+use crate::train::plan::{choose, Asked};
 
 /// What a run or an evaluation works on.
 pub(crate) struct Inputs {
@@ -73,15 +71,15 @@ impl Inputs {
 
 /// The choices for a run: functions of settings and shapes, never of free memory.
 pub(crate) fn resolve(config: &TrainConfig, engine: &Engine, model: &Decoder, longest: usize) -> Resolved {
-    // About 4,096 tokens of the longest rows: enough to amortise the reading of the weights.
-    let micro_batch = config.micro_batch.unwrap_or_else(|| (4096 / config.max_length).clamp(1, config.batch_size));
-    // A pair that runs row by row holds both rows until their loss.
-    let rows = if micro_batch == 1 && config.recipe == crate::Recipe::Sftmix { 2 } else { micro_batch };
-    let recompute = match config.recompute {
-        Recompute::On => true,
-        Recompute::Off => false,
-        Recompute::Auto => model.kept_bytes(rows * longest) > KEEP_LIMIT,
+    let asked = Asked {
+        recipe: config.recipe,
+        batch_size: config.batch_size,
+        max_length: config.max_length,
+        longest,
+        micro_batch: config.micro_batch,
+        recompute: config.recompute,
     };
+    let (micro_batch, recompute) = choose(model, asked);
     Resolved {
         threads: engine.threads(),
         micro_batch,

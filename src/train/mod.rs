@@ -3,5 +3,6 @@
 pub mod batches;
 pub mod group;
 pub mod optimizer;
+pub mod plan;
 pub mod schedule;
 pub mod score;

@@ -228,3 +228,21 @@ fn a_reader_that_leaves_is_not_an_error() {
         assert_eq!((o.status.code(), err(&o).as_str()), (Some(0), ""), "{args:?}");
     }
 }
+
+#[test]
+fn the_demo_reports_every_arm() {
+    let o = run(&["demo", "--json"]);
+    assert_eq!(o.status.code(), Some(0), "{}", err(&o));
+    let last = out(&o).lines().last().unwrap().to_string();
+    let v: serde_json::Value = serde_json::from_str(&last).unwrap();
+    let nll = |arm: &str| v[arm]["nll"].as_f64().unwrap();
+    for arm in ["base", "ntp", "ntp_early", "ntp_same_compute", "sftmix"] {
+        for key in ["nll", "exact_match", "ece", "nll_sd", "exact_match_sd"] {
+            assert!(v[arm][key].is_number(), "{arm} {key}: {last}");
+        }
+        assert!(arm == "base" || nll(arm) < 0.3 * nll("base"), "{arm}: {last}");
+    }
+    // By chance 32 of the 160 broken rows would be among the 160 least confident.
+    assert!(v["broken_rows"] == 160 && v["broken_found"].as_f64().unwrap() > 100.0, "{last}");
+    assert!(v["seconds"].is_number() && v["peak_anonymous_bytes"].is_number(), "{last}");
+}
