@@ -230,6 +230,13 @@ fn a_reader_that_leaves_is_not_an_error() {
 }
 
 #[test]
+fn the_demo_does_not_mix_its_runs_with_earlier_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("seed-0")).unwrap();
+    refused(&["demo", "--out", dir.path().to_str().unwrap()], 2, &["holds the runs of an earlier demo"]);
+}
+
+#[test]
 fn the_demo_reports_every_arm() {
     let o = run(&["demo", "--json"]);
     assert_eq!(o.status.code(), Some(0), "{}", err(&o));

@@ -55,6 +55,10 @@ pub fn run(args: Args) -> Done {
         let text = format!("model  {}\nrows   {}\n", files.model.display(), files.train.display());
         return Ok(output::print(&text)?);
     }
+    if let Some(dir) = args.out.as_ref().filter(|d| d.join("seed-0").exists()) {
+        let text = format!("--out {} holds the runs of an earlier demo: choose another folder", dir.display());
+        return Err(super::failure::Failure::usage(text));
+    }
     let begun = Instant::now();
     let sampler = PeakSampler::start();
     let place = match &args.out {
