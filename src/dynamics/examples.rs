@@ -4,11 +4,13 @@
 use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use memmap2::Mmap;
 
 use super::block::{field, VERSION};
-use super::{fault, header::replace};
+use super::fault;
+use super::header::{replace, Header};
 use crate::error::{Error, Result};
 
 /// Name of the file in the log's folder.
@@ -53,6 +55,20 @@ impl Examples {
             return Err(fault(&path, format!("expected {promised} examples, found {count}")));
         }
         Ok(count)
+    }
+
+    /// The header of a log and its table, which must agree on the number of examples.
+    ///
+    /// # Errors
+    /// A file is absent or damaged, or the two disagree.
+    pub fn with_header(dir: &Path) -> Result<(Header, Arc<Examples>)> {
+        let header = Header::read(dir)?;
+        let examples = Examples::open(dir)?;
+        if examples.len() != header.examples {
+            let reason = format!("header announces {} examples, the table holds {}", header.examples, examples.len());
+            return Err(fault(dir, reason));
+        }
+        Ok((header, Arc::new(examples)))
     }
 
     /// Maps the table and checks it whole.

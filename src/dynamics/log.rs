@@ -27,12 +27,7 @@ impl DynamicsLog {
     /// [`crate::Error::Io`] and [`crate::Error::Dynamics`] name the file.
     pub fn open(dir: impl AsRef<Path>) -> Result<DynamicsLog> {
         let dir = dir.as_ref().to_path_buf();
-        let header = Header::read(&dir)?;
-        let examples = Arc::new(Examples::open(&dir)?);
-        if examples.len() != header.examples {
-            let reason = format!("header announces {} examples, the table holds {}", header.examples, examples.len());
-            return Err(fault(&dir, reason));
-        }
+        let (header, examples) = Examples::with_header(&dir)?;
         Ok(DynamicsLog { dir, header, examples })
     }
 

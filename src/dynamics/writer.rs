@@ -67,12 +67,7 @@ impl DynamicsWriter {
     /// A file is absent, or damaged elsewhere than at its end.
     pub fn open(dir: impl AsRef<Path>) -> Result<DynamicsWriter> {
         let dir = dir.as_ref().to_path_buf();
-        let header = Header::read(&dir)?;
-        let examples = Arc::new(Examples::open(&dir)?);
-        if examples.len() != header.examples {
-            let reason = format!("header announces {} examples, the table holds {}", header.examples, examples.len());
-            return Err(fault(&dir, reason));
-        }
+        let (header, examples) = Examples::with_header(&dir)?;
         let mut writer = DynamicsWriter { dir, header, examples, current: None, torn: 0 };
         if let Some(info) = writer.header.checkpoints.last().filter(|c| !c.complete) {
             let (current, torn) = CheckpointFile::reopen(&writer.dir, &writer.examples, info)?;
