@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::device::DeviceSetting;
 use crate::error::{Error, Result};
 
 macro_rules! text_enum {
@@ -314,6 +315,8 @@ pub struct TrainConfig {
     pub clip: f64,
     /// Seed of everything that is drawn.
     pub seed: u64,
+    /// Where to compute. A run may be resumed on another device.
+    pub device: DeviceSetting,
     /// Worker threads; `None` takes the machine's cores.
     pub threads: Option<usize>,
     /// Keep activations or run blocks twice.
@@ -366,6 +369,7 @@ impl Default for TrainConfig {
             adam_eps: 1e-8,
             clip: 1.0,
             seed: 0,
+            device: DeviceSetting::Auto,
             threads: None,
             recompute: Recompute::Auto,
             eval_every: None,

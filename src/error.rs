@@ -104,15 +104,45 @@ pub enum Error {
         /// The checkpoint that `--resume` continues from, when one was written.
         checkpoint: Option<PathBuf>,
     },
+    /// The device that was asked for is not in this build, is absent, or does not work.
+    #[error("{device}: {reason}")]
+    Device {
+        /// The device, as in the setting.
+        device: String,
+        /// What it said.
+        reason: String,
+    },
+    /// The device has too little memory left.
+    #[error("the device has too little memory: {0}; a smaller micro_batch or recompute on needs less")]
+    DeviceMemory(String),
     /// candle refused an operation.
     #[error("tensor operation failed: {0}")]
-    Tensor(#[from] candle_core::Error),
+    Tensor(#[source] candle_core::Error),
     /// A caller of the engine's own operations broke what they ask for.
     #[error("misuse of the engine: {0}")]
     Misuse(String),
     /// The thread pool could not be made, or a worker thread panicked.
     #[error("worker threads: {0}")]
     Threads(String),
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(e: candle_core::Error) -> Error {
+        // The back ends' error types exist in their builds only; what they say is the same in all.
+        let text = e.to_string();
+        match text.lines().next() {
+            Some(line) if line.contains("OUT_OF_MEMORY") || line.contains("out of memory") => {
+                Error::DeviceMemory(line.trim().to_string())
+            }
+            _ => Error::Tensor(e),
+        }
+    }
+}
+
+/// What a thread said as it panicked.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message")
 }
 
 impl Error {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::config::DataOptions;
+use crate::device::DeviceSetting;
 use crate::error::{Error, Result};
 use crate::job::Inputs;
 use crate::lora::Adapter;
@@ -23,6 +24,8 @@ pub struct EvalConfig {
     pub max_length: usize,
     /// Most rows that run together, ≥ 1. Does not change the figures.
     pub batch_size: usize,
+    /// Where to compute.
+    pub device: DeviceSetting,
     /// Worker threads; `None` takes the machine's cores.
     pub threads: Option<usize>,
     /// Where token stores are kept; `None` takes a folder among the system's temporary files.
@@ -39,6 +42,7 @@ impl Default for EvalConfig {
             data: PathBuf::new(),
             max_length: 1024,
             batch_size: 8,
+            device: DeviceSetting::Auto,
             threads: None,
             cache_dir: None,
             data_options: DataOptions::default(),
@@ -60,7 +64,7 @@ pub fn evaluate(config: &EvalConfig) -> Result<Evaluation> {
         return Err(Error::config("threads", format!("expected 1 to 1024, found {}", config.threads.unwrap_or(0))));
     }
     config.data_options.validate()?;
-    let options = EngineOptions { threads: config.threads, ..Default::default() };
+    let options = EngineOptions { threads: config.threads, ..config.device.open()?.options() };
     let cache = config.cache_dir.clone().unwrap_or_else(|| std::env::temp_dir().join("sftmix-cache"));
     let mut inputs = Inputs::open(&config.model, config.max_length, options, cache)?;
     let adapter = config.adapter.as_deref().map(|d| Adapter::load(&inputs.engine, &inputs.model, d)).transpose()?;

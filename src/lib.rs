@@ -4,6 +4,7 @@
 pub mod bench;
 mod config;
 pub mod data;
+pub mod device;
 pub mod dynamics;
 mod error;
 mod eval;
@@ -24,6 +25,7 @@ pub use config::{
     Confidence, DataFormat, DataOptions, Dynamics, LoraConfig, MixReduction, Recipe, Recompute, Schedule,
     TargetModules, TrainConfig,
 };
+pub use device::DeviceSetting;
 pub use error::{Error, Result};
 pub use eval::{evaluate, EvalConfig, Evaluation};
 #[cfg(feature = "generate")]

@@ -23,17 +23,20 @@ mod rate;
 mod rows;
 mod shape;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::Serialize;
 
 use crate::config::{LoraConfig, Recipe, Recompute};
+use crate::device::{self, DeviceSetting};
 use crate::error::{Error, Result};
 use crate::lora::Adapter;
 use crate::memory::{anonymous_bytes, peak_resident_bytes, PeakSampler};
 use crate::model::decoder::{Decoder, Keep};
 use crate::ops::linear::SlotGrad;
+use crate::ops::transfer::{Moved, Transfer};
 use crate::ops::{Engine, EngineOptions, Phase};
 use crate::train::group::GroupRun;
 use crate::train::optimizer::{AdamW, AdamWConfig};
@@ -68,6 +71,9 @@ pub struct BenchConfig {
     pub packed: bool,
     /// Steps that are timed, ≥ 1, after one that is not.
     pub steps: usize,
+    /// Where to compute. On a GPU the scale is its own f32 product, and phases are timed in one more step
+    /// that waits for the device behind each of them.
+    pub device: DeviceSetting,
     /// Worker threads; `None` takes the machine's cores.
     pub threads: Option<usize>,
     /// Plain, or neighbouring rows mixed with λ ~ Beta(½, ½).
@@ -92,6 +98,7 @@ impl Default for BenchConfig {
             seq: 512,
             packed: false,
             steps: 5,
+            device: DeviceSetting::Auto,
             threads: None,
             recipe: Recipe::Ntp,
             recompute: Recompute::Auto,
@@ -158,11 +165,24 @@ pub struct BenchPhases {
     pub other: f64,
 }
 
+/// What a step copied between host and device for one reason, means over the steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct BenchTransfer {
+    /// Copies up.
+    pub uploads: f64,
+    /// Copies down: each waits for the device.
+    pub downloads: f64,
+    /// Bytes of both.
+    pub bytes: f64,
+}
+
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct BenchReport {
     /// Name of the shape, or the model folder.
     pub shape: String,
+    /// Where it computed.
+    pub device: DeviceSetting,
     /// Worker threads.
     pub threads: usize,
     /// Steps in the figures.
@@ -197,9 +217,9 @@ pub struct BenchReport {
     pub floor_gflop: f64,
     /// Mean rate of the faster library, 1e9 operations per second.
     pub sgemm_gflops: f64,
-    /// Which library that is.
+    /// Which library that is: gemm, openblas, or a device's own.
     pub sgemm_library: &'static str,
-    /// Mean rates of both libraries.
+    /// Mean rates of the libraries that were timed.
     pub sgemm: Rates,
     /// Median wall seconds of a step.
     pub step_seconds_median: f64,
@@ -209,6 +229,10 @@ pub struct BenchReport {
     pub peak_rss_bytes: Option<u64>,
     /// Most that the engine's buffers held, bytes.
     pub peak_buffer_bytes: u64,
+    /// Most of the device's memory that was in use (by all processes) behind a step, bytes, where it tells.
+    pub device_bytes: Option<u64>,
+    /// Bytes that a step copied between host and device, by reason; empty on the CPU.
+    pub transfers: BTreeMap<&'static str, BenchTransfer>,
     /// From opening the model to the end of the first step.
     pub seconds_to_first_step: f64,
     /// Mean seconds of a step in each phase.
@@ -242,7 +266,7 @@ struct Trial {
 
 impl Trial {
     fn open(config: &BenchConfig, dir: &Path) -> Result<Trial> {
-        let engine = Engine::new(EngineOptions { threads: config.threads, ..Default::default() })?;
+        let engine = Engine::new(EngineOptions { threads: config.threads, ..config.device.open()?.options() })?;
         let model = Decoder::open(&engine, dir, config.seq)?;
         let lora = LoraConfig { r: config.lora_r, lora_alpha: 2.0 * config.lora_r as f64, ..Default::default() };
         let adapter = Adapter::fresh(&engine, &model, &lora, config.seed)?;
@@ -275,6 +299,7 @@ impl Trial {
                 loss += group.a * r.rows.iter().map(|r| r.nll).sum::<f64>() + group.mu * r.mixup;
             }
             adam.apply(engine, adapter, grads, 2e-4)?;
+            engine.synchronize()?;
             Ok(loss)
         })
     }
@@ -304,7 +329,7 @@ pub fn run(config: &BenchConfig, observe: &mut dyn FnMut(&BenchStep)) -> Result<
     let (mut before, mut seconds_to_first_step) = (None, 0.0);
     for number in 0..=config.steps {
         let batch = rows.batch(number as u64, config.batch_size);
-        let phases = trial.engine.phase_seconds();
+        let (phases, transfers) = (trial.engine.phase_seconds(), trial.engine.transfers());
         forget_peak();
         let sampler = PeakSampler::start();
         let (cpu, started) = (cpu_seconds(), Instant::now());
@@ -339,9 +364,20 @@ pub fn run(config: &BenchConfig, observe: &mut dyn FnMut(&BenchStep)) -> Result<
         if let Some(rates) = beside {
             let now = trial.engine.phase_seconds();
             figures.add(&done, rates, data, std::array::from_fn(|i| now[i] - phases[i]));
+            figures.see_transfers(transfers, trial.engine.transfers());
+            figures.device_bytes = figures.device_bytes.max(device::used_bytes(trial.engine.device()));
         }
         before = Some(after);
         observe(&done);
+    }
+    if !trial.engine.device().is_cpu() {
+        let batch = rows.batch(config.steps as u64 + 1, config.batch_size);
+        let step = Step::new(&batch, config.steps as u64 + 1, config.recipe, trial.micro_batch, config.seed);
+        let phases = trial.engine.phase_seconds();
+        trial.engine.wait_in_phases(true);
+        trial.step(&step)?;
+        let now = trial.engine.phase_seconds();
+        figures.phases = std::array::from_fn(|i| (now[i] - phases[i]) * config.steps as f64);
     }
     Ok(figures.report(config, &trial, name, seconds_to_first_step))
 }
@@ -358,6 +394,8 @@ struct Figures {
     peak_resident: Option<u64>,
     /// What the reference has left behind in memory; not the step's.
     left_behind: u64,
+    device_bytes: Option<u64>,
+    transfers: [Moved; Transfer::ALL.len()],
 }
 
 impl Figures {
@@ -369,6 +407,14 @@ impl Figures {
 
     fn see_reference(&mut self, before: Option<u64>, after: Option<u64>) {
         self.left_behind += after.zip(before).map_or(0, |(a, b)| a.saturating_sub(b));
+    }
+
+    fn see_transfers(&mut self, before: [Moved; Transfer::ALL.len()], now: [Moved; Transfer::ALL.len()]) {
+        for ((sum, now), before) in self.transfers.iter_mut().zip(now).zip(before) {
+            sum.uploads += now.uploads - before.uploads;
+            sum.downloads += now.downloads - before.downloads;
+            sum.bytes += now.bytes - before.bytes;
+        }
     }
 
     fn add(&mut self, step: &BenchStep, rates: Rates, data: f64, phases: [f64; Phase::ALL.len()]) {
@@ -396,6 +442,7 @@ impl Figures {
         let data = self.data / n;
         BenchReport {
             shape,
+            device: trial.engine.setting(),
             threads: trial.engine.threads(),
             steps: self.steps.len(),
             recipe: config.recipe,
@@ -419,6 +466,17 @@ impl Figures {
             peak_anonymous_bytes: self.peak_anonymous,
             peak_rss_bytes: self.peak_resident,
             peak_buffer_bytes: trial.engine.pool().peak_bytes() as u64,
+            device_bytes: self.device_bytes,
+            transfers: Transfer::ALL
+                .iter()
+                .zip(&self.transfers)
+                .filter(|(_, m)| m.uploads + m.downloads > 0)
+                .map(|(&(_, name), m)| {
+                    let mean = |v: u64| v as f64 / n;
+                    let (uploads, downloads, bytes) = (mean(m.uploads), mean(m.downloads), mean(m.bytes));
+                    (name, BenchTransfer { uploads, downloads, bytes })
+                })
+                .collect(),
             seconds_to_first_step,
             phases: BenchPhases {
                 linear: phase(Phase::Linear),
@@ -427,7 +485,7 @@ impl Figures {
                 elementwise: phase(Phase::Elementwise),
                 optimizer: phase(Phase::Optimizer),
                 data,
-                other: seconds / n - data - self.phases.iter().sum::<f64>() / n,
+                other: (seconds / n - data - self.phases.iter().sum::<f64>() / n).max(0.0),
             },
             losses: self.losses,
         }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use candle_core::Tensor;
 use memmap2::MmapMut;
 use serde::Serialize;
 
@@ -27,19 +28,26 @@ pub struct Rates {
     pub gemm: Speed,
     /// OpenBLAS, where it is found.
     pub openblas: Option<Speed>,
+    /// The device's own library, where the steps run on a GPU: then it alone is the scale.
+    pub device: Option<Speed>,
 }
 
 impl Rates {
     /// The faster library.
     pub fn best(&self) -> (&'static str, Speed) {
-        match self.openblas {
-            Some(o) if o.gflops > self.gemm.gflops => ("openblas", o),
+        match (self.device, self.openblas) {
+            (Some(d), _) => ("device", d),
+            (None, Some(o)) if o.gflops > self.gemm.gflops => ("openblas", o),
             _ => ("gemm", self.gemm),
         }
     }
 
     /// The higher rate per CPU second.
     pub fn best_per_cpu_second(&self) -> Option<f64> {
+        // A GPU's products take next to no CPU time.
+        if self.device.is_some() {
+            return None;
+        }
         let other = self.openblas.and_then(|o| o.gflops_per_cpu_second);
         [self.gemm.gflops_per_cpu_second, other].into_iter().flatten().reduce(f64::max)
     }
@@ -56,7 +64,11 @@ impl Rates {
                 gflops_per_cpu_second: mean(&|r| f(r)?.gflops_per_cpu_second),
             })
         };
-        Rates { gemm: speed(&|r| Some(r.gemm)).unwrap_or_default(), openblas: speed(&|r| r.openblas) }
+        Rates {
+            gemm: speed(&|r| Some(r.gemm)).unwrap_or_default(),
+            openblas: speed(&|r| r.openblas),
+            device: speed(&|r| r.device),
+        }
     }
 }
 
@@ -130,8 +142,12 @@ impl Reference {
     }
 
     /// The rates for micro-batches of `tokens`. The matrices live in a map of their own that is given back
-    /// before this returns, so that they do not show in what the next step holds.
+    /// before this returns, so that they do not show in what the next step holds. Where the engine runs on a
+    /// GPU, that is what is timed.
     pub fn measure(&self, engine: &Engine, tokens: usize) -> Result<Rates> {
+        if !engine.device().is_cpu() {
+            return Ok(Rates { device: Some(self.time_device(engine, tokens)?), ..Rates::default() });
+        }
         let widest = self.linears.iter().map(|l| l.0.max(l.1)).max().unwrap_or(1);
         let weights = self.linears.iter().map(|l| l.0 * l.1).max().unwrap_or(1);
         let rows = tokens * widest;
@@ -153,7 +169,32 @@ impl Reference {
             std::thread::sleep(Duration::from_millis(100));
             speed
         });
-        Ok(Rates { gemm, openblas })
+        Ok(Rates { gemm, openblas, device: None })
+    }
+
+    /// As [`Reference::time`] with candle's f32 products on the engine's device, which is waited for.
+    fn time_device(&self, engine: &Engine, tokens: usize) -> Result<Speed> {
+        let random = |rows, cols| Tensor::rand(-0.5f32, 0.5, (rows, cols), engine.device());
+        let mut products = Vec::new();
+        for &(out, inp) in &self.linears {
+            products.push((random(tokens, inp)?, random(tokens, out)?, random(out, inp)?));
+        }
+        let round = || -> Result<()> {
+            for (x, g, w) in &products {
+                x.matmul(&w.t()?)?;
+                g.matmul(w)?;
+            }
+            engine.synchronize()
+        };
+        round()?;
+        let (started, mut rounds) = (Instant::now(), 0);
+        while rounds == 0 || started.elapsed() < self.budget {
+            round()?;
+            rounds += 1;
+        }
+        let parameters: usize = self.linears.iter().map(|(out, inp)| out * inp).sum();
+        let flop = 4e-9 * (rounds * tokens * parameters) as f64;
+        Ok(Speed { gflops: flop / started.elapsed().as_secs_f64(), gflops_per_cpu_second: None })
     }
 
     /// Forward `x·Wᵀ` and backward `g·W` of every linear of a block, in rounds until the budget is spent,

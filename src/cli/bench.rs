@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use sftmix::bench::{self, BenchConfig, BenchModel, BenchReport, BenchStep, Shape, SHAPES};
-use sftmix::{Error, Recipe, Recompute};
+use sftmix::bench::{self, BenchConfig, BenchModel, BenchReport, BenchStep, BenchTransfer, Shape, Speed, SHAPES};
+use sftmix::{DeviceSetting, Error, Recipe, Recompute};
 
 /// Measure speed and memory of training steps against what the machine can do
 ///
@@ -31,6 +31,9 @@ pub struct Args {
     /// Steps that are timed, after one that is not
     #[arg(long, value_name = "N", default_value_t = BenchConfig::default().steps)]
     steps: usize,
+    /// Where to compute: auto, cpu, cuda, cuda:N, metal, or portable (the CPU as a GPU is run)
+    #[arg(long, value_name = "DEVICE", default_value_t = BenchConfig::default().device)]
+    device: DeviceSetting,
     /// Worker threads [default: the machine's cores]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -62,6 +65,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         seq: args.seq,
         packed: args.packed,
         steps: args.steps,
+        device: args.device,
         threads: args.threads,
         recipe: args.recipe,
         recompute: args.recompute,
@@ -93,10 +97,12 @@ fn table(r: &BenchReport) -> String {
     let rows = if r.packed { format!("{} tokens, packed", r.seq) } else { format!("up to {} tokens", r.seq) };
     let p = &r.phases;
     let share = |s: f64| format!("{:.3} s, {:.0} %", s, 100.0 * s / total(r));
-    let lines = [
+    let gpu = !matches!(r.device, DeviceSetting::Cpu | DeviceSetting::Portable);
+    let mut lines = vec![
         ("model", r.shape.clone()),
         ("step", format!("{} rows of {rows}, {} at a time, {}", r.batch_size, r.micro_batch, r.recipe)),
         ("blocks run", if r.recompute { "forward twice" } else { "forward once" }.into()),
+        ("device", r.device.to_string()),
         ("threads", r.threads.to_string()),
         ("steps", r.steps.to_string()),
         ("step, median", format!("{:.3} s", r.step_seconds_median)),
@@ -107,10 +113,9 @@ fn table(r: &BenchReport) -> String {
         ("supervised tokens", format!("{:.1} /s", r.supervised_tokens_per_second)),
         ("floor", format!("{:.1} GFLOP a step", r.floor_gflop)),
         ("share of the floor", format!("{:.3}, by CPU time {}", r.floor_share, optional(r.floor_share_cpu, 3))),
-        ("sgemm, gemm crate", format!("{:.1} GFLOP/s", r.sgemm.gemm.gflops)),
-        ("sgemm, OpenBLAS", r.sgemm.openblas.map_or("not found".into(), |o| format!("{:.1} GFLOP/s", o.gflops))),
         ("peak anonymous", mib(r.peak_anonymous_bytes)),
         ("peak resident", mib(r.peak_rss_bytes)),
+        ("device memory", mib(r.device_bytes)),
         ("to first step", format!("{:.2} s", r.seconds_to_first_step)),
         ("linear", share(p.linear)),
         ("attention", share(p.attention)),
@@ -121,7 +126,19 @@ fn table(r: &BenchReport) -> String {
         ("other", share(p.other)),
         ("losses", r.losses.iter().map(|l| format!("{l:.4}")).collect::<Vec<_>>().join(" ")),
     ];
-    lines.map(|(name, value)| format!("{name:<20}{value}\n")).concat()
+    let rate = |s: Option<Speed>| s.map_or("not found".into(), |s| format!("{:.1} GFLOP/s", s.gflops));
+    match r.sgemm.device {
+        Some(_) => lines.push(("sgemm, device", rate(r.sgemm.device))),
+        None => {
+            lines.extend([("sgemm, gemm crate", rate(Some(r.sgemm.gemm))), ("sgemm, OpenBLAS", rate(r.sgemm.openblas))])
+        }
+    }
+    lines.retain(|(name, _)| gpu || *name != "device memory");
+    let copies = |t: &BenchTransfer| {
+        format!("{:.0} up, {:.0} down, {:.2} MiB a step", t.uploads, t.downloads, t.bytes / (1u64 << 20) as f64)
+    };
+    let copied = r.transfers.iter().map(|(why, t)| format!("{:<20}{}\n", format!("copies, {why}"), copies(t)));
+    lines.iter().map(|(name, value)| format!("{name:<20}{value}\n")).chain(copied).collect()
 }
 
 /// Mean seconds of a step.

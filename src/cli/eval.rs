@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use sftmix::EvalConfig;
+use sftmix::{DeviceSetting, EvalConfig};
 
 use super::help::Defaults;
 use super::options::DataFlags;
@@ -26,6 +26,9 @@ pub struct Args {
     /// Most rows that run together; does not change the figures
     #[arg(long, value_name = "N", alias = "per-device-eval-batch-size")]
     batch_size: Option<usize>,
+    /// Where to compute: auto, cpu, cuda, cuda:N, metal, or portable (the CPU as a GPU is run)
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<DeviceSetting>,
     /// Worker threads [default: the machine's cores]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -42,7 +45,11 @@ pub struct Args {
 /// Defaults for the help.
 pub fn defaults() -> Defaults {
     let d = EvalConfig::default();
-    vec![("max_length".into(), d.max_length.to_string()), ("batch_size".into(), d.batch_size.to_string())]
+    vec![
+        ("max_length".into(), d.max_length.to_string()),
+        ("batch_size".into(), d.batch_size.to_string()),
+        ("device".into(), d.device.to_string()),
+    ]
 }
 
 /// Runs the command.
@@ -54,6 +61,7 @@ pub fn run(args: Args) -> Done {
         data: args.data,
         max_length: args.max_length.unwrap_or(d.max_length),
         batch_size: args.batch_size.unwrap_or(d.batch_size),
+        device: args.device.unwrap_or(d.device),
         threads: args.threads,
         cache_dir: args.cache_dir,
         data_options: args.data_options.into(),

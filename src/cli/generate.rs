@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
-use sftmix::{Control, GenerateConfig, Generator};
+use sftmix::{Control, DeviceSetting, GenerateConfig, Generator};
 
 use super::help::Defaults;
 use super::options::number;
@@ -33,6 +33,9 @@ pub struct Args {
     /// Seed of the draws
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// Where to compute: auto, cpu, cuda, cuda:N, metal, or portable (the CPU as a GPU is run)
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<DeviceSetting>,
     /// Worker threads [default: the machine's cores]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -57,6 +60,7 @@ pub fn defaults() -> Defaults {
         ("max_new_tokens".into(), d.max_new_tokens.to_string()),
         ("temperature".into(), d.temperature.to_string()),
         ("seed".into(), d.seed.to_string()),
+        ("device".into(), DeviceSetting::default().to_string()),
     ]
 }
 
@@ -69,7 +73,8 @@ pub fn run(args: Args) -> Done {
         top_p: args.top_p.or(d.top_p),
         seed: args.seed.unwrap_or(d.seed),
     };
-    let mut generator = Generator::open(&args.model, args.adapter.as_deref(), args.threads)?;
+    let mut generator =
+        Generator::open(&args.model, args.adapter.as_deref(), args.device.unwrap_or_default(), args.threads)?;
     let mut written = Ok(());
     let g = generator.generate(&args.prompt, &config, &mut |text| {
         if !args.json {

@@ -105,13 +105,18 @@ fn prepared(p: &Prepared) -> Vec<String> {
             count(p.supervised_tokens)
         ),
         format!(
-            "model  {} trained parameters, {}, micro-batches of {}, activations {}",
+            "model  {} trained parameters, {} ({}), micro-batches of {}, activations {}",
             count(p.parameters as u64),
+            p.device,
             plural(p.threads as u64, "thread"),
             plural(p.micro_batch as u64, "row"),
             if p.recompute { "computed twice" } else { "kept" }
         ),
     ];
+    // A build without GPU code is a choice that was made; a GPU that was looked for in vain is news.
+    if let Some(why) = p.device_instead.as_ref().filter(|_| cfg!(any(feature = "cuda", feature = "metal"))) {
+        lines.push(format!("device  cpu, because {why}"));
+    }
     lines.push(match p.resumed_at {
         0 => format!("run  {}", plural(p.total_steps, "step")),
         at => format!("run  continues behind step {} of {}", count(at), count(p.total_steps)),

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::Serialize;
 use serde_json::Value;
 use sftmix::{
-    Confidence, Control, Dynamics, Error, MixReduction, Recipe, Recompute, Schedule, StopHandle, TargetModules,
-    TrainConfig, TrainReport, TrainingJob,
+    Confidence, Control, DeviceSetting, Dynamics, Error, MixReduction, Recipe, Recompute, Schedule, StopHandle,
+    TargetModules, TrainConfig, TrainReport, TrainingJob,
 };
 
 use super::failure::{Failure, INTERRUPTED};
@@ -141,6 +141,10 @@ pub struct Flags {
     #[arg(long, value_name = "DIR", help_heading = "Rows")]
     cache_dir: Option<PathBuf>,
 
+    /// Where to compute: auto takes a GPU that this build has code for and that works, else the CPU;
+    /// portable is the CPU as a GPU is run. A run may be resumed on another device
+    #[arg(long, value_name = "auto|cpu|cuda[:N]|metal|portable", help_heading = "Machine")]
+    device: Option<DeviceSetting>,
     /// Worker threads [default: the machine's cores]
     #[arg(long, value_name = "N", help_heading = "Machine")]
     threads: Option<usize>,

@@ -10,6 +10,7 @@ use candle_core::{Device, Tensor};
 use candle_transformers::generation::{LogitsProcessor, Sampling};
 
 use crate::data::tokenizer::Tokenizer;
+use crate::device::DeviceSetting;
 use crate::error::{Error, Result};
 use crate::job::Control;
 use crate::lora::Adapter;
@@ -93,13 +94,19 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// Opens a Hugging Face model folder and a PEFT adapter folder on the CPU; `threads` of `None` takes the
-    /// machine's cores.
+    /// Opens a Hugging Face model folder and a PEFT adapter folder on a device; `threads` of `None` takes
+    /// the machine's cores.
     ///
     /// # Errors
-    /// When the model, its tokenizer or the adapter cannot be read or do not fit each other.
-    pub fn open(model: &Path, adapter: Option<&Path>, threads: Option<usize>) -> Result<Generator> {
-        Generator::open_on(Engine::new(EngineOptions { threads, ..Default::default() })?, model, adapter)
+    /// When the device cannot be had, or the model, its tokenizer or the adapter cannot be read or do not fit
+    /// each other.
+    pub fn open(
+        model: &Path,
+        adapter: Option<&Path>,
+        device: DeviceSetting,
+        threads: Option<usize>,
+    ) -> Result<Generator> {
+        Generator::open_on(Engine::new(EngineOptions { threads, ..device.open()?.options() })?, model, adapter)
     }
 
     /// As [`Generator::open`], on an engine of any form and device.

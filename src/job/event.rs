@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::data::store::RowCounts;
+use crate::device::DeviceSetting;
 use crate::train::score::Evaluation;
 
 /// What an observer answers.
@@ -83,6 +84,10 @@ pub struct Prepared {
     pub recompute: bool,
     /// Worker threads.
     pub threads: usize,
+    /// Where it computes.
+    pub device: DeviceSetting,
+    /// Why `auto` went on with the CPU.
+    pub device_instead: Option<String>,
     /// Steps done before: more than 0 when a run is resumed.
     pub resumed_at: u64,
 }

@@ -62,8 +62,8 @@ impl TrainingJob {
     }
 
     /// The run in `out`, to be taken up where its newest whole checkpoint stands. Its settings come from
-    /// the folder; `given` holds those that are given now, by field name of [`TrainConfig`]. Where no run
-    /// is there yet it is begun from `given` over the defaults.
+    /// the folder; `given` holds those that are given now, by field name of [`TrainConfig`], of which only the
+    /// device may differ. Where no run is there yet it is begun from `given` over the defaults.
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] names a setting that contradicts the run's, with both values.
@@ -75,8 +75,12 @@ impl TrainingJob {
                 let mut given = given.clone();
                 // The folder may have been moved, or be named another way.
                 given.remove("out");
+                let device = match given.remove("device") {
+                    Some(d) => serde_json::from_value(d).map_err(|e| Error::config("device", e.to_string()))?,
+                    None => run.config.device,
+                };
                 check_settings(&run, &given)?;
-                TrainConfig { out: out.to_path_buf(), ..run.config }
+                TrainConfig { out: out.to_path_buf(), device, ..run.config }
             }
             None => {
                 let mut all = given.clone();

@@ -81,6 +81,7 @@ pub(crate) fn resolve(config: &TrainConfig, engine: &Engine, model: &Decoder, lo
     };
     let (micro_batch, recompute) = choose(model, asked);
     Resolved {
+        device: engine.setting(),
         threads: engine.threads(),
         micro_batch,
         loss_chunk: engine.loss_chunk(model.config.vocab_size),

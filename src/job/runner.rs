@@ -14,6 +14,7 @@ use super::stage::{Rows, StageRun};
 use super::StopHandle;
 use crate::config::{Dynamics, Recipe, TrainConfig};
 use crate::data::store::TokenStore;
+use crate::device;
 use crate::dynamics::{
     confidences, import_confidences, split_checkpoints, CheckpointInfo, DynamicsLog, DynamicsWriter, Header, Kind,
     Position, Record, Stage,
@@ -68,6 +69,8 @@ struct Runner<'a> {
     folder: RunFolder,
     run_file: RunFile,
     inputs: Inputs,
+    /// Why it runs on the CPU where any device would do.
+    device_instead: Option<String>,
     store: TokenStore,
     valid: Option<TokenStore>,
     hash: ModelHash,
@@ -102,11 +105,20 @@ impl<'a> Runner<'a> {
     ) -> Result<Runner<'a>> {
         let (started, sampler) = (Instant::now(), PeakSampler::start());
         let cache = config.cache_dir.clone().unwrap_or_else(|| folder.cache());
-        let mut options = EngineOptions { threads: config.threads, ..Default::default() };
-        if let Some(r) = before.as_ref().map(|b| &b.resolved) {
-            options.threads = Some(r.threads);
-            options.loss_chunk = Some(r.loss_chunk);
-            options.attention_tile = r.attention_tile;
+        let chosen = config.device.open()?;
+        let device = device::setting(&chosen.device, chosen.form);
+        let mut options = EngineOptions { threads: config.threads, ..chosen.options() };
+        match before.as_ref().map(|b| &b.resolved) {
+            Some(r) if r.device == device => {
+                options.threads = Some(r.threads);
+                options.loss_chunk = Some(r.loss_chunk);
+                options.attention_tile = r.attention_tile;
+            }
+            Some(r) => log::warn!(
+                "the run was begun on {} and goes on on {device}: the same numbers but for rounding, not the same bits",
+                r.device
+            ),
+            None => {}
         }
         let hash = ModelHash::start(&config.model, &cache)?;
         let mut inputs = Inputs::open(&config.model, config.max_length, options, cache)?;
@@ -140,6 +152,7 @@ impl<'a> Runner<'a> {
             folder,
             run_file,
             inputs,
+            device_instead: chosen.instead,
             store,
             valid,
             hash,
@@ -193,7 +206,9 @@ impl<'a> Runner<'a> {
             total_steps: self.total_steps,
             micro_batch: self.run_file.resolved.micro_batch,
             recompute: self.run_file.resolved.recompute,
-            threads: self.run_file.resolved.threads,
+            threads: self.engine().threads(),
+            device: self.engine().setting(),
+            device_instead: self.device_instead.clone(),
             resumed_at: self.state.global_step,
         }));
         if self.valid.is_some() && self.state.base_eval_loss.is_none() {

@@ -75,8 +75,7 @@ impl Decoder {
         ids: &[u32],
     ) -> Result<Buf> {
         let (c, n) = (&self.config, ids.len());
-        let positions = (at as u32..(at + n) as u32).collect();
-        let layout = Layout { offsets: vec![0, n as u32], positions, row_ids: vec![0] };
+        let layout = Layout::part((at as u32..(at + n) as u32).collect());
         self.check(ids, &layout)?;
         let width = c.num_kv_heads * c.head_dim;
         let mut x = embedding::forward(engine, &self.embed, ids)?;

@@ -37,6 +37,15 @@ impl Dtype {
         }
     }
 
+    /// The same type in candle.
+    pub(crate) fn candle(self) -> candle_core::DType {
+        match self {
+            Dtype::F32 => candle_core::DType::F32,
+            Dtype::F16 => candle_core::DType::F16,
+            Dtype::BF16 => candle_core::DType::BF16,
+        }
+    }
+
     pub(crate) fn from_safetensors(dtype: safetensors::Dtype) -> Option<Dtype> {
         match dtype {
             safetensors::Dtype::F32 => Some(Dtype::F32),

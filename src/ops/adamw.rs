@@ -3,17 +3,20 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::transfer::Transfer;
 use super::{Buf, Engine, Phase};
 use crate::error::Result;
 use crate::kernels::cpu::{adamw as kernel, elementwise};
 pub use kernel::Step;
 
-/// Σ g² of one gradient.
-pub fn sum_squares(g: &Buf) -> Result<f64> {
-    match g {
-        Buf::Host(g) => Ok(elementwise::sum_squares(g)),
-        Buf::Dev(g) => Ok(g.sqr()?.sum_all()?.to_scalar::<f32>()? as f64),
+/// Σ g² of each gradient; from a device in one copy.
+pub fn sum_squares(engine: &Engine, gradients: &[&Buf]) -> Result<Vec<f64>> {
+    if engine.fused() {
+        return Ok(gradients.iter().map(|g| elementwise::sum_squares(g.host())).collect());
     }
+    let sums = gradients.iter().map(|g| Ok(g.tensor().sqr()?.sum_all()?)).collect::<Result<Vec<_>>>()?;
+    let sums = engine.download::<f32>(Transfer::Norm, &Tensor::stack(&sums, 0)?)?;
+    Ok(sums.into_iter().map(f64::from).collect())
 }
 
 /// Updates `p` and the moments `m`, `v` in place from the gradient `g`.

@@ -3,6 +3,7 @@
 
 use candle_core::{DType, Tensor, D};
 
+use super::transfer::Transfer;
 use super::{Buf, Engine, Layout, Phase};
 use crate::error::Result;
 use crate::kernels::cpu::attention as kernel;
@@ -20,8 +21,9 @@ pub fn forward(engine: &Engine, s: Shape, layout: &Layout, q: &Buf, k: &Buf, v: 
         }
         Buf::Dev(q) => {
             let (mut outs, mut lses) = (Vec::new(), Vec::new());
-            for t in tiles(s, layout, q.device())? {
-                let (qt, kt, vt) = t.operands(q, k.tensor(), v.tensor())?;
+            for tile in layout.device_tiles(engine, s.tile_key())?.iter() {
+                let t = Operands { s, tile };
+                let (qt, kt, vt) = (t.queries(q)?, t.keys(k.tensor())?, t.keys(v.tensor())?);
                 let scores = t.scores(&qt, &kt)?;
                 let max = scores.max_keepdim(D::Minus1)?;
                 let p = scores.broadcast_sub(&max)?.exp()?;
@@ -66,8 +68,9 @@ pub fn backward(engine: &Engine, s: Shape, layout: &Layout, saved: Saved, g: &Bu
             let n = layout.tokens();
             let zeros = || Tensor::zeros((n, s.kv_heads * s.head_dim), DType::F32, q.device());
             let (mut dqs, mut dk, mut dv) = (Vec::new(), zeros()?, zeros()?);
-            for t in tiles(s, layout, q.device())? {
-                let (qt, kt, vt) = t.operands(q, k, v)?;
+            for tile in layout.device_tiles(engine, s.tile_key())?.iter() {
+                let t = Operands { s, tile };
+                let (qt, kt, vt) = (t.queries(q)?, t.keys(k)?, t.keys(v)?);
                 let gt = t.queries(g)?;
                 let ot = t.queries(saved.o.tensor())?;
                 let lse = t.heads_first(saved.lse.tensor())?;
@@ -76,9 +79,8 @@ pub fn backward(engine: &Engine, s: Shape, layout: &Layout, saved: Saved, g: &Bu
                 let dp = gt.matmul(&vt.transpose(1, 2)?)?;
                 let ds = (&p * dp.broadcast_sub(&delta)?)?.affine(s.scale as f64, 0.0)?;
                 dqs.push(t.heads_last(&ds.matmul(&kt)?)?.to_dtype(q.dtype())?);
-                let at = t.key_index()?;
-                dk = dk.index_add(&at, &t.keys_last(&ds.transpose(1, 2)?.matmul(&qt)?)?, 0)?;
-                dv = dv.index_add(&at, &t.keys_last(&p.transpose(1, 2)?.matmul(&gt)?)?, 0)?;
+                dk = dk.index_add(&tile.keys, &t.keys_last(&ds.transpose(1, 2)?.matmul(&qt)?)?, 0)?;
+                dv = dv.index_add(&tile.keys, &t.keys_last(&p.transpose(1, 2)?.matmul(&gt)?)?, 0)?;
             }
             let like = |x: Tensor| x.to_dtype(q.dtype());
             Ok((Buf::Dev(Tensor::cat(&dqs, 0)?), Buf::Dev(like(dk)?), Buf::Dev(like(dv)?)))
@@ -86,64 +88,82 @@ pub fn backward(engine: &Engine, s: Shape, layout: &Layout, saved: Saved, g: &Bu
     })
 }
 
-/// One tile of the portable form: queries `q0..q1` of a row against keys `k0..q1`. Operands are
-/// `[H_kv, G·T, D]` and `[H_kv, K, D]`, G = H/H_kv: the heads of a group share their keys without a copy.
-struct Tile {
-    s: Shape,
+/// What the tiles of a layout depend on: query rows of a tile, window.
+pub(crate) type TileKey = (usize, Option<usize>);
+
+impl Shape {
+    fn tile_key(&self) -> TileKey {
+        (self.tile, self.window)
+    }
+}
+
+/// A tile of the portable form: queries `q0..q1` of a row against keys `k0..q1`. The same for every block
+/// and both passes, so it is made and uploaded once a layout.
+#[derive(Debug)]
+pub(crate) struct Tile {
     q0: usize,
     q1: usize,
     k0: usize,
-    /// `[1, G·T, K]`: 0 where visible, −inf elsewhere.
+    /// `[1, 1, T, K]`: 0 where visible, −inf elsewhere.
     mask: Tensor,
+    /// `[K]`: k0, k0 + 1, …
+    keys: Tensor,
 }
 
-fn tiles(s: Shape, layout: &Layout, device: &candle_core::Device) -> Result<Vec<Tile>> {
-    let group = s.heads / s.kv_heads;
+/// The tiles of rows with these cumulated lengths.
+pub(crate) fn tiles(engine: &Engine, offsets: &[u32], (tile, window): TileKey) -> Result<Vec<Tile>> {
     let mut out = Vec::new();
-    for row in layout.offsets.windows(2) {
+    for row in offsets.windows(2) {
         let (start, end) = (row[0] as usize, row[1] as usize);
-        for q0 in (start..end).step_by(s.tile) {
-            let q1 = (q0 + s.tile).min(end);
-            let first = |t: usize| s.window.map_or(start, |w| (t + 1).saturating_sub(w).max(start));
+        for q0 in (start..end).step_by(tile) {
+            let q1 = (q0 + tile).min(end);
+            let first = |t: usize| window.map_or(start, |w| (t + 1).saturating_sub(w).max(start));
             let k0 = first(q0);
             let mut mask = vec![f32::NEG_INFINITY; (q1 - q0) * (q1 - k0)];
             for t in q0..q1 {
                 let at = (t - q0) * (q1 - k0);
                 mask[at + first(t) - k0..=at + t - k0].fill(0.0);
             }
-            let mask = Tensor::from_vec(mask, (1, q1 - q0, q1 - k0), device)?.repeat((1, group, 1))?;
-            out.push(Tile { s, q0, q1, k0, mask });
+            let mask = engine.upload(Transfer::Rows, &mask, (1, 1, q1 - q0, q1 - k0))?;
+            let keys: Vec<u32> = (k0 as u32..q1 as u32).collect();
+            out.push(Tile { q0, q1, k0, mask, keys: engine.upload(Transfer::Rows, &keys, keys.len())? });
         }
     }
     Ok(out)
 }
 
-impl Tile {
+/// Takes a tile's operands out of matrices and puts its results back. Operands are `[H_kv, G·T, D]` and
+/// `[H_kv, K, D]`, G = H/H_kv: the heads of a group share their keys without a copy.
+struct Operands<'a> {
+    s: Shape,
+    tile: &'a Tile,
+}
+
+impl Operands<'_> {
     fn rows(&self) -> usize {
-        self.q1 - self.q0
+        self.tile.q1 - self.tile.q0
     }
 
     /// `[N, H·D]` → `[H_kv, G·T, D]` in f32.
     fn queries(&self, x: &Tensor) -> Result<Tensor> {
         let (h, hkv, d, t) = (self.s.heads, self.s.kv_heads, self.s.head_dim, self.rows());
-        let x = x.narrow(0, self.q0, t)?.to_dtype(DType::F32)?.reshape((t, h, d))?;
+        let x = x.narrow(0, self.tile.q0, t)?.to_dtype(DType::F32)?.reshape((t, h, d))?;
         Ok(x.transpose(0, 1)?.contiguous()?.reshape((hkv, h / hkv * t, d))?)
     }
 
     /// `[N, H_kv·D]` → `[H_kv, K, D]` in f32.
     fn keys(&self, x: &Tensor) -> Result<Tensor> {
-        let n = self.q1 - self.k0;
-        let x = x.narrow(0, self.k0, n)?.to_dtype(DType::F32)?.reshape((n, self.s.kv_heads, self.s.head_dim))?;
+        let n = self.tile.q1 - self.tile.k0;
+        let x = x.narrow(0, self.tile.k0, n)?.to_dtype(DType::F32)?.reshape((n, self.s.kv_heads, self.s.head_dim))?;
         Ok(x.transpose(0, 1)?.contiguous()?)
-    }
-
-    fn operands(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
-        Ok((self.queries(q)?, self.keys(k)?, self.keys(v)?))
     }
 
     /// Scaled, masked scores `[H_kv, G·T, K]`.
     fn scores(&self, q: &Tensor, k: &Tensor) -> Result<Tensor> {
-        Ok(q.matmul(&k.transpose(1, 2)?)?.affine(self.s.scale as f64, 0.0)?.broadcast_add(&self.mask)?)
+        let scores = q.matmul(&k.transpose(1, 2)?)?.affine(self.s.scale as f64, 0.0)?;
+        let (hkv, rows, keys) = scores.dims3()?;
+        let heads = scores.reshape((hkv, rows / self.rows(), self.rows(), keys))?;
+        Ok(heads.broadcast_add(&self.tile.mask)?.reshape((hkv, rows, keys))?)
     }
 
     /// `[H_kv, G·T, D]` → `[T, H·D]`.
@@ -154,7 +174,7 @@ impl Tile {
 
     /// `[H_kv, K, D]` → `[K, H_kv·D]`.
     fn keys_last(&self, x: &Tensor) -> Result<Tensor> {
-        let n = self.q1 - self.k0;
+        let n = self.tile.q1 - self.tile.k0;
         Ok(x.transpose(0, 1)?.contiguous()?.reshape((n, self.s.kv_heads * self.s.head_dim))?)
     }
 
@@ -166,10 +186,6 @@ impl Tile {
     /// The tile's part of `[N, H]` → `[H_kv, G·T, 1]`.
     fn heads_first(&self, x: &Tensor) -> Result<Tensor> {
         let (h, hkv, t) = (self.s.heads, self.s.kv_heads, self.rows());
-        Ok(x.narrow(0, self.q0, t)?.t()?.contiguous()?.reshape((hkv, h / hkv * t, 1))?)
-    }
-
-    fn key_index(&self) -> Result<Tensor> {
-        Ok(Tensor::arange(self.k0 as u32, self.q1 as u32, self.mask.device())?)
+        Ok(x.narrow(0, self.tile.q0, t)?.t()?.contiguous()?.reshape((hkv, h / hkv * t, 1))?)
     }
 }

@@ -1,7 +1,6 @@
 //! Gated SiLU, residual, dropout.
 
-use candle_core::Tensor;
-
+use super::transfer::Transfer;
 use super::{Buf, Engine, Layout, Phase};
 use crate::error::Result;
 use crate::kernels::cpu::elementwise as kernel;
@@ -70,7 +69,7 @@ impl DropoutKey {
 
 /// Drops features of `x[N, width]` with probability `p` and scales the rest by 1/(1 − p), in place. The
 /// mask is a function of (seed, step, row, position, module): made again in the backward pass, the same
-/// for every micro-batch. On a device it is made on the host and uploaded.
+/// for every micro-batch, on every device: where x is not on the host, what is kept is uploaded as bytes.
 pub fn dropout(
     engine: &Engine,
     x: &mut Buf,
@@ -92,8 +91,11 @@ pub fn dropout(
             Buf::Dev(x) => {
                 let mut mask = vec![1f32; layout.tokens() * width];
                 kernel::dropout(&mut mask, width, p, token);
-                let mask = Tensor::from_vec(mask, (layout.tokens(), width), x.device())?;
-                *x = (&*x * mask.to_dtype(x.dtype())?)?;
+                // What the kernel multiplies with where it keeps.
+                let scale = 1.0 / (1.0 - p);
+                let kept: Vec<u8> = mask.into_iter().map(|m| (m != 0.0) as u8).collect();
+                let kept = engine.upload(Transfer::Dropout, &kept, (layout.tokens(), width))?;
+                *x = (&*x * kept.to_dtype(x.dtype())?.affine(scale as f64, 0.0)?)?;
             }
         }
         Ok(())

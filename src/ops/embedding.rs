@@ -1,7 +1,6 @@
 //! Token embedding: rows of a frozen table. Nothing below it learns, so it has no backward.
 
-use candle_core::Tensor;
-
+use super::transfer::Transfer;
 use super::{Buf, Engine, Matrix, Phase};
 use crate::error::Result;
 
@@ -16,7 +15,7 @@ pub fn forward(engine: &Engine, table: &Matrix, ids: &[u32]) -> Result<Buf> {
             }
             Ok(Buf::Host(x))
         } else {
-            let ids = Tensor::from_slice(ids, ids.len(), engine.device())?;
+            let ids = engine.upload(Transfer::Rows, ids, ids.len())?;
             Ok(Buf::Dev(table.tensor().index_select(&ids, 0)?))
         }
     })

@@ -3,6 +3,7 @@
 
 use candle_core::{DType, Tensor, D};
 
+use super::transfer::Transfer;
 use super::{Buf, Engine, Matrix, Phase};
 use crate::error::{Error, Result};
 use crate::kernels::cpu::gemm::{gemm, Par, View};
@@ -59,13 +60,15 @@ pub fn forward_backward(
             return Err(Error::Misuse(format!("a target beyond {} tokens or a state beyond {states}", head.rows())));
         }
         let mut dh = gradient.then(|| engine.zeros(states, c)).transpose()?;
+        let mut figures = Vec::new();
         for chunk in chunks(units, engine.loss_chunk(head.rows())) {
             let chunk = Chunk::new(chunk);
             match h {
                 Buf::Host(h) => fused(engine, head, h, &chunk, dh.as_mut(), &mut stats)?,
-                Buf::Dev(h) => portable(head, h, &chunk, dh.as_mut(), &mut stats)?,
+                Buf::Dev(h) => figures.push(portable(engine, head, h, chunk, dh.as_mut())?),
             }
         }
+        stats.extend(Figures::read(engine, &figures)?);
         Ok((stats, dh))
     })
 }
@@ -118,6 +121,10 @@ impl Chunk {
     fn states(&self) -> Vec<u32> {
         self.positions.iter().map(|p| p.state).collect()
     }
+
+    fn mixed(&self) -> impl Iterator<Item = &kernel::Unit> {
+        self.units.iter().filter(|u| u.mix.is_some())
+    }
 }
 
 fn fused(
@@ -160,55 +167,80 @@ fn fused(
     Ok(())
 }
 
-fn portable(head: &Matrix, h: &Tensor, chunk: &Chunk, dh: Option<&mut Buf>, stats: &mut Vec<RowStats>) -> Result<()> {
-    let (v, k, device) = (head.rows(), chunk.positions.len(), h.device());
-    let states = Tensor::from_vec(chunk.states(), k, device)?;
+/// A chunk's figures, still on the device: nll, entropy, largest probability, whether the arg-max is right,
+/// of each position, then the loss of each mixed unit. Downloading waits for the device, so it is done once
+/// for all chunks.
+struct Figures {
+    chunk: Chunk,
+    values: Tensor,
+}
+
+impl Figures {
+    fn read(engine: &Engine, all: &[Figures]) -> Result<Vec<RowStats>> {
+        let mut stats = Vec::new();
+        let parts: Vec<&Tensor> = all.iter().map(|f| &f.values).collect();
+        if parts.is_empty() {
+            return Ok(stats);
+        }
+        let values = engine.download::<f32>(Transfer::Loss, &Tensor::cat(&parts, 0)?)?;
+        let mut rest = &values[..];
+        for chunk in all.iter().map(|f| &f.chunk) {
+            let k = chunk.positions.len();
+            let (first, mixed) = (stats.len(), chunk.mixed().count());
+            let (here, later) = rest.split_at(4 * k + mixed);
+            stats.extend((0..k).map(|i| RowStats {
+                nll: here[i] as f64,
+                prob: libm::exp(-here[i] as f64) as f32,
+                max_prob: here[2 * k + i],
+                correct: here[3 * k + i] == 1.0,
+                entropy: here[k + i],
+                mix_nll: 0.0,
+            }));
+            for (u, &l) in chunk.mixed().zip(&here[4 * k..]) {
+                stats[first + u.first].mix_nll = l as f64;
+            }
+            rest = later;
+        }
+        Ok(stats)
+    }
+}
+
+fn portable(engine: &Engine, head: &Matrix, h: &Tensor, chunk: Chunk, dh: Option<&mut Buf>) -> Result<Figures> {
+    let (v, k) = (head.rows(), chunk.positions.len());
+    let states = engine.upload(Transfer::Loss, &chunk.states(), k)?;
     let w = head.tensor();
     let r = h.index_select(&states, 0)?.matmul(&w.t()?)?.to_dtype(DType::F32)?;
-    let column = |f: &dyn Fn(&Position) -> f32| {
-        Tensor::from_vec(chunk.positions.iter().map(f).collect::<Vec<f32>>(), (k, 1), device)
-    };
     let targets: Vec<u32> = chunk.positions.iter().map(|p| p.target).collect();
-    let one_hot = |t: &[u32]| -> Result<Tensor> {
-        let t = Tensor::from_slice(t, (t.len(), 1), device)?;
-        let ids = Tensor::arange(0u32, v as u32, device)?.reshape((1, v))?;
-        Ok(ids.broadcast_eq(&t)?.to_dtype(DType::F32)?)
-    };
-    let e = one_hot(&targets)?;
+    let targets = engine.upload(Transfer::Loss, &targets, (k, 1))?;
     let log_p = log_softmax(&r)?;
     let p = log_p.exp()?;
-    let nll = (&log_p * &e)?.sum(D::Minus1)?.neg()?.to_vec1::<f32>()?;
-    let entropy = (&p * &log_p)?.sum(D::Minus1)?.neg()?.to_vec1::<f32>()?;
-    let max_prob = p.max(D::Minus1)?.to_vec1::<f32>()?;
-    let best = r.argmax(D::Minus1)?.to_vec1::<u32>()?;
-    let first = stats.len();
-    stats.extend((0..k).map(|i| RowStats {
-        nll: nll[i] as f64,
-        prob: libm::exp(-nll[i] as f64) as f32,
-        max_prob: max_prob[i],
-        correct: best[i] == targets[i],
-        entropy: entropy[i],
-        mix_nll: 0.0,
-    }));
-    let mut g = (p - &e)?.broadcast_mul(&column(&|p| p.a)?)?;
-    let mixed: Vec<&kernel::Unit> = chunk.units.iter().filter(|u| u.mix.is_some()).collect();
+    let nll = log_p.gather(&targets, 1)?.neg()?.flatten_all()?;
+    let entropy = (&p * &log_p)?.sum(D::Minus1)?.neg()?;
+    let correct = r.argmax_keepdim(D::Minus1)?.eq(&targets)?.to_dtype(DType::F32)?.flatten_all()?;
+    let mut figures = vec![nll, entropy, p.max(D::Minus1)?, correct];
+    let e = one_hot(&targets, v)?;
+    let a: Vec<f32> = chunk.positions.iter().map(|p| p.a).collect();
+    let mut g = (p - &e)?.broadcast_mul(&engine.upload(Transfer::Loss, &a, (k, 1))?)?;
+    let mixed: Vec<(usize, Mix)> = chunk.mixed().filter_map(|u| Some((u.first, u.mix?))).collect();
     if !mixed.is_empty() {
         let m = mixed.len();
-        let at = |plus: usize| mixed.iter().map(|u| (u.first + plus) as u32).collect::<Vec<_>>();
-        let pick = |plus: usize| Tensor::from_vec(at(plus), m, device);
+        let pick = |plus: usize| {
+            let at: Vec<u32> = mixed.iter().map(|(first, _)| (first + plus) as u32).collect();
+            engine.upload(Transfer::Loss, &at, m)
+        };
         let of = |f: &dyn Fn(&Mix) -> f32| {
-            Tensor::from_vec(mixed.iter().filter_map(|u| u.mix.as_ref()).map(f).collect::<Vec<f32>>(), (m, 1), device)
+            let values: Vec<f32> = mixed.iter().map(|(_, mix)| f(mix)).collect();
+            engine.upload(Transfer::Loss, &values, (m, 1))
         };
         let (c_at, u_at) = (pick(0)?, pick(1)?);
         let (l, rest) = (of(&|x| x.lambda)?, of(&|x| 1.0 - x.lambda)?);
-        let blend =
-            |c: &Tensor, u: &Tensor| -> Result<Tensor> { Ok((c.broadcast_mul(&l)? + u.broadcast_mul(&rest)?)?) };
-        let log_m = log_softmax(&blend(&r.index_select(&c_at, 0)?, &r.index_select(&u_at, 0)?)?)?;
-        let y = blend(&e.index_select(&c_at, 0)?, &e.index_select(&u_at, 0)?)?;
-        let losses = (&log_m * &y)?.sum(D::Minus1)?.neg()?.to_vec1::<f32>()?;
-        for (u, &l) in mixed.iter().zip(&losses) {
-            stats[first + u.first].mix_nll = l as f64;
-        }
+        let blend = |x: &Tensor| -> Result<Tensor> {
+            let (c, u) = (x.index_select(&c_at, 0)?, x.index_select(&u_at, 0)?);
+            Ok((c.broadcast_mul(&l)? + u.broadcast_mul(&rest)?)?)
+        };
+        let log_m = log_softmax(&blend(&r)?)?;
+        let y = blend(&e)?;
+        figures.push((&log_m * &y)?.sum(D::Minus1)?.neg()?);
         let q = (log_m.exp()? - y)?.broadcast_mul(&of(&|x| x.b)?)?;
         g = g.index_add(&c_at, &q.broadcast_mul(&l)?, 0)?.index_add(&u_at, &q.broadcast_mul(&rest)?, 0)?;
     }
@@ -216,7 +248,14 @@ fn portable(head: &Matrix, h: &Tensor, chunk: &Chunk, dh: Option<&mut Buf>, stat
         let rows = g.to_dtype(w.dtype())?.matmul(w)?;
         *dh = dh.index_add(&states, &rows, 0)?;
     }
-    Ok(())
+    Ok(Figures { chunk, values: Tensor::cat(&figures, 0)? })
+}
+
+/// `[K,V]` of zeros but for a one at each row's target `[K,1]`.
+fn one_hot(targets: &Tensor, v: usize) -> Result<Tensor> {
+    let k = targets.dim(0)?;
+    let ones = Tensor::ones((k, 1), DType::F32, targets.device())?;
+    Ok(Tensor::zeros((k, v), DType::F32, targets.device())?.scatter_add(targets, &ones, 1)?)
 }
 
 fn log_softmax(x: &Tensor) -> Result<Tensor> {
@@ -240,6 +279,9 @@ pub fn logits(engine: &Engine, head: &Matrix, h: &Buf) -> Result<Vec<f32>> {
             }
             Ok(out)
         }
-        Buf::Dev(h) => Ok(h.matmul(&head.tensor().t()?)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?),
+        Buf::Dev(h) => {
+            let logits = h.matmul(&head.tensor().t()?)?.to_dtype(DType::F32)?;
+            engine.download(Transfer::Output, &logits)
+        }
     }
 }

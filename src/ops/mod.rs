@@ -19,16 +19,19 @@ pub mod pool;
 pub mod rms_norm;
 pub mod rope;
 pub mod rows;
+pub mod transfer;
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 
+use crate::device::DeviceSetting;
 use crate::error::{Error, Result};
 use crate::model::weights::Weight;
 use pool::{HostBuf, Pool};
+use transfer::Transfer;
 
 /// Which implementation of the operations runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +106,8 @@ pub struct Engine {
     pool: Arc<Pool>,
     workers: rayon::ThreadPool,
     spent: [AtomicU64; Phase::ALL.len()],
+    moved: transfer::Counters,
+    wait_in_phases: AtomicBool,
 }
 
 impl Engine {
@@ -124,7 +129,19 @@ impl Engine {
             .thread_name(|i| format!("sftmix-{i}"))
             .build()
             .map_err(|e| Error::Threads(e.to_string()))?;
-        Ok(Engine { options, pool: Arc::default(), workers, spent: Default::default() })
+        Ok(Engine {
+            options,
+            pool: Arc::default(),
+            workers,
+            spent: Default::default(),
+            moved: Default::default(),
+            wait_in_phases: AtomicBool::new(false),
+        })
+    }
+
+    /// Where it computes.
+    pub fn setting(&self) -> DeviceSetting {
+        crate::device::setting(&self.options.device, self.options.form)
     }
 
     /// Worker threads.
@@ -136,14 +153,8 @@ impl Engine {
     /// [`Error::Threads`] instead of crossing the caller.
     pub fn run<T: Send>(&self, f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let guarded = std::panic::AssertUnwindSafe(|| self.workers.install(f));
-        std::panic::catch_unwind(guarded).unwrap_or_else(|panic| {
-            let text = panic
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| panic.downcast_ref::<&str>().copied())
-                .unwrap_or("a worker panicked");
-            Err(Error::Threads(text.to_string()))
-        })
+        std::panic::catch_unwind(guarded)
+            .unwrap_or_else(|panic| Err(Error::Threads(crate::error::panic_text(&*panic).to_string())))
     }
 
     /// The store of buffers.
@@ -196,14 +207,23 @@ impl Engine {
             b.copy_from_slice(data);
             Buf::Host(b)
         } else {
-            Buf::Dev(Tensor::from_slice(data, (rows, cols), self.device())?)
+            Buf::Dev(self.upload(Transfer::Adapter, data, (rows, cols))?)
         })
+    }
+
+    /// Whether a phase ends when the device has done its work, not when it was given it: slower, but then
+    /// the phases of a GPU tell where time goes.
+    pub(crate) fn wait_in_phases(&self, wait: bool) {
+        self.wait_in_phases.store(wait, Relaxed);
     }
 
     /// Adds the time of `f` to a phase.
     pub(crate) fn timed<T>(&self, phase: Phase, f: impl FnOnce() -> Result<T>) -> Result<T> {
         let start = Instant::now();
         let out = f();
+        if self.wait_in_phases.load(Relaxed) {
+            self.synchronize()?;
+        }
         self.spent[phase as usize].fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
         out
     }
@@ -257,7 +277,7 @@ impl Buf {
     pub fn to_vec(&self) -> Result<Vec<f32>> {
         match self {
             Buf::Host(b) => Ok(b.to_vec()),
-            Buf::Dev(t) => Ok(t.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?),
+            Buf::Dev(t) => transfer::values(t),
         }
     }
 
@@ -265,7 +285,7 @@ impl Buf {
     pub(crate) fn set(&mut self, data: &[f32]) -> Result<()> {
         match self {
             Buf::Host(b) => b.copy_from_slice(data),
-            Buf::Dev(t) => *t = Tensor::from_slice(data, t.shape().clone(), t.device())?.to_dtype(t.dtype())?,
+            Buf::Dev(t) => transfer::overwrite(t, data)?,
         }
         Ok(())
     }
@@ -305,13 +325,7 @@ impl Matrix {
     /// # Errors
     /// When the device refuses the copy.
     pub fn new(engine: &Engine, weight: Weight) -> Result<Matrix> {
-        let dev = if engine.fused() {
-            None
-        } else {
-            let data = weight.to_vec_f32();
-            let t = Tensor::from_vec(data, (weight.rows(), weight.cols()), engine.device())?;
-            Some(t.to_dtype(engine.options.dtype)?)
-        };
+        let dev = if engine.fused() { None } else { Some(engine.upload_weight(&weight)?) };
         Ok(Matrix { weight, dev })
     }
 
@@ -365,7 +379,7 @@ impl Param {
     /// When the device refuses the copy.
     pub fn new(engine: &Engine, weight: &Weight) -> Result<Param> {
         let host = weight.to_vec_f32();
-        let dev = if engine.fused() { None } else { Some(Tensor::from_slice(&host, host.len(), engine.device())?) };
+        let dev = if engine.fused() { None } else { Some(engine.upload(Transfer::Weights, &host, host.len())?) };
         Ok(Param { host, dev })
     }
 
@@ -390,13 +404,27 @@ pub struct Layout {
     pub(crate) positions: Vec<u32>,
     /// What dropout masks of each row are keyed by (the example's number).
     pub(crate) row_ids: Vec<u64>,
+    /// The same on the device, for the portable form: uploaded once for all blocks and both passes.
+    on_device: Arc<OnDevice>,
+}
+
+#[derive(Debug, Default)]
+struct OnDevice {
+    positions: OnceLock<Tensor>,
+    tiles: Mutex<Vec<(attention::TileKey, Arc<Vec<attention::Tile>>)>>,
 }
 
 impl Layout {
     /// The layout of rows with these cumulated lengths and names.
     pub fn new(offsets: Vec<u32>, row_ids: Vec<u64>) -> Layout {
         let positions = offsets.windows(2).flat_map(|w| 0..w[1] - w[0]).collect();
-        Layout { offsets, positions, row_ids }
+        Layout { offsets, positions, row_ids, on_device: Arc::default() }
+    }
+
+    /// A part of one row that stands at `positions`.
+    pub(crate) fn part(positions: Vec<u32>) -> Layout {
+        let offsets = vec![0, positions.len() as u32];
+        Layout { offsets, positions, row_ids: vec![0], on_device: Arc::default() }
     }
 
     /// Cumulated row lengths, `rows + 1` numbers from 0 to N.
@@ -412,6 +440,27 @@ impl Layout {
     /// N.
     pub fn tokens(&self) -> usize {
         self.positions.len()
+    }
+
+    /// The positions `[N]` on the engine's device.
+    pub(crate) fn device_positions(&self, engine: &Engine) -> Result<Tensor> {
+        if let Some(t) = self.on_device.positions.get() {
+            return Ok(t.clone());
+        }
+        let t = engine.upload(Transfer::Rows, &self.positions, self.tokens())?;
+        Ok(self.on_device.positions.get_or_init(|| t).clone())
+    }
+
+    /// The tiles of the portable attention.
+    pub(crate) fn device_tiles(&self, engine: &Engine, key: attention::TileKey) -> Result<Arc<Vec<attention::Tile>>> {
+        // Tiles are pushed whole: a panicking thread leaves nothing half done.
+        let mut known = self.on_device.tiles.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some((_, tiles)) = known.iter().find(|(k, _)| *k == key) {
+            return Ok(tiles.clone());
+        }
+        let tiles = Arc::new(attention::tiles(engine, &self.offsets, key)?);
+        known.push((key, tiles.clone()));
+        Ok(tiles)
     }
 
     /// The row that each token belongs to.

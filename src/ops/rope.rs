@@ -2,6 +2,7 @@
 
 use candle_core::{Tensor, D};
 
+use super::transfer::Transfer;
 use super::{Buf, Engine, Layout, Phase};
 use crate::error::Result;
 use crate::kernels::cpu::rope as kernel;
@@ -29,7 +30,7 @@ impl Table {
         let dev = if engine.fused() {
             None
         } else {
-            let t = |v: &[f32]| Tensor::from_slice(v, (positions, half), engine.device());
+            let t = |v: &[f32]| engine.upload(Transfer::Weights, v, (positions, half));
             Some((t(&cos)?, t(&sin)?))
         };
         Ok(Table { half, cos, sin, dev })
@@ -51,7 +52,7 @@ pub fn rotate(engine: &Engine, x: &mut Buf, heads: usize, table: &Table, layout:
         Buf::Dev(x) => {
             let Some((cos, sin)) = &table.dev else { unreachable!("the table was made for the fused form") };
             let (n, half) = (layout.tokens(), table.half);
-            let at = Tensor::from_slice(&layout.positions, n, x.device())?;
+            let at = layout.device_positions(engine)?;
             let part = |t: &Tensor| t.index_select(&at, 0)?.to_dtype(x.dtype())?.reshape((n, 1, half));
             let (cos, sin) = (part(cos)?, part(sin)?);
             let sin = if inverse { sin.neg()? } else { sin };

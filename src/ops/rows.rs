@@ -2,6 +2,7 @@
 
 use candle_core::Tensor;
 
+use super::transfer::Transfer;
 use super::{Buf, Engine, Phase};
 use crate::error::Result;
 
@@ -15,7 +16,7 @@ pub fn gather(engine: &Engine, x: &Buf, cols: usize, at: &[u32]) -> Result<Buf> 
             }
             Ok(Buf::Host(y))
         }
-        Buf::Dev(x) => Ok(Buf::Dev(x.index_select(&Tensor::from_slice(at, at.len(), x.device())?, 0)?)),
+        Buf::Dev(x) => Ok(Buf::Dev(x.index_select(&engine.upload(Transfer::Rows, at, at.len())?, 0)?)),
     })
 }
 
@@ -30,7 +31,7 @@ pub fn scatter(engine: &Engine, n: usize, cols: usize, y: &Buf, first: usize, at
             Ok(Buf::Host(x))
         }
         Buf::Dev(y) => {
-            let at_t = Tensor::from_slice(at, at.len(), y.device())?;
+            let at_t = engine.upload(Transfer::Rows, at, at.len())?;
             let x = Tensor::zeros((n, cols), y.dtype(), y.device())?;
             Ok(Buf::Dev(x.index_add(&at_t, &y.narrow(0, first, at.len())?.contiguous()?, 0)?))
         }

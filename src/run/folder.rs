@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::atomic::write_file;
 use crate::config::TrainConfig;
 use crate::data::store::RowCounts;
+use crate::device::DeviceSetting;
 use crate::error::{Error, Result};
 use crate::job::TrainReport;
 
@@ -42,6 +43,9 @@ pub struct RunFile {
 /// Choices that the settings left open.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Resolved {
+    /// Where the run was begun.
+    #[serde(default = "cpu")]
+    pub device: DeviceSetting,
     /// Worker threads.
     pub threads: usize,
     /// Rows whose blocks run together.
@@ -52,6 +56,11 @@ pub struct Resolved {
     pub attention_tile: usize,
     /// Whether blocks run forward twice. Does not decide bits.
     pub recompute: bool,
+}
+
+/// Where runs were before there was a choice.
+fn cpu() -> DeviceSetting {
+    DeviceSetting::Cpu
 }
 
 impl RunFile {

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::lora::Adapter;
 use crate::ops::adamw::{self, Step};
 use crate::ops::linear::SlotGrad;
-use crate::ops::{Engine, Phase};
+use crate::ops::{Buf, Engine, Phase};
 
 /// Settings of AdamW.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -79,8 +79,10 @@ impl AdamW {
     fn norm(&self, engine: &Engine, adapter: &Adapter, grads: &[SlotGrad]) -> Result<f64> {
         engine.timed(Phase::Optimizer, || {
             let mut total = 0.0;
-            for (slot, g) in adapter.slots.iter().zip(grads) {
-                let part = adamw::sum_squares(&g.a)? + adamw::sum_squares(&g.b)?;
+            let all: Vec<&Buf> = grads.iter().flat_map(|g| [&g.a, &g.b]).collect();
+            let sums = adamw::sum_squares(engine, &all)?;
+            for (slot, sums) in adapter.slots.iter().zip(sums.chunks_exact(2)) {
+                let part = sums[0] + sums[1];
                 if !part.is_finite() {
                     return Err(Error::NonFinite {
                         what: format!("gradient of {}, step {}", slot.module, self.step + 1),

@@ -6,10 +6,10 @@ use sftmix::generate::{GenerateConfig, Generation, Generator};
 use sftmix::job::Control;
 use sftmix::lora::Adapter;
 use sftmix::model::decoder::{Decoder, Keep};
-use sftmix::ops::{head_loss, Engine, EngineOptions, Form, Layout};
+use sftmix::ops::{head_loss, Engine, Form, Layout};
 use sftmix::Error;
 
-use crate::support::{engine, golden_rows, json, shared, tensors};
+use crate::support::{engine, golden_rows, json, options, project, shared, tensors};
 
 const FORMS: [Form; 2] = [Form::Fused, Form::Portable];
 
@@ -18,8 +18,7 @@ fn stories() -> Option<PathBuf> {
 }
 
 fn generator(form: Form, model: &Path, adapter: Option<&Path>) -> Generator {
-    let options = EngineOptions { form, threads: Some(2), ..Default::default() };
-    Generator::open_on(Engine::new(options).unwrap(), model, adapter).unwrap()
+    Generator::open_on(Engine::new(options(form)).unwrap(), model, adapter).unwrap()
 }
 
 fn text(g: &mut Generator, prompt: &str, config: &GenerateConfig) -> Generation {
@@ -72,7 +71,7 @@ fn cached(e: &Engine, m: &Decoder, adapter: Option<&Adapter>, ids: &[u32], promp
 #[test]
 fn the_cache_gives_the_logits_of_the_full_pass() {
     for family in ["llama", "llama_tied_rope3", "mistral", "qwen2", "qwen3"] {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(family);
+        let dir = project("tests/golden").join(family);
         let rows = golden_rows(&tensors(&dir.join("golden.safetensors")));
         // The golden rows, and one long enough for every window, tile and position of the scaled rotation.
         let long: Vec<u32> = (0..90).map(|i| (i * 37 + 11) % 64).collect();
@@ -241,9 +240,7 @@ fn refuses_settings_and_prompts_that_mean_nothing() {
             other => panic!("{name}: {other:?}"),
         }
     }
-    assert!(g
-        .set_adapter(Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/llama/adapter").as_path()))
-        .is_err());
+    assert!(g.set_adapter(Some(project("tests/golden/llama/adapter").as_path())).is_err());
     assert_eq!(text(&mut g, "Once", &d()).new_tokens, 128, "the generator is usable after errors");
 }
 

@@ -12,7 +12,7 @@ use sftmix::recipe::Halves;
 use sftmix::train::group::{Group, GroupResult, GroupRun, MicroBatch, PairSpec};
 use sftmix::train::optimizer::{AdamW, AdamWConfig};
 
-use crate::support::{engine, golden_rows, json, max_diff, shared, tensors};
+use crate::support::{engine, golden_rows, json, max_diff, project, shared, tensors, within};
 
 type Rows = Vec<(Vec<u32>, Vec<bool>)>;
 type Tensors = BTreeMap<String, (Vec<usize>, Vec<f64>)>;
@@ -22,7 +22,7 @@ const REQUIRED: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
 pub fn golden_dir() -> PathBuf {
     match std::env::var_os("SFTMIX_GOLDEN") {
         Some(dir) => dir.into(),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"),
+        None => project("tests/golden"),
     }
 }
 
@@ -66,7 +66,7 @@ struct Weights {
 }
 
 /// Adapter weights against `prefix.<PEFT name>`, where the golden gradient exceeds 1e-5.
-fn compare_weights(adapter: &Adapter, g: &Tensors, prefix: &str, what: &str) -> Weights {
+fn compare_weights(e: &Engine, adapter: &Adapter, g: &Tensors, prefix: &str, what: &str) -> Weights {
     let mut out = Weights { compared: 0, left_out: 0 };
     for s in &adapter.slots {
         for (ab, buf) in [("A", &s.a), ("B", &s.b)] {
@@ -75,7 +75,7 @@ fn compare_weights(adapter: &Adapter, g: &Tensors, prefix: &str, what: &str) -> 
             for ((ours, want), grad) in buf.to_vec().unwrap().iter().zip(want).zip(grad) {
                 if grad.abs() > 1e-5 {
                     let d = (*ours as f64 - want).abs();
-                    assert!(d <= 1e-5, "{what}: {prefix} {name}: {d:e}");
+                    assert!(d <= within(e, 1e-5), "{what}: {prefix} {name}: {d:e}");
                     out.compared += 1;
                 } else {
                     out.left_out += 1;
@@ -87,6 +87,7 @@ fn compare_weights(adapter: &Adapter, g: &Tensors, prefix: &str, what: &str) -> 
 }
 
 fn compare_gradients(
+    e: &Engine,
     adapter: &Adapter,
     grads: &[sftmix::ops::linear::SlotGrad],
     g: &Tensors,
@@ -100,7 +101,7 @@ fn compare_gradients(
             let want = &g[&name].1;
             let d = max_diff(&buf.to_vec().unwrap(), want);
             let largest = want.iter().fold(0f64, |m, v| m.max(v.abs()));
-            assert!(d <= 1e-5 && d <= 1e-4 * largest.max(1e-3), "{what}: {name}: {d:e} of {largest:e}");
+            assert!(d <= within(e, 1e-5) && d <= 1e-4 * largest.max(1e-3), "{what}: {name}: {d:e} of {largest:e}");
             worst = worst.max(d);
         }
     }
@@ -116,10 +117,10 @@ fn check_family(dir: &Path, form: Form, keep: Keep, chunk: usize, tile: usize) -
     let (hidden, base) = logits(&e, &m, None, &rows);
     let d = max_diff(&hidden, &unpadded(&g, "base.hidden", &rows))
         .max(max_diff(&base, &unpadded(&g, "base.logits", &rows)));
-    assert!(d <= 2e-5, "{what}: base logits {d:e}");
+    assert!(d <= within(&e, 2e-5), "{what}: base logits {d:e}");
     let mut adapter = Adapter::load(&e, &m, &dir.join("adapter")).unwrap();
     let lora = max_diff(&logits(&e, &m, Some(&adapter), &rows).1, &unpadded(&g, "lora.logits", &rows));
-    assert!(lora <= 2e-5, "{what}: lora logits {lora:e}");
+    assert!(lora <= within(&e, 2e-5), "{what}: lora logits {lora:e}");
 
     let opt = &js["adamw"];
     let f = |k: &str| opt[k].as_f64().unwrap();
@@ -143,13 +144,13 @@ fn check_family(dir: &Path, form: Form, keep: Keep, chunk: usize, tile: usize) -
             loss += r.rows.iter().map(|r| r.nll).sum::<f64>() / total as f64;
         }
         let d = (loss - want.as_f64().unwrap()).abs();
-        assert!(d <= 5e-6, "{what}: loss before step {}: {d:e}", step + 1);
+        assert!(d <= within(&e, 5e-6), "{what}: loss before step {}: {d:e}", step + 1);
         if step == 0 {
-            worst = compare_gradients(&adapter, &grads, &g, "grad", &what);
+            worst = compare_gradients(&e, &adapter, &grads, &g, "grad", &what);
         }
         e.run(|| adam.apply(&e, &mut adapter, &mut grads, f("lr"))).unwrap();
         if step == 0 || step == 2 {
-            weights = compare_weights(&adapter, &g, &format!("step{}", step + 1), &what);
+            weights = compare_weights(&e, &adapter, &g, &format!("step{}", step + 1), &what);
         }
     }
     (lora, worst, weights)
@@ -296,7 +297,7 @@ fn golden_sftmix_losses_and_gradients() {
                     r.pair_tokens,
                     indices(&case["pair_counts"]).iter().map(|&n| n as usize).collect::<Vec<_>>()
                 );
-                compare_gradients(&adapter, &grads, &g, &format!("case{k}.grad"), &what);
+                compare_gradients(&e, &adapter, &grads, &g, &format!("case{k}.grad"), &what);
             }
         }
     }
@@ -387,11 +388,11 @@ fn stories260k_logits_and_nll() {
         let v = m.config.vocab_size;
         let last = &all[(ids.len() - 1) * v..];
         let d = max_diff(last, &floats(&js["last_logits"]));
-        assert!(d <= 2e-5, "{form:?}: last logits {d:e}");
+        assert!(d <= within(&e, 2e-5), "{form:?}: last logits {d:e}");
         let run = GroupRun { engine: &e, model: &m, adapter: None, keep: Keep::Nothing, dropout: None };
         let r = e.run(|| Group::plain(vec![micro(&rows)], 1.0).run(&run, None)).unwrap();
         let mean = r.rows[0].nll / r.rows[0].tokens as f64;
-        assert!((mean - js["mean_nll"].as_f64().unwrap()).abs() <= 5e-6, "{form:?}: {mean}");
+        assert!((mean - js["mean_nll"].as_f64().unwrap()).abs() <= within(&e, 5e-6), "{form:?}: {mean}");
     }
 }
 
@@ -443,13 +444,13 @@ fn stories260k_trajectory() {
         for (i, step) in js["steps"].as_array().unwrap().iter().enumerate() {
             let loss = loss_of(&adapter, Some(&mut grads));
             let d = (loss - step["loss"].as_f64().unwrap()).abs();
-            assert!(d <= 1e-5, "{form:?} {keep:?}: loss of step {}: {d:e}", i + 1);
+            assert!(d <= within(&e, 1e-5), "{form:?} {keep:?}: loss of step {}: {d:e}", i + 1);
             if i == 1 {
                 for (s, g) in adapter.slots.iter().zip(&grads) {
                     for (ab, buf) in [("A", &g.a), ("B", &g.b)] {
                         let want = &step2[&format!("base_model.model.{}.lora_{ab}.weight", s.module)].1;
                         let d = max_diff(&buf.to_vec().unwrap(), want);
-                        assert!(d <= 1e-5, "{form:?}: gradient of {} {ab}: {d:e}", s.module);
+                        assert!(d <= within(&e, 1e-5), "{form:?}: gradient of {} {ab}: {d:e}", s.module);
                     }
                 }
             }
@@ -457,6 +458,6 @@ fn stories260k_trajectory() {
             assert!((norm / step["grad_norm"].as_f64().unwrap() - 1.0).abs() < 1e-4, "gradient norm {norm}");
         }
         let d = (loss_of(&adapter, None) - js["final_loss"].as_f64().unwrap()).abs();
-        assert!(d <= 1e-5, "{form:?}: final loss {d:e}");
+        assert!(d <= within(&e, 1e-5), "{form:?}: final loss {d:e}");
     }
 }

@@ -4,10 +4,12 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::support::project;
+
 use sftmix::rng::{Key, Stream};
 
 fn train(out: &Path, dynamics: &str, resume: bool) -> Command {
-    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo");
+    let assets = project("assets/demo");
     let mut c = Command::new(env!("CARGO_BIN_EXE_sftmix"));
     c.args(["train", "--out"]).arg(out).stdout(Stdio::null()).stderr(Stdio::piped());
     if resume {

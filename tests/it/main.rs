@@ -4,6 +4,7 @@
 mod block;
 #[cfg(feature = "cli")]
 mod cli;
+mod device;
 mod dropout;
 #[cfg(feature = "generate")]
 mod generate;

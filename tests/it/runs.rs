@@ -7,11 +7,11 @@ use sftmix::dynamics::DynamicsLog;
 use sftmix::lora::peft::load_adapter;
 use sftmix::{Control, DataOptions, Dynamics, Error, Event, Recipe, TrainConfig, TrainReport, TrainingJob};
 
-use crate::support::shared;
+use crate::support::{project, shared};
 
 /// The embedded demo's files, which the project ships.
 fn demo(out: &Path) -> TrainConfig {
-    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo");
+    let assets = project("assets/demo");
     TrainConfig {
         model: assets.clone(),
         data: assets.join("train.jsonl"),
@@ -246,7 +246,7 @@ fn what_is_refused_can_be_given_again_corrected_and_nothing_foreign_is_touched()
 fn other_data_or_another_base_is_refused_on_resume() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("rows.jsonl");
-    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo");
+    let assets = project("assets/demo");
     let rows = std::fs::read_to_string(assets.join("train.jsonl")).unwrap();
     std::fs::write(&data, &rows).unwrap();
     let out = dir.path().join("run");

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use sftmix::ops::{Engine, EngineOptions, Form};
+use sftmix::DeviceSetting;
 
 /// Tensors of a safetensors file as f64, with their shapes (integers too).
 pub fn tensors(path: &Path) -> BTreeMap<String, (Vec<usize>, Vec<f64>)> {
@@ -32,9 +33,15 @@ pub fn json(path: &Path) -> serde_json::Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
+/// A file of the project. The tests may run where they were not built: scripts/gpu-check.sh says where.
+pub fn project(path: &str) -> PathBuf {
+    let root = std::env::var_os("SFTMIX_ROOT").map_or(env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    root.join(path)
+}
+
 /// A path beside the checkout, when it is there.
 pub fn shared(path: &str) -> Option<PathBuf> {
-    let full = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared").join(path);
+    let full = project("../shared").join(path);
     if full.exists() {
         return Some(full);
     }
@@ -44,11 +51,28 @@ pub fn shared(path: &str) -> Option<PathBuf> {
     None
 }
 
+/// What the portable form runs on: the CPU, or what SFTMIX_TEST_DEVICE names.
+pub fn portable() -> DeviceSetting {
+    std::env::var("SFTMIX_TEST_DEVICE").map_or(DeviceSetting::Portable, |d| d.parse().unwrap())
+}
+
+/// Options of an engine of this form, on two threads.
+pub fn options(form: Form) -> EngineOptions {
+    let device = if form == Form::Fused { DeviceSetting::Cpu } else { portable() };
+    EngineOptions { threads: Some(2), ..device.open().unwrap().options() }
+}
+
 /// An engine of this form, on two threads.
 pub fn engine(form: Form, loss_chunk: usize, attention_tile: usize) -> Engine {
-    let options =
-        EngineOptions { form, threads: Some(2), loss_chunk: Some(loss_chunk), attention_tile, ..Default::default() };
-    Engine::new(options).unwrap()
+    Engine::new(EngineOptions { loss_chunk: Some(loss_chunk), attention_tile, ..options(form) }).unwrap()
+}
+
+/// How far figures may be from an oracle's: `cpu` on the CPU; a GPU sums in other orders.
+pub fn within(e: &Engine, cpu: f64) -> f64 {
+    match e.setting() {
+        DeviceSetting::Cuda(_) | DeviceSetting::Metal => cpu.max(1e-4),
+        _ => cpu,
+    }
 }
 
 /// Largest absolute difference.

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use serde_json::json;
 use sftmix::memory::PeakSampler;
-use sftmix::{Event, GenerateConfig, Generator, Recipe};
+use sftmix::{DeviceSetting, Event, GenerateConfig, Generator, Recipe};
 
 use super::{output, Done};
 use arms::Arm;
@@ -145,7 +145,7 @@ fn answers(files: &Files, seed: &Seed) -> Result<Vec<report::Question>, super::f
         .map(|r| report::Question { prompt: r.prompt.clone(), gold: r.completion.clone(), answers: Vec::new() })
         .collect();
     let config = GenerateConfig { max_new_tokens: 24, ..Default::default() };
-    let mut generator = Generator::open(&files.model, None, None)?;
+    let mut generator = Generator::open(&files.model, None, DeviceSetting::Auto, None)?;
     let arms: Vec<(&str, Option<&Arm>)> =
         std::iter::once(("base", None)).chain(Column::TRAINED.map(|c| (c.name(), Some(seed.arm(c))))).collect();
     for (name, arm) in arms {

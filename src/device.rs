@@ -1,0 +1,235 @@
+//! Where the engine runs: the only place that knows which back ends a build has.
+//!
+//! The CPU runs the fused form, every GPU the portable one (candle's tensor operations). A GPU is taken
+//! into use only after it has computed a small product right: a driver that is there and does not work is
+//! told from one that works before a model is loaded onto it.
+
+use candle_core::{DType, Device, DeviceLocation, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::ops::{EngineOptions, Form};
+
+/// Which device is asked for: `auto`, `cpu`, `cuda`, `cuda:1`, `metal`, `portable`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum DeviceSetting {
+    /// A GPU when this build has the code for one and it works, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The CUDA device of this number.
+    Cuda(usize),
+    /// The Metal device.
+    Metal,
+    /// The CPU by what a GPU runs, candle's tensor operations: slow, to compare with.
+    Portable,
+}
+
+impl std::str::FromStr for DeviceSetting {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':').unwrap_or((text, "0")) {
+            ("auto", _) if text == "auto" => Ok(DeviceSetting::Auto),
+            ("cpu", _) if text == "cpu" => Ok(DeviceSetting::Cpu),
+            ("metal", _) if text == "metal" => Ok(DeviceSetting::Metal),
+            ("portable", _) if text == "portable" => Ok(DeviceSetting::Portable),
+            ("cuda", n) if n.bytes().all(|b| b.is_ascii_digit()) && n.parse::<u16>().is_ok() => {
+                Ok(DeviceSetting::Cuda(n.parse::<u16>().unwrap_or(0).into()))
+            }
+            _ => Err(format!("expected auto, cpu, cuda, cuda:N, metal or portable, found {text:?}")),
+        }
+    }
+}
+
+impl TryFrom<String> for DeviceSetting {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<DeviceSetting> for String {
+    fn from(d: DeviceSetting) -> String {
+        d.to_string()
+    }
+}
+
+impl std::fmt::Display for DeviceSetting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            DeviceSetting::Auto => f.write_str("auto"),
+            DeviceSetting::Cpu => f.write_str("cpu"),
+            DeviceSetting::Cuda(0) => f.write_str("cuda"),
+            DeviceSetting::Cuda(n) => write!(f, "cuda:{n}"),
+            DeviceSetting::Metal => f.write_str("metal"),
+            DeviceSetting::Portable => f.write_str("portable"),
+        }
+    }
+}
+
+/// A device that works.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    /// The device.
+    pub device: Device,
+    /// What runs on it: the fused form on the CPU, the portable one elsewhere.
+    pub form: Form,
+    /// Why `auto` went on with the CPU: what this build lacks, or what each GPU said.
+    pub instead: Option<String>,
+}
+
+impl Chosen {
+    /// Engine options for the device, the rest as by default.
+    pub fn options(&self) -> EngineOptions {
+        let mut options = EngineOptions { form: self.form, device: self.device.clone(), ..Default::default() };
+        if !self.device.is_cpu() {
+            // Launches cost more than the masked half of a tile does.
+            options.attention_tile = 512;
+        }
+        options
+    }
+}
+
+impl DeviceSetting {
+    /// Takes the device into use.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the one that is named is not in this build, is absent or does not work.
+    /// `auto` has no error: the CPU is always there.
+    pub fn open(self) -> Result<Chosen> {
+        let taken = |device, form| Ok(Chosen { device, form, instead: None });
+        match self {
+            DeviceSetting::Cpu => taken(Device::Cpu, Form::Fused),
+            DeviceSetting::Portable => taken(Device::Cpu, Form::Portable),
+            DeviceSetting::Cuda(_) | DeviceSetting::Metal => taken(self.gpu()?, Form::Portable),
+            DeviceSetting::Auto => {
+                let built: Vec<DeviceSetting> =
+                    [(cfg!(feature = "cuda"), DeviceSetting::Cuda(0)), (cfg!(feature = "metal"), DeviceSetting::Metal)]
+                        .into_iter()
+                        .filter_map(|(built, d)| built.then_some(d))
+                        .collect();
+                let mut said = Vec::new();
+                for gpu in &built {
+                    match gpu.gpu() {
+                        Ok(device) => return taken(device, Form::Portable),
+                        Err(e) => said.push(e.to_string()),
+                    }
+                }
+                let instead = match said.is_empty() {
+                    true => "this build has no GPU code (features cuda, metal)".into(),
+                    false => said.join("; "),
+                };
+                Ok(Chosen { device: Device::Cpu, form: Form::Fused, instead: Some(instead) })
+            }
+        }
+    }
+
+    /// A GPU that has computed something right.
+    fn gpu(self) -> Result<Device> {
+        let fail = |reason: String| Error::Device { device: self.to_string(), reason };
+        let lacks = |feature: &str| fail(format!("this build has no code for it: build with --features {feature}"));
+        match self {
+            DeviceSetting::Cuda(_) if !cfg!(feature = "cuda") => return Err(lacks("cuda")),
+            DeviceSetting::Metal if !cfg!(feature = "metal") => return Err(lacks("metal")),
+            _ => {}
+        }
+        let open = move || match self {
+            DeviceSetting::Cuda(n) => Device::new_cuda(n),
+            _ => Device::new_metal(0),
+        };
+        // The back ends' bindings panic where a library of the driver is absent or of another version.
+        let caught = std::panic::catch_unwind(move || open().and_then(|d| probe(&d).map(|right| (d, right))));
+        match caught {
+            Ok(Ok((device, true))) => Ok(device),
+            Ok(Ok((_, false))) => Err(fail("it computed a product of two matrices wrong".into())),
+            Ok(Err(e)) => Err(fail(first_line(&e.to_string()))),
+            Err(panic) => Err(fail(first_line(crate::error::panic_text(&*panic)))),
+        }
+    }
+}
+
+/// Whether a product of small whole numbers, which every order of summation gives exactly, comes out right.
+fn probe(device: &Device) -> candle_core::Result<bool> {
+    let (m, k, n) = (3usize, 5, 4);
+    let a: Vec<f32> = (0..m * k).map(|i| i as f32 - 7.0).collect();
+    let b: Vec<f32> = (0..k * n).map(|i| 3.0 - (i % 7) as f32).collect();
+    let want = (0..m * n).map(|i| (0..k).map(|p| a[i / n * k + p] * b[p * n + i % n]).sum::<f32>());
+    let want: Vec<f32> = want.collect();
+    let (a, b) = (Tensor::from_vec(a, (m, k), device)?, Tensor::from_vec(b, (k, n), device)?);
+    let got = a.matmul(&b)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    Ok(got == want)
+}
+
+/// What of a back end's message a user can act on; the rest is a stack trace.
+fn first_line(text: &str) -> String {
+    // What the stand-in of the driver's library answers (scripts/cuda-shims.py).
+    if text.contains("STUB_LIBRARY") {
+        return "NVIDIA's driver was not found (libcuda.so.1)".into();
+    }
+    text.lines().next().unwrap_or("no reason given").trim().to_string()
+}
+
+/// The setting that gives this device and form.
+pub(crate) fn setting(device: &Device, form: Form) -> DeviceSetting {
+    match device.location() {
+        DeviceLocation::Cpu if form == Form::Portable => DeviceSetting::Portable,
+        DeviceLocation::Cpu => DeviceSetting::Cpu,
+        DeviceLocation::Cuda { gpu_id } => DeviceSetting::Cuda(gpu_id),
+        DeviceLocation::Metal { .. } => DeviceSetting::Metal,
+    }
+}
+
+/// Bytes of the device's memory in use by all processes, where it tells: CUDA does.
+pub fn used_bytes(device: &Device) -> Option<u64> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(cuda) = device {
+        use candle_core::cuda_backend::cudarc::driver::result::mem_get_info;
+        cuda.cuda_stream().context().bind_to_thread().ok()?;
+        return mem_get_info().ok().map(|(free, total)| (total - free) as u64);
+    }
+    let _ = device;
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_text_and_back() {
+        for text in ["auto", "cpu", "cuda", "cuda:1", "metal", "portable"] {
+            assert_eq!(text.parse::<DeviceSetting>().unwrap().to_string(), text);
+        }
+        assert_eq!("cuda:0".parse::<DeviceSetting>().unwrap(), DeviceSetting::Cuda(0));
+        for bad in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:99999", "cpu:0", "metal:1", "auto:2", "CUDA"] {
+            assert!(bad.parse::<DeviceSetting>().is_err(), "{bad}");
+        }
+        let json = serde_json::to_string(&DeviceSetting::Cuda(2)).unwrap();
+        assert_eq!((json.as_str(), serde_json::from_str(&json).unwrap()), ("\"cuda:2\"", DeviceSetting::Cuda(2)));
+        assert!(serde_json::from_str::<DeviceSetting>("\"tpu\"").unwrap_err().to_string().contains("tpu"));
+    }
+
+    #[test]
+    fn the_cpu_is_always_there_and_computes() {
+        let cpu = DeviceSetting::Cpu.open().unwrap();
+        assert!(cpu.device.is_cpu() && cpu.instead.is_none() && probe(&cpu.device).unwrap());
+        assert_eq!((setting(&cpu.device, cpu.form), cpu.options().form), (DeviceSetting::Cpu, Form::Fused));
+        let portable = DeviceSetting::Portable.open().unwrap();
+        assert_eq!(setting(&portable.device, portable.form), DeviceSetting::Portable);
+        let auto = DeviceSetting::Auto.open().unwrap();
+        assert_eq!(auto.device.is_cpu(), auto.instead.is_some());
+    }
+
+    #[test]
+    fn what_the_build_lacks_is_named() {
+        for (device, built) in [("cuda:3", cfg!(feature = "cuda")), ("metal", cfg!(feature = "metal"))] {
+            if !built {
+                let e = device.parse::<DeviceSetting>().unwrap().open().unwrap_err().to_string();
+                let feature = device.split(':').next().unwrap();
+                assert!(e.starts_with(&format!("{device}: ")) && e.ends_with(&format!("--features {feature}")), "{e}");
+            }
+        }
+    }
+}
