@@ -18,34 +18,30 @@
 
 #[cfg(feature = "cli")]
 mod blas;
+mod export;
+mod figures;
 mod process;
 mod rate;
+mod report;
 mod rows;
 mod shape;
+mod trial;
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
-use serde::Serialize;
-
-use crate::config::{LoraConfig, Recipe, Recompute};
+use crate::config::{Recipe, Recompute};
 use crate::device::{self, DeviceSetting};
 use crate::error::{Error, Result};
-use crate::lora::Adapter;
 use crate::memory::{anonymous_bytes, peak_resident_bytes, PeakSampler};
-use crate::model::decoder::{Decoder, Keep};
-use crate::ops::linear::SlotGrad;
-use crate::ops::transfer::{Moved, Transfer};
-use crate::ops::{Engine, EngineOptions, Phase};
-use crate::train::group::GroupRun;
-use crate::train::optimizer::{AdamW, AdamWConfig};
-use crate::train::plan::{choose, Asked};
+use figures::Figures;
 use process::{cpu_seconds, forget_peak};
 use rate::Reference;
 pub use rate::{Rates, Speed};
+pub use report::{BenchPhases, BenchReport, BenchStep, BenchTransfer};
 use rows::{RowShape, Step};
 pub use shape::{Shape, SHAPES};
+use trial::{floor, Trial};
 
 /// Which model is measured.
 #[derive(Clone, Debug, PartialEq)]
@@ -88,6 +84,9 @@ pub struct BenchConfig {
     pub seed: u64,
     /// Where models of random weights are kept; `None` takes a folder among the system's temporary files.
     pub cache_dir: Option<PathBuf>,
+    /// Where to write what another trainer needs to run the same steps: `bench.json`, `rows.jsonl`, and
+    /// `adapter/`, the adapter they begin with.
+    pub export: Option<PathBuf>,
 }
 
 impl Default for BenchConfig {
@@ -106,6 +105,7 @@ impl Default for BenchConfig {
             lora_r: 16,
             seed: 0,
             cache_dir: None,
+            export: None,
         }
     }
 }
@@ -121,187 +121,13 @@ impl BenchConfig {
         at_least("steps", 1, self.steps)?;
         at_least("lora_r", 1, self.lora_r)?;
         at_least("micro_batch", 1, self.micro_batch.unwrap_or(1))?;
-        at_least("threads", 1, self.threads.unwrap_or(1))
-    }
-}
-
-/// One timed step.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct BenchStep {
-    /// Its number, from 0: the one that is not in the figures.
-    pub step: usize,
-    /// Wall seconds.
-    pub seconds: f64,
-    /// CPU seconds of the process.
-    pub cpu_seconds: Option<f64>,
-    /// Real tokens.
-    pub tokens: usize,
-    /// Supervised positions.
-    pub supervised: usize,
-    /// Floor, 1e9 floating-point operations.
-    pub floor_gflop: f64,
-    /// Floor ÷ (seconds × the rate beside the step); `None` for the step that is not in the figures.
-    pub floor_share: Option<f64>,
-    /// Next-token loss plus, with SFTMix, μ times the mixed one.
-    pub loss: f64,
-}
-
-/// Mean seconds of a step in each phase.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct BenchPhases {
-    /// Products with weights and adapters, and the conversion of weights.
-    pub linear: f64,
-    /// Attention.
-    pub attention: f64,
-    /// LM head and loss.
-    pub loss: f64,
-    /// Norms, rotary embedding, activation, residuals.
-    pub elementwise: f64,
-    /// Clipping and AdamW.
-    pub optimizer: f64,
-    /// Laying rows out.
-    pub data: f64,
-    /// What no phase claims.
-    pub other: f64,
-}
-
-/// What a step copied between host and device for one reason, means over the steps.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct BenchTransfer {
-    /// Copies up.
-    pub uploads: f64,
-    /// Copies down: each waits for the device.
-    pub downloads: f64,
-    /// Bytes of both.
-    pub bytes: f64,
-}
-
-/// What was found.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct BenchReport {
-    /// Name of the shape, or the model folder.
-    pub shape: String,
-    /// Where it computed.
-    pub device: DeviceSetting,
-    /// Worker threads.
-    pub threads: usize,
-    /// Steps in the figures.
-    pub steps: usize,
-    /// Recipe.
-    pub recipe: Recipe,
-    /// Rows of a step.
-    pub batch_size: usize,
-    /// Rows that ran together.
-    pub micro_batch: usize,
-    /// Longest row in tokens.
-    pub seq: usize,
-    /// Whether rows were packed.
-    pub packed: bool,
-    /// Whether blocks ran forward twice.
-    pub recompute: bool,
-    /// LoRA rank.
-    pub lora_r: usize,
-    /// Mean real tokens of a step.
-    pub tokens_per_step: f64,
-    /// Real tokens of all steps ÷ their seconds.
-    pub real_tokens_per_second: f64,
-    /// Supervised tokens of all steps ÷ their seconds.
-    pub supervised_tokens_per_second: f64,
-    /// Real tokens of all steps ÷ their CPU seconds.
-    pub real_tokens_per_cpu_second: Option<f64>,
-    /// Median over the steps of floor ÷ (seconds × rate beside the step).
-    pub floor_share: f64,
-    /// The same with CPU seconds and the rate per CPU second.
-    pub floor_share_cpu: Option<f64>,
-    /// Mean floor of a step, 1e9 floating-point operations.
-    pub floor_gflop: f64,
-    /// Mean rate of the faster library, 1e9 operations per second.
-    pub sgemm_gflops: f64,
-    /// Which library that is: gemm, openblas, or a device's own.
-    pub sgemm_library: &'static str,
-    /// Mean rates of the libraries that were timed.
-    pub sgemm: Rates,
-    /// Median wall seconds of a step.
-    pub step_seconds_median: f64,
-    /// Most anonymous memory during a step, bytes.
-    pub peak_anonymous_bytes: Option<u64>,
-    /// Most resident memory during a step, mapped weights included, bytes.
-    pub peak_rss_bytes: Option<u64>,
-    /// Most that the engine's buffers held, bytes.
-    pub peak_buffer_bytes: u64,
-    /// Most of the device's memory that was in use (by all processes) behind a step, bytes, where it tells.
-    pub device_bytes: Option<u64>,
-    /// Bytes that a step copied between host and device, by reason; empty on the CPU.
-    pub transfers: BTreeMap<&'static str, BenchTransfer>,
-    /// From opening the model to the end of the first step.
-    pub seconds_to_first_step: f64,
-    /// Mean seconds of a step in each phase.
-    pub phases: BenchPhases,
-    /// Loss of every step, the first included.
-    pub losses: Vec<f64>,
-}
-
-/// Operations of a step's floor.
-fn floor(model: &Decoder, adapter: &Adapter, step: &Step) -> f64 {
-    let c = &model.config;
-    let linears: usize = model.linears().map(|l| l.weight.rows() * l.weight.cols()).sum();
-    let squares: f64 = step.lengths.iter().map(|&n| (n * n) as f64 / 2.0).sum();
-    let tokens = step.tokens() as f64;
-    4.0 * linears as f64 * tokens
-        + 6.0 * adapter.parameters() as f64 * tokens
-        + 12.0 * (c.num_layers * c.num_heads * c.head_dim) as f64 * squares
-        + 4.0 * (c.hidden_size * c.vocab_size * step.supervised) as f64
-}
-
-/// A model being trained.
-struct Trial {
-    engine: Engine,
-    model: Decoder,
-    adapter: Adapter,
-    adam: AdamW,
-    grads: Vec<SlotGrad>,
-    keep: Keep,
-    micro_batch: usize,
-}
-
-impl Trial {
-    fn open(config: &BenchConfig, dir: &Path) -> Result<Trial> {
-        let engine = Engine::new(EngineOptions { threads: config.threads, ..config.device.open()?.options() })?;
-        let model = Decoder::open(&engine, dir, config.seq)?;
-        let lora = LoraConfig { r: config.lora_r, lora_alpha: 2.0 * config.lora_r as f64, ..Default::default() };
-        let adapter = Adapter::fresh(&engine, &model, &lora, config.seed)?;
-        let adam = AdamWConfig { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, clip: 1.0 };
-        let adam = AdamW::new(&engine, &adapter, adam)?;
-        let grads = adapter.zero_gradients(&engine)?;
-        // The same choices as training makes.
-        let asked = Asked {
-            recipe: config.recipe,
-            batch_size: config.batch_size,
-            max_length: config.seq,
-            longest: config.seq,
-            micro_batch: config.micro_batch.map(|n| n.min(config.batch_size)),
-            recompute: config.recompute,
-        };
-        let (micro_batch, recompute) = choose(&model, asked);
-        let keep = if recompute { Keep::Inputs } else { Keep::All };
-        Ok(Trial { engine, model, adapter, adam, grads, keep, micro_batch })
-    }
-
-    /// One optimizer step; gives the loss.
-    fn step(&mut self, step: &Step) -> Result<f64> {
-        let Trial { engine, model, adapter, adam, grads, keep, .. } = self;
-        let engine = &*engine;
-        engine.run(|| {
-            let mut loss = 0.0;
-            for group in &step.groups {
-                let run = GroupRun { engine, model, adapter: Some(&*adapter), keep: *keep, dropout: None };
-                let r = group.run(&run, Some(grads))?;
-                loss += group.a * r.rows.iter().map(|r| r.nll).sum::<f64>() + group.mu * r.mixup;
+        at_least("threads", 1, self.threads.unwrap_or(1))?;
+        match self.export {
+            Some(_) if self.recipe != Recipe::Ntp => {
+                Err(Error::config("export", "other trainers have no Mixup: export with recipe ntp"))
             }
-            adam.apply(engine, adapter, grads, 2e-4)?;
-            engine.synchronize()?;
-            Ok(loss)
-        })
+            _ => Ok(()),
+        }
     }
 }
 
@@ -322,6 +148,9 @@ pub fn run(config: &BenchConfig, observe: &mut dyn FnMut(&BenchStep)) -> Result<
     let mut trial = Trial::open(config, &dir)?;
     let rows =
         RowShape { seed: config.seed, packed: config.packed, seq: config.seq, vocab: trial.model.config.vocab_size };
+    if let Some(to) = &config.export {
+        export::write(to, config, &dir, &trial.adapter, &rows)?;
+    }
     let block = trial.model.linears().filter(|l| l.layer == 0).map(|l| (l.weight.rows(), l.weight.cols()));
     let reference = Reference::new(block.collect(), trial.engine.threads());
 
@@ -382,128 +211,10 @@ pub fn run(config: &BenchConfig, observe: &mut dyn FnMut(&BenchStep)) -> Result<
     Ok(figures.report(config, &trial, name, seconds_to_first_step))
 }
 
-/// What is gathered over the steps.
-#[derive(Default)]
-struct Figures {
-    steps: Vec<BenchStep>,
-    rates: Vec<Rates>,
-    phases: [f64; Phase::ALL.len()],
-    data: f64,
-    losses: Vec<f64>,
-    peak_anonymous: Option<u64>,
-    peak_resident: Option<u64>,
-    /// What the reference has left behind in memory; not the step's.
-    left_behind: u64,
-    device_bytes: Option<u64>,
-    transfers: [Moved; Transfer::ALL.len()],
-}
-
-impl Figures {
-    fn see_memory(&mut self, anonymous: Option<u64>, resident: Option<u64>) {
-        let own = |bytes: Option<u64>| bytes.map(|b| b.saturating_sub(self.left_behind));
-        self.peak_anonymous = self.peak_anonymous.max(own(anonymous));
-        self.peak_resident = self.peak_resident.max(own(resident));
-    }
-
-    fn see_reference(&mut self, before: Option<u64>, after: Option<u64>) {
-        self.left_behind += after.zip(before).map_or(0, |(a, b)| a.saturating_sub(b));
-    }
-
-    fn see_transfers(&mut self, before: [Moved; Transfer::ALL.len()], now: [Moved; Transfer::ALL.len()]) {
-        for ((sum, now), before) in self.transfers.iter_mut().zip(now).zip(before) {
-            sum.uploads += now.uploads - before.uploads;
-            sum.downloads += now.downloads - before.downloads;
-            sum.bytes += now.bytes - before.bytes;
-        }
-    }
-
-    fn add(&mut self, step: &BenchStep, rates: Rates, data: f64, phases: [f64; Phase::ALL.len()]) {
-        self.steps.push(*step);
-        self.rates.push(rates);
-        self.data += data;
-        for (sum, p) in self.phases.iter_mut().zip(phases) {
-            *sum += p;
-        }
-    }
-
-    fn report(self, config: &BenchConfig, trial: &Trial, shape: String, seconds_to_first_step: f64) -> BenchReport {
-        let n = self.steps.len() as f64;
-        let sum = |f: &dyn Fn(&BenchStep) -> f64| self.steps.iter().map(f).sum::<f64>();
-        let (seconds, tokens) = (sum(&|s| s.seconds), sum(&|s| s.tokens as f64));
-        let cpu = self.steps.iter().map(|s| s.cpu_seconds).sum::<Option<f64>>().filter(|&c| c > 0.0);
-        let share_cpu = |(s, r): (&BenchStep, &Rates)| {
-            let spent = s.cpu_seconds.filter(|&c| c > 0.0)?;
-            Some(s.floor_gflop / (spent * r.best_per_cpu_second()?))
-        };
-        let shares_cpu: Option<Vec<f64>> = self.steps.iter().zip(&self.rates).map(share_cpu).collect();
-        let sgemm = Rates::mean(&self.rates);
-        let (sgemm_library, best) = sgemm.best();
-        let phase = |p: Phase| self.phases[p as usize] / n;
-        let data = self.data / n;
-        BenchReport {
-            shape,
-            device: trial.engine.setting(),
-            threads: trial.engine.threads(),
-            steps: self.steps.len(),
-            recipe: config.recipe,
-            batch_size: config.batch_size,
-            micro_batch: trial.micro_batch,
-            seq: config.seq,
-            packed: config.packed,
-            recompute: trial.keep == Keep::Inputs,
-            lora_r: config.lora_r,
-            tokens_per_step: tokens / n,
-            real_tokens_per_second: tokens / seconds,
-            supervised_tokens_per_second: sum(&|s| s.supervised as f64) / seconds,
-            real_tokens_per_cpu_second: cpu.map(|c| tokens / c),
-            floor_share: median(self.steps.iter().filter_map(|s| s.floor_share).collect()),
-            floor_share_cpu: shares_cpu.map(median),
-            floor_gflop: sum(&|s| s.floor_gflop) / n,
-            sgemm_gflops: best.gflops,
-            sgemm_library,
-            sgemm,
-            step_seconds_median: median(self.steps.iter().map(|s| s.seconds).collect()),
-            peak_anonymous_bytes: self.peak_anonymous,
-            peak_rss_bytes: self.peak_resident,
-            peak_buffer_bytes: trial.engine.pool().peak_bytes() as u64,
-            device_bytes: self.device_bytes,
-            transfers: Transfer::ALL
-                .iter()
-                .zip(&self.transfers)
-                .filter(|(_, m)| m.uploads + m.downloads > 0)
-                .map(|(&(_, name), m)| {
-                    let mean = |v: u64| v as f64 / n;
-                    let (uploads, downloads, bytes) = (mean(m.uploads), mean(m.downloads), mean(m.bytes));
-                    (name, BenchTransfer { uploads, downloads, bytes })
-                })
-                .collect(),
-            seconds_to_first_step,
-            phases: BenchPhases {
-                linear: phase(Phase::Linear),
-                attention: phase(Phase::Attention),
-                loss: phase(Phase::Loss),
-                elementwise: phase(Phase::Elementwise),
-                optimizer: phase(Phase::Optimizer),
-                data,
-                other: (seconds / n - data - self.phases.iter().sum::<f64>() / n).max(0.0),
-            },
-            losses: self.losses,
-        }
-    }
-}
-
-/// The middle value, or the mean of the two in the middle.
-fn median(mut v: Vec<f64>) -> f64 {
-    v.sort_by(f64::total_cmp);
-    match (v.len(), v.len() / 2) {
-        (0, _) => f64::NAN,
-        (n, i) if n % 2 == 0 => (v[i - 1] + v[i]) / 2.0,
-        (_, i) => v[i],
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn tiny(recipe: Recipe, packed: bool, recompute: Recompute, cache: &Path) -> BenchReport {
@@ -565,16 +276,43 @@ mod tests {
     }
 
     #[test]
+    fn what_is_exported_is_what_was_run() {
+        let cache = tempfile::tempdir().unwrap();
+        let to = cache.path().join("export");
+        let shape = Shape::named("tiny").unwrap();
+        let config = BenchConfig {
+            model: BenchModel::Shape(shape),
+            batch_size: 3,
+            seq: 64,
+            steps: 2,
+            threads: Some(1),
+            cache_dir: Some(cache.path().to_path_buf()),
+            export: Some(to.clone()),
+            ..Default::default()
+        };
+        let report = run(&config, &mut |_| ()).unwrap();
+        let text = std::fs::read_to_string(to.join("rows.jsonl")).unwrap();
+        let rows: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        assert_eq!(rows.len(), 3 * report.losses.len());
+        assert_eq!(rows[3]["step"], 1);
+        let trained = |r: &serde_json::Value| {
+            r["labels"].as_array().unwrap().iter().skip(1).filter(|l| l.as_i64() != Some(-100)).count()
+        };
+        let seconds = report.steps as f64 * report.step_seconds_median;
+        assert!(seconds > 0.0 && rows[3..].iter().map(trained).sum::<usize>() > 0);
+        let about: serde_json::Value = serde_json::from_slice(&std::fs::read(to.join("bench.json")).unwrap()).unwrap();
+        let model = Path::new(about["model"].as_str().unwrap());
+        // The adapter loads beside the model that is named.
+        let trial = Trial::open(&config, model).unwrap();
+        let loaded = crate::lora::Adapter::load(&trial.engine, &trial.model, &to.join("adapter")).unwrap();
+        assert_eq!(loaded.hash().unwrap(), trial.adapter.hash().unwrap());
+    }
+
+    #[test]
     fn settings_out_of_range_are_named() {
         let bad = BenchConfig { steps: 0, ..Default::default() };
         assert!(run(&bad, &mut |_| ()).unwrap_err().to_string().contains("steps"));
         let bad = BenchConfig { seq: 8, ..Default::default() };
         assert!(run(&bad, &mut |_| ()).unwrap_err().to_string().contains("seq"));
-    }
-
-    #[test]
-    fn medians() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
     }
 }

@@ -52,6 +52,9 @@ pub struct Args {
     /// Where models with random weights are kept [default: a folder among the system's temporary files]
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
+    /// Write rows, first adapter and settings here, for another trainer to run the same steps
+    #[arg(long, value_name = "DIR")]
+    export: Option<PathBuf>,
     /// Print one JSON object [default: a table]
     #[arg(long)]
     json: bool,
@@ -72,6 +75,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         micro_batch: args.micro_batch,
         lora_r: args.lora_r,
         cache_dir: args.cache_dir,
+        export: args.export,
         ..Default::default()
     };
     let report = bench::run(&config, &mut |s| {

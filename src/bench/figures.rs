@@ -1,0 +1,140 @@
+//! What is gathered over the steps, and the report of it.
+
+use super::rate::Rates;
+use super::report::{BenchPhases, BenchReport, BenchStep, BenchTransfer};
+use super::trial::Trial;
+use super::BenchConfig;
+use crate::model::decoder::Keep;
+use crate::ops::transfer::{Moved, Transfer};
+use crate::ops::Phase;
+
+/// What is gathered over the steps.
+#[derive(Default)]
+pub(super) struct Figures {
+    steps: Vec<BenchStep>,
+    rates: Vec<Rates>,
+    pub phases: [f64; Phase::ALL.len()],
+    data: f64,
+    pub losses: Vec<f64>,
+    peak_anonymous: Option<u64>,
+    peak_resident: Option<u64>,
+    /// What the reference has left behind in memory; not the step's.
+    left_behind: u64,
+    pub device_bytes: Option<u64>,
+    transfers: [Moved; Transfer::ALL.len()],
+}
+
+impl Figures {
+    pub fn see_memory(&mut self, anonymous: Option<u64>, resident: Option<u64>) {
+        let own = |bytes: Option<u64>| bytes.map(|b| b.saturating_sub(self.left_behind));
+        self.peak_anonymous = self.peak_anonymous.max(own(anonymous));
+        self.peak_resident = self.peak_resident.max(own(resident));
+    }
+
+    pub fn see_reference(&mut self, before: Option<u64>, after: Option<u64>) {
+        self.left_behind += after.zip(before).map_or(0, |(a, b)| a.saturating_sub(b));
+    }
+
+    pub fn see_transfers(&mut self, before: [Moved; Transfer::ALL.len()], now: [Moved; Transfer::ALL.len()]) {
+        for ((sum, now), before) in self.transfers.iter_mut().zip(now).zip(before) {
+            sum.uploads += now.uploads - before.uploads;
+            sum.downloads += now.downloads - before.downloads;
+            sum.bytes += now.bytes - before.bytes;
+        }
+    }
+
+    pub fn add(&mut self, step: &BenchStep, rates: Rates, data: f64, phases: [f64; Phase::ALL.len()]) {
+        self.steps.push(*step);
+        self.rates.push(rates);
+        self.data += data;
+        for (sum, p) in self.phases.iter_mut().zip(phases) {
+            *sum += p;
+        }
+    }
+
+    pub fn report(self, config: &BenchConfig, trial: &Trial, shape: String, seconds_to_first_step: f64) -> BenchReport {
+        let n = self.steps.len() as f64;
+        let sum = |f: &dyn Fn(&BenchStep) -> f64| self.steps.iter().map(f).sum::<f64>();
+        let (seconds, tokens) = (sum(&|s| s.seconds), sum(&|s| s.tokens as f64));
+        let cpu = self.steps.iter().map(|s| s.cpu_seconds).sum::<Option<f64>>().filter(|&c| c > 0.0);
+        let share_cpu = |(s, r): (&BenchStep, &Rates)| {
+            let spent = s.cpu_seconds.filter(|&c| c > 0.0)?;
+            Some(s.floor_gflop / (spent * r.best_per_cpu_second()?))
+        };
+        let shares_cpu: Option<Vec<f64>> = self.steps.iter().zip(&self.rates).map(share_cpu).collect();
+        let sgemm = Rates::mean(&self.rates);
+        let (sgemm_library, best) = sgemm.best();
+        let phase = |p: Phase| self.phases[p as usize] / n;
+        let data = self.data / n;
+        BenchReport {
+            shape,
+            device: trial.engine.setting(),
+            threads: trial.engine.threads(),
+            steps: self.steps.len(),
+            recipe: config.recipe,
+            batch_size: config.batch_size,
+            micro_batch: trial.micro_batch,
+            seq: config.seq,
+            packed: config.packed,
+            recompute: trial.keep == Keep::Inputs,
+            lora_r: config.lora_r,
+            tokens_per_step: tokens / n,
+            real_tokens_per_second: tokens / seconds,
+            supervised_tokens_per_second: sum(&|s| s.supervised as f64) / seconds,
+            real_tokens_per_cpu_second: cpu.map(|c| tokens / c),
+            floor_share: median(self.steps.iter().filter_map(|s| s.floor_share).collect()),
+            floor_share_cpu: shares_cpu.map(median),
+            floor_gflop: sum(&|s| s.floor_gflop) / n,
+            sgemm_gflops: best.gflops,
+            sgemm_library,
+            sgemm,
+            step_seconds_median: median(self.steps.iter().map(|s| s.seconds).collect()),
+            peak_anonymous_bytes: self.peak_anonymous,
+            peak_rss_bytes: self.peak_resident,
+            peak_buffer_bytes: trial.engine.pool().peak_bytes() as u64,
+            device_bytes: self.device_bytes,
+            transfers: Transfer::ALL
+                .iter()
+                .zip(&self.transfers)
+                .filter(|(_, m)| m.uploads + m.downloads > 0)
+                .map(|(&(_, name), m)| {
+                    let mean = |v: u64| v as f64 / n;
+                    let (uploads, downloads, bytes) = (mean(m.uploads), mean(m.downloads), mean(m.bytes));
+                    (name, BenchTransfer { uploads, downloads, bytes })
+                })
+                .collect(),
+            seconds_to_first_step,
+            phases: BenchPhases {
+                linear: phase(Phase::Linear),
+                attention: phase(Phase::Attention),
+                loss: phase(Phase::Loss),
+                elementwise: phase(Phase::Elementwise),
+                optimizer: phase(Phase::Optimizer),
+                data,
+                other: (seconds / n - data - self.phases.iter().sum::<f64>() / n).max(0.0),
+            },
+            losses: self.losses,
+        }
+    }
+}
+
+/// The middle value, or the mean of the two in the middle.
+fn median(mut v: Vec<f64>) -> f64 {
+    v.sort_by(f64::total_cmp);
+    match (v.len(), v.len() / 2) {
+        (0, _) => f64::NAN,
+        (n, i) if n % 2 == 0 => (v[i - 1] + v[i]) / 2.0,
+        (_, i) => v[i],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median;
+
+    #[test]
+    fn medians() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
+}

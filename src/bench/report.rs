@@ -1,0 +1,125 @@
+//! What a bench tells.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::rate::Rates;
+use crate::config::Recipe;
+use crate::device::DeviceSetting;
+
+/// One timed step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct BenchStep {
+    /// Its number, from 0: the one that is not in the figures.
+    pub step: usize,
+    /// Wall seconds.
+    pub seconds: f64,
+    /// CPU seconds of the process.
+    pub cpu_seconds: Option<f64>,
+    /// Real tokens.
+    pub tokens: usize,
+    /// Supervised positions.
+    pub supervised: usize,
+    /// Floor, 1e9 floating-point operations.
+    pub floor_gflop: f64,
+    /// Floor ÷ (seconds × the rate beside the step); `None` for the step that is not in the figures.
+    pub floor_share: Option<f64>,
+    /// Next-token loss plus, with SFTMix, μ times the mixed one.
+    pub loss: f64,
+}
+
+/// Mean seconds of a step in each phase.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct BenchPhases {
+    /// Products with weights and adapters, and the conversion of weights.
+    pub linear: f64,
+    /// Attention.
+    pub attention: f64,
+    /// LM head and loss.
+    pub loss: f64,
+    /// Norms, rotary embedding, activation, residuals.
+    pub elementwise: f64,
+    /// Clipping and AdamW.
+    pub optimizer: f64,
+    /// Laying rows out.
+    pub data: f64,
+    /// What no phase claims.
+    pub other: f64,
+}
+
+/// What a step copied between host and device for one reason, means over the steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct BenchTransfer {
+    /// Copies up.
+    pub uploads: f64,
+    /// Copies down: each waits for the device.
+    pub downloads: f64,
+    /// Bytes of both.
+    pub bytes: f64,
+}
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct BenchReport {
+    /// Name of the shape, or the model folder.
+    pub shape: String,
+    /// Where it computed.
+    pub device: DeviceSetting,
+    /// Worker threads.
+    pub threads: usize,
+    /// Steps in the figures.
+    pub steps: usize,
+    /// Recipe.
+    pub recipe: Recipe,
+    /// Rows of a step.
+    pub batch_size: usize,
+    /// Rows that ran together.
+    pub micro_batch: usize,
+    /// Longest row in tokens.
+    pub seq: usize,
+    /// Whether rows were packed.
+    pub packed: bool,
+    /// Whether blocks ran forward twice.
+    pub recompute: bool,
+    /// LoRA rank.
+    pub lora_r: usize,
+    /// Mean real tokens of a step.
+    pub tokens_per_step: f64,
+    /// Real tokens of all steps ÷ their seconds.
+    pub real_tokens_per_second: f64,
+    /// Supervised tokens of all steps ÷ their seconds.
+    pub supervised_tokens_per_second: f64,
+    /// Real tokens of all steps ÷ their CPU seconds.
+    pub real_tokens_per_cpu_second: Option<f64>,
+    /// Median over the steps of floor ÷ (seconds × rate beside the step).
+    pub floor_share: f64,
+    /// The same with CPU seconds and the rate per CPU second.
+    pub floor_share_cpu: Option<f64>,
+    /// Mean floor of a step, 1e9 floating-point operations.
+    pub floor_gflop: f64,
+    /// Mean rate of the faster library, 1e9 operations per second.
+    pub sgemm_gflops: f64,
+    /// Which library that is: gemm, openblas, or a device's own.
+    pub sgemm_library: &'static str,
+    /// Mean rates of the libraries that were timed.
+    pub sgemm: Rates,
+    /// Median wall seconds of a step.
+    pub step_seconds_median: f64,
+    /// Most anonymous memory during a step, bytes.
+    pub peak_anonymous_bytes: Option<u64>,
+    /// Most resident memory during a step, mapped weights included, bytes.
+    pub peak_rss_bytes: Option<u64>,
+    /// Most that the engine's buffers held, bytes.
+    pub peak_buffer_bytes: u64,
+    /// Most of the device's memory that was in use (by all processes) behind a step, bytes, where it tells.
+    pub device_bytes: Option<u64>,
+    /// Bytes that a step copied between host and device, by reason; empty on the CPU.
+    pub transfers: BTreeMap<&'static str, BenchTransfer>,
+    /// From opening the model to the end of the first step.
+    pub seconds_to_first_step: f64,
+    /// Mean seconds of a step in each phase.
+    pub phases: BenchPhases,
+    /// Loss of every step, the first included.
+    pub losses: Vec<f64>,
+}

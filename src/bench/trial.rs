@@ -1,0 +1,83 @@
+//! A model being trained, and the operations that a step of it cannot avoid.
+
+use std::path::Path;
+
+use super::rows::Step;
+use super::BenchConfig;
+use crate::config::LoraConfig;
+use crate::error::Result;
+use crate::lora::Adapter;
+use crate::model::decoder::{Decoder, Keep};
+use crate::ops::linear::SlotGrad;
+use crate::ops::{Engine, EngineOptions};
+use crate::train::group::GroupRun;
+use crate::train::optimizer::{AdamW, AdamWConfig};
+use crate::train::plan::{choose, Asked};
+
+/// How weights move.
+pub(super) const ADAMW: AdamWConfig = AdamWConfig { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, clip: 1.0 };
+/// At every step.
+pub(super) const LEARNING_RATE: f64 = 2e-4;
+
+/// Operations of a step's floor.
+pub(super) fn floor(model: &Decoder, adapter: &Adapter, step: &Step) -> f64 {
+    let c = &model.config;
+    let linears: usize = model.linears().map(|l| l.weight.rows() * l.weight.cols()).sum();
+    let squares: f64 = step.lengths.iter().map(|&n| (n * n) as f64 / 2.0).sum();
+    let tokens = step.tokens() as f64;
+    4.0 * linears as f64 * tokens
+        + 6.0 * adapter.parameters() as f64 * tokens
+        + 12.0 * (c.num_layers * c.num_heads * c.head_dim) as f64 * squares
+        + 4.0 * (c.hidden_size * c.vocab_size * step.supervised) as f64
+}
+
+/// A model being trained.
+pub(super) struct Trial {
+    pub engine: Engine,
+    pub model: Decoder,
+    pub adapter: Adapter,
+    adam: AdamW,
+    grads: Vec<SlotGrad>,
+    pub keep: Keep,
+    pub micro_batch: usize,
+}
+
+impl Trial {
+    pub fn open(config: &BenchConfig, dir: &Path) -> Result<Trial> {
+        let engine = Engine::new(EngineOptions { threads: config.threads, ..config.device.open()?.options() })?;
+        let model = Decoder::open(&engine, dir, config.seq)?;
+        let lora = LoraConfig { r: config.lora_r, lora_alpha: 2.0 * config.lora_r as f64, ..Default::default() };
+        let adapter = Adapter::fresh(&engine, &model, &lora, config.seed)?;
+        let adam = AdamW::new(&engine, &adapter, ADAMW)?;
+        let grads = adapter.zero_gradients(&engine)?;
+        // The same choices as training makes.
+        let asked = Asked {
+            recipe: config.recipe,
+            batch_size: config.batch_size,
+            max_length: config.seq,
+            longest: config.seq,
+            micro_batch: config.micro_batch.map(|n| n.min(config.batch_size)),
+            recompute: config.recompute,
+        };
+        let (micro_batch, recompute) = choose(&model, asked);
+        let keep = if recompute { Keep::Inputs } else { Keep::All };
+        Ok(Trial { engine, model, adapter, adam, grads, keep, micro_batch })
+    }
+
+    /// One optimizer step; gives the loss.
+    pub fn step(&mut self, step: &Step) -> Result<f64> {
+        let Trial { engine, model, adapter, adam, grads, keep, .. } = self;
+        let engine = &*engine;
+        engine.run(|| {
+            let mut loss = 0.0;
+            for group in &step.groups {
+                let run = GroupRun { engine, model, adapter: Some(&*adapter), keep: *keep, dropout: None };
+                let r = group.run(&run, Some(grads))?;
+                loss += group.a * r.rows.iter().map(|r| r.nll).sum::<f64>() + group.mu * r.mixup;
+            }
+            adam.apply(engine, adapter, grads, LEARNING_RATE)?;
+            engine.synchronize()?;
+            Ok(loss)
+        })
+    }
+}
