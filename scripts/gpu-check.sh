@@ -52,6 +52,7 @@ done
 
 # A field of a bench's report: numbers and words without commas in them.
 field() { sed -n "s/.*\"$1\":\"\{0,1\}\([^,\"}]*\).*/\1/p" "$2" | head -1; }
+digits() { LC_ALL=C printf "%.$1f" "$(field "$2" "$3")" 2>/dev/null || echo '-'; }
 megabytes() { case "$1" in '' | null) echo '-' ;; *) echo "$(($1 / 1048576)) MiB" ;; esac }
 
 case "$device" in
@@ -71,10 +72,10 @@ for bench in "${benches[@]}"; do
     if "$here/sftmix" bench --shape $bench --steps 5 --device "$device" --cache-dir "$out/models" \
         --export "$out/bench-$n" --json >"$json" 2>"$out/bench-$n.log"; then
         row "bench: ${bench%% *}" "${bench#* }"
-        row "  tokens/s, step" "$(field real_tokens_per_second "$json"), $(field step_seconds_median "$json") s"
-        row "  share of the floor, sgemm" "$(field floor_share "$json"), $(field sgemm_gflops "$json") GFLOP/s ($(field sgemm_library "$json"))"
+        row "  tokens/s, step" "$(digits 0 real_tokens_per_second "$json"), $(digits 4 step_seconds_median "$json") s"
+        row "  share of the floor, sgemm" "$(digits 3 floor_share "$json"), $(digits 0 sgemm_gflops "$json") GFLOP/s ($(field sgemm_library "$json"))"
         row "  device memory, host memory" "$(megabytes "$(field device_bytes "$json")"), $(megabytes "$(field peak_anonymous_bytes "$json")")"
-        row "  losses" "$(sed -n 's/.*"losses":\[\([^]]*\)\].*/\1/p' "$json")"
+        row "  losses" "$(sed -n 's/.*"losses":\[\([^]]*\)\].*/\1/p' "$json" | tr ',' '\n' | sed 's/^\(.......\).*/\1/' | paste -sd' ')"
     else
         row "bench: ${bench%% *}" "FAILED: $(tail -1 "$out/bench-$n.log")"
         failed=1

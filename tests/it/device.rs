@@ -93,6 +93,8 @@ fn sixty_steps_agree_with_the_cpu_and_a_checkpoint_moves_both_ways() {
     let new = |device, name: &str| TrainingJob::new(config(device, &at(name))).unwrap();
     let on_cpu = train(new(cpu, "cpu"), None);
     let on_device = train(new(device, "device"), None);
+    // Rounding grows along the steps.
+    let near = within(&Engine::new(options(Form::Portable)).unwrap(), 2e-6);
     let ten = losses_apart(&on_cpu[..10], &on_device[..10]);
     let all = losses_apart(&on_cpu, &on_device);
     // Ten steps in the plain epoch, ten that mix, on the other device.
@@ -101,7 +103,7 @@ fn sixty_steps_agree_with_the_cpu_and_a_checkpoint_moves_both_ways() {
         let mut losses = train(new(first, name), Some(stop));
         losses.extend(train(resume(&at(name), then), None));
         let d = losses_apart(&on_cpu, &losses);
-        assert!(d < 2e-3, "{name}: {d:e}");
+        assert!(d <= 10.0 * near, "{name}: {d:e}");
         let run: Value = serde_json::from_slice(&std::fs::read(at(name).join("run.json")).unwrap()).unwrap();
         assert_eq!(run["resolved"]["device"], first.to_string());
     }
@@ -110,10 +112,11 @@ fn sixty_steps_agree_with_the_cpu_and_a_checkpoint_moves_both_ways() {
         confidences(&DynamicsLog::open(at(name).join("dynamics")).unwrap(), Confidence::Perplexity, &[0]).unwrap()
     };
     println!("cpu and {device}: losses of ten steps within {ten:.1e}, of sixty within {all:.1e}, adapters {d:.1e} of {largest:.2}");
-    assert!(ten <= 1e-4 && all <= 2e-3 && d <= 2e-2 * largest, "{ten:e} {all:e} {d:e}");
+    assert!(ten <= near && all <= 10.0 * near && f64::from(d / largest) <= 200.0 * near, "{ten:e} {all:e} {d:e}");
     // The split hangs on an order: confidences must agree far better than they differ.
     let (a, b) = (confident("cpu"), confident("device"));
-    assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 1e-3 * a.abs()), "confidences differ");
+    let worst = a.iter().zip(&b).map(|(a, b)| f64::from((a - b).abs() / a.abs())).fold(0.0, f64::max);
+    assert!(worst <= 100.0 * near, "confidences {worst:e} apart");
 }
 
 /// A step of a model of this many blocks, and what it moved.

@@ -5,7 +5,8 @@
 /// Lanes of a kernel's accumulators: one AVX-512 register, two of AVX2, four of NEON.
 pub const LANES: usize = 16;
 
-/// Which instruction set the kernels use here.
+/// Which instruction set the kernels use here; elsewhere there is one, the target's.
+#[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     /// What the target guarantees.
@@ -17,17 +18,15 @@ pub enum Level {
 }
 
 /// The best level of this machine.
+#[cfg(target_arch = "x86_64")]
 #[inline]
 pub fn level() -> Level {
-    #[cfg(target_arch = "x86_64")]
-    {
-        // std caches the answer in an atomic, so this is a load and a test.
-        if is_x86_feature_detected!("avx512f") {
-            return Level::Avx512;
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            return Level::Avx2;
-        }
+    // std caches the answer in an atomic, so this is a load and a test.
+    if is_x86_feature_detected!("avx512f") {
+        return Level::Avx512;
+    }
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        return Level::Avx2;
     }
     Level::Base
 }
