@@ -31,3 +31,4 @@ pub use eval::{evaluate, EvalConfig, Evaluation};
 #[cfg(feature = "generate")]
 pub use generate::{GenerateConfig, Generation, Generator};
 pub use job::{Control, Event, JobHandle, Prepared, StepEvent, StopHandle, TrainReport, TrainingJob};
+pub use model::Keep;

@@ -2,9 +2,9 @@
 
 use super::rate::Rates;
 use super::report::{BenchPhases, BenchReport, BenchStep, BenchTransfer};
+use super::rows::Step;
 use super::trial::Trial;
 use super::BenchConfig;
-use crate::model::decoder::Keep;
 use crate::ops::transfer::{Moved, Transfer};
 use crate::ops::Phase;
 
@@ -15,6 +15,9 @@ pub(super) struct Figures {
     rates: Vec<Rates>,
     pub phases: [f64; Phase::ALL.len()],
     data: f64,
+    micros: usize,
+    groups: usize,
+    blocks_kept: f64,
     pub losses: Vec<f64>,
     peak_anonymous: Option<u64>,
     peak_resident: Option<u64>,
@@ -33,6 +36,16 @@ impl Figures {
 
     pub fn see_reference(&mut self, before: Option<u64>, after: Option<u64>) {
         self.left_behind += after.zip(before).map_or(0, |(a, b)| a.saturating_sub(b));
+    }
+
+    pub fn see_groups(&mut self, trial: &Trial, step: &Step) {
+        for group in &step.groups {
+            let tokens = group.micros.iter().map(|m| m.tokens()).sum();
+            self.micros += group.micros.len();
+            self.groups += 1;
+            let kept = trial.model.kept_blocks(trial.choice.keep, tokens);
+            self.blocks_kept += kept as f64 / trial.model.config.num_layers as f64;
+        }
     }
 
     pub fn see_transfers(&mut self, before: [Moved; Transfer::ALL.len()], now: [Moved; Transfer::ALL.len()]) {
@@ -73,10 +86,10 @@ impl Figures {
             steps: self.steps.len(),
             recipe: config.recipe,
             batch_size: config.batch_size,
-            micro_batch: trial.micro_batch,
+            micro_batch_tokens: tokens / self.micros as f64,
             seq: config.seq,
             packed: config.packed,
-            recompute: trial.keep == Keep::Inputs,
+            blocks_kept: self.blocks_kept / self.groups as f64,
             lora_r: config.lora_r,
             tokens_per_step: tokens / n,
             real_tokens_per_second: tokens / seconds,

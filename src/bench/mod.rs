@@ -162,7 +162,7 @@ pub fn run(config: &BenchConfig, observe: &mut dyn FnMut(&BenchStep)) -> Result<
         forget_peak();
         let sampler = PeakSampler::start();
         let (cpu, started) = (cpu_seconds(), Instant::now());
-        let step = Step::new(&batch, number as u64, config.recipe, trial.micro_batch, config.seed);
+        let step = Step::new(&batch, number as u64, config.recipe, trial.choice, config.seed);
         let data = started.elapsed().as_secs_f64();
         let loss = trial.step(&step)?;
         let seconds = started.elapsed().as_secs_f64();
@@ -193,6 +193,7 @@ pub fn run(config: &BenchConfig, observe: &mut dyn FnMut(&BenchStep)) -> Result<
         if let Some(rates) = beside {
             let now = trial.engine.phase_seconds();
             figures.add(&done, rates, data, std::array::from_fn(|i| now[i] - phases[i]));
+            figures.see_groups(&trial, &step);
             figures.see_transfers(transfers, trial.engine.transfers());
             figures.device_bytes = figures.device_bytes.max(device::used_bytes(trial.engine.device()));
         }
@@ -201,7 +202,7 @@ pub fn run(config: &BenchConfig, observe: &mut dyn FnMut(&BenchStep)) -> Result<
     }
     if !trial.engine.device().is_cpu() {
         let batch = rows.batch(config.steps as u64 + 1, config.batch_size);
-        let step = Step::new(&batch, config.steps as u64 + 1, config.recipe, trial.micro_batch, config.seed);
+        let step = Step::new(&batch, config.steps as u64 + 1, config.recipe, trial.choice, config.seed);
         let phases = trial.engine.phase_seconds();
         trial.engine.wait_in_phases(true);
         trial.step(&step)?;
@@ -245,7 +246,7 @@ mod tests {
                 for recompute in [Recompute::Auto, Recompute::On] {
                     let r = tiny(recipe, packed, recompute, cache.path());
                     assert_eq!((r.steps, r.threads, r.losses.len()), (3, 2, 4));
-                    assert_eq!(r.recompute, recompute == Recompute::On);
+                    assert_eq!(r.blocks_kept, if recompute == Recompute::On { 0.0 } else { 1.0 });
                     assert!(r.floor_share > 0.0 && r.sgemm_gflops > 0.0 && r.real_tokens_per_second > 0.0);
                     assert!(!packed || r.tokens_per_step == 4.0 * 96.0);
                     losses.push(r.losses);
@@ -267,7 +268,7 @@ mod tests {
         let config = BenchConfig { batch_size: 2, seq: 100, packed: true, lora_r: 4, ..Default::default() };
         let trial = Trial::open(&config, &dir).unwrap();
         let rows = RowShape { seed: 0, packed: true, seq: 100, vocab: 512 }.batch(0, 2);
-        let step = Step::new(&rows, 0, Recipe::Ntp, 2, 0);
+        let step = Step::new(&rows, 0, Recipe::Ntp, trial.choice, 0);
         let linears = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 192);
         let lora = 2 * 4 * (2 * 128 + 2 * 96 + 3 * 256);
         // Of a row of 100 tokens 99 are predicted.

@@ -74,14 +74,14 @@ pub struct BenchReport {
     pub recipe: Recipe,
     /// Rows of a step.
     pub batch_size: usize,
-    /// Rows that ran together.
-    pub micro_batch: usize,
+    /// Mean tokens that ran together.
+    pub micro_batch_tokens: f64,
     /// Longest row in tokens.
     pub seq: usize,
     /// Whether rows were packed.
     pub packed: bool,
-    /// Whether blocks ran forward twice.
-    pub recompute: bool,
+    /// Mean share of the blocks that kept their activations; the others ran forward twice.
+    pub blocks_kept: f64,
     /// LoRA rank.
     pub lora_r: usize,
     /// Mean real tokens of a step.

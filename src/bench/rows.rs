@@ -7,9 +7,11 @@
 
 use crate::config::{MixReduction, Recipe};
 use crate::data::batch::Ragged;
-use crate::recipe::{sample_beta, LossWeights};
+use crate::recipe::sample_beta;
 use crate::rng::{Key, Stream};
-use crate::train::group::{Group, MicroBatch, PairSpec};
+use crate::train::batches::{cut, Cut, Lengths};
+use crate::train::group::{Group, MicroBatch};
+use crate::train::plan::Choice;
 
 /// What rows look like.
 #[derive(Clone, Copy, Debug)]
@@ -69,37 +71,27 @@ impl Step {
     }
 
     /// Groups as training makes them: with SFTMix neighbours are pairs, λ ~ Beta(½, ½) and μ = 0.2.
-    pub fn new(rows: &[Row], number: u64, recipe: Recipe, micro_batch: usize, seed: u64) -> Step {
+    pub fn new(rows: &[Row], number: u64, recipe: Recipe, choice: Choice, seed: u64) -> Step {
         let micro = |rows: &[Row]| MicroBatch::new(&Ragged::from_rows(rows));
-        let supervised = |row: &Row| micro(std::slice::from_ref(row)).supervised() as u32;
+        let of = |row: &Row| (row.0.len(), micro(std::slice::from_ref(row)).supervised() as u32);
         let mixed = if recipe == Recipe::Sftmix { rows.len() / 2 * 2 } else { 0 };
         let (pairs, single) = rows.split_at(mixed);
-        let pairs: Vec<&[Row]> = pairs.chunks(2).collect();
-        let lengths: Vec<(u32, u32)> = pairs.iter().map(|p| (supervised(&p[0]), supervised(&p[1]))).collect();
-        let single_lengths: Vec<u32> = single.iter().map(supervised).collect();
-        let w = LossWeights::new(&lengths, &single_lengths, 1.0, MixReduction::Token);
-        let mut groups = Vec::new();
-        let per_group = (micro_batch / 2).max(1);
-        for (g, norms) in w.b.chunks(per_group).enumerate() {
-            let first = g * per_group;
-            let specs = norms.iter().enumerate().map(|(i, &norm)| PairSpec {
-                confident: 2 * i,
-                unconfident: 2 * i + 1,
-                lambda: sample_beta(Key::new(seed, Stream::Lambda, &[number, (first + i) as u64]), 0.5),
-                norm,
-            });
-            let rows = &rows[2 * first..2 * (first + norms.len())];
-            let micros = if micro_batch == 1 { rows.chunks(1).map(micro).collect() } else { vec![micro(rows)] };
-            groups.push(Group { micros, pairs: specs.collect(), a: w.a, mu: 0.2 });
-        }
-        groups.extend(single.chunks(micro_batch).map(|rows| Group::plain(vec![micro(rows)], w.a)));
-        Step { groups, lengths: rows.iter().map(|r| r.0.len()).collect(), supervised: w.t_ntp as usize }
+        let lambda = |i: usize| sample_beta(Key::new(seed, Stream::Lambda, &[number, i as u64]), 0.5);
+        let pairs: Vec<_> =
+            pairs.chunks_exact(2).enumerate().map(|(i, p)| (lambda(i), [of(&p[0]), of(&p[1])])).collect();
+        let single: Vec<_> = single.iter().map(of).collect();
+        let Choice { micro_batch, micro_tokens, .. } = choice;
+        let how = Cut { micro_batch, micro_tokens, mu: 0.2, reduction: MixReduction::Token };
+        let made = cut(Lengths { pairs: &pairs, single: &single }, how, |r| micro(&rows[r]));
+        let lengths = rows.iter().map(|r| r.0.len()).collect();
+        Step { groups: made.groups, lengths, supervised: made.supervised as usize }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Keep;
 
     #[test]
     fn lengths_follow_the_stated_distribution() {
@@ -124,7 +116,8 @@ mod tests {
         let rows = shape.batch(2, 7);
         for recipe in [Recipe::Ntp, Recipe::Sftmix] {
             for micro_batch in [1, 2, 3, 8] {
-                let s = Step::new(&rows, 2, recipe, micro_batch, 0);
+                let choice = Choice { micro_batch, micro_tokens: usize::MAX, keep: Keep::ALL };
+                let s = Step::new(&rows, 2, recipe, choice, 0);
                 assert_eq!(s.micro_tokens().sum::<usize>(), s.tokens());
                 let n: usize = s.groups.iter().flat_map(|g| &g.micros).map(MicroBatch::supervised).sum();
                 assert_eq!(n, s.supervised);

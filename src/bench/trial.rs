@@ -7,12 +7,12 @@ use super::BenchConfig;
 use crate::config::LoraConfig;
 use crate::error::Result;
 use crate::lora::Adapter;
-use crate::model::decoder::{Decoder, Keep};
+use crate::model::Decoder;
 use crate::ops::linear::SlotGrad;
 use crate::ops::{Engine, EngineOptions};
 use crate::train::group::GroupRun;
 use crate::train::optimizer::{AdamW, AdamWConfig};
-use crate::train::plan::{choose, Asked};
+use crate::train::plan::{choose, Asked, Choice};
 
 /// How weights move.
 pub(super) const ADAMW: AdamWConfig = AdamWConfig { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, clip: 1.0 };
@@ -38,8 +38,7 @@ pub(super) struct Trial {
     pub adapter: Adapter,
     adam: AdamW,
     grads: Vec<SlotGrad>,
-    pub keep: Keep,
-    pub micro_batch: usize,
+    pub choice: Choice,
 }
 
 impl Trial {
@@ -54,24 +53,22 @@ impl Trial {
         let asked = Asked {
             recipe: config.recipe,
             batch_size: config.batch_size,
-            max_length: config.seq,
             longest: config.seq,
             micro_batch: config.micro_batch.map(|n| n.min(config.batch_size)),
             recompute: config.recompute,
         };
-        let (micro_batch, recompute) = choose(&model, asked);
-        let keep = if recompute { Keep::Inputs } else { Keep::All };
-        Ok(Trial { engine, model, adapter, adam, grads, keep, micro_batch })
+        let choice = choose(&model, asked);
+        Ok(Trial { engine, model, adapter, adam, grads, choice })
     }
 
     /// One optimizer step; gives the loss.
     pub fn step(&mut self, step: &Step) -> Result<f64> {
-        let Trial { engine, model, adapter, adam, grads, keep, .. } = self;
+        let Trial { engine, model, adapter, adam, grads, choice } = self;
         let engine = &*engine;
         engine.run(|| {
             let mut loss = 0.0;
             for group in &step.groups {
-                let run = GroupRun { engine, model, adapter: Some(&*adapter), keep: *keep, dropout: None };
+                let run = GroupRun { engine, model, adapter: Some(&*adapter), keep: choice.keep, dropout: None };
                 let r = group.run(&run, Some(grads))?;
                 loss += group.a * r.rows.iter().map(|r| r.nll).sum::<f64>() + group.mu * r.mixup;
             }

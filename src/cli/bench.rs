@@ -40,10 +40,10 @@ pub struct Args {
     /// ntp, or sftmix: neighbouring rows are mixed
     #[arg(long, value_name = "NAME", default_value_t = BenchConfig::default().recipe)]
     recipe: Recipe,
-    /// Run blocks forward twice instead of keeping what they computed: auto, on or off
+    /// Run blocks forward twice instead of keeping what they computed: auto (as memory allows), on or off
     #[arg(long, value_name = "WHEN", default_value_t = BenchConfig::default().recompute)]
     recompute: Recompute,
-    /// Rows that run together [default: about 4,096 tokens]
+    /// Rows that run together [default: as many tokens as can keep their activations, or 4,096]
     #[arg(long, value_name = "N")]
     micro_batch: Option<usize>,
     /// LoRA rank
@@ -104,8 +104,9 @@ fn table(r: &BenchReport) -> String {
     let gpu = !matches!(r.device, DeviceSetting::Cpu | DeviceSetting::Portable);
     let mut lines = vec![
         ("model", r.shape.clone()),
-        ("step", format!("{} rows of {rows}, {} at a time, {}", r.batch_size, r.micro_batch, r.recipe)),
-        ("blocks run", if r.recompute { "forward twice" } else { "forward once" }.into()),
+        ("step", format!("{} rows of {rows}, {}", r.batch_size, r.recipe)),
+        ("tokens at a time", format!("{:.0}", r.micro_batch_tokens)),
+        ("activations", format!("{:.0} % kept", 100.0 * r.blocks_kept)),
         ("device", r.device.to_string()),
         ("threads", r.threads.to_string()),
         ("steps", r.steps.to_string()),

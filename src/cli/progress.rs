@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use sftmix::{Event, Prepared, StepEvent};
+use sftmix::{Event, Keep, Prepared, StepEvent};
 
 use super::format::{bytes, count, duration, number, plural};
 use super::output;
@@ -109,8 +109,12 @@ fn prepared(p: &Prepared) -> Vec<String> {
             count(p.parameters as u64),
             p.device,
             plural(p.threads as u64, "thread"),
-            plural(p.micro_batch as u64, "row"),
-            if p.recompute { "computed twice" } else { "kept" }
+            p.micro_tokens.map_or(plural(p.micro_batch as u64, "row"), |t| format!("{} tokens", count(t as u64))),
+            match p.keep {
+                Keep::Nothing | Keep::INPUTS => "computed twice".into(),
+                Keep::Top(_) => "kept".into(),
+                Keep::Within(limit) => format!("kept up to {}", bytes(limit as u64)),
+            }
         ),
     ];
     // A build without GPU code is a choice that was made; a GPU that was looked for in vain is news.

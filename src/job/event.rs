@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::store::RowCounts;
 use crate::device::DeviceSetting;
+use crate::model::Keep;
 use crate::train::score::Evaluation;
 
 /// What an observer answers.
@@ -80,8 +81,10 @@ pub struct Prepared {
     pub total_steps: u64,
     /// Rows whose blocks run together.
     pub micro_batch: usize,
-    /// Whether blocks run forward twice instead of keeping their activations.
-    pub recompute: bool,
+    /// Tokens that they have together at most, unless one row has more; `None` is no limit.
+    pub micro_tokens: Option<usize>,
+    /// What blocks keep of their activations for the backward pass; the others run forward twice.
+    pub keep: Keep,
     /// Worker threads.
     pub threads: usize,
     /// Where it computes.

@@ -8,7 +8,7 @@ use crate::config::{DataOptions, TrainConfig};
 use crate::data::store::{StoreRequest, TokenStore};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
-use crate::model::Decoder;
+use crate::model::{Decoder, Keep};
 use crate::ops::{Engine, EngineOptions};
 use crate::run::hash::{hash_model, HashCache};
 use crate::run::Resolved;
@@ -70,24 +70,24 @@ impl Inputs {
 }
 
 /// The choices for a run: functions of settings and shapes, never of free memory.
-pub(crate) fn resolve(config: &TrainConfig, engine: &Engine, model: &Decoder, longest: usize) -> Resolved {
+pub(crate) fn resolve(config: &TrainConfig, engine: &Engine, model: &Decoder, longest: usize) -> (Resolved, Keep) {
     let asked = Asked {
         recipe: config.recipe,
         batch_size: config.batch_size,
-        max_length: config.max_length,
         longest,
         micro_batch: config.micro_batch,
         recompute: config.recompute,
     };
-    let (micro_batch, recompute) = choose(model, asked);
-    Resolved {
+    let choice = choose(model, asked);
+    let resolved = Resolved {
         device: engine.setting(),
         threads: engine.threads(),
-        micro_batch,
+        micro_batch: choice.micro_batch,
+        micro_tokens: Some(choice.micro_tokens).filter(|&t| t != usize::MAX),
         loss_chunk: engine.loss_chunk(model.config.vocab_size),
         attention_tile: engine.options.attention_tile,
-        recompute,
-    }
+    };
+    (resolved, choice.keep)
 }
 
 /// Takes the base model's content hash beside the run; it may have to read gigabytes.

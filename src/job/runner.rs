@@ -22,7 +22,7 @@ use crate::dynamics::{
 use crate::error::{Error, Result};
 use crate::lora::Adapter;
 use crate::memory::PeakSampler;
-use crate::model::decoder::Keep;
+use crate::model::Keep;
 use crate::ops::elementwise::DropoutKey;
 use crate::ops::linear::SlotGrad;
 use crate::ops::{Engine, EngineOptions};
@@ -126,7 +126,7 @@ impl<'a> Runner<'a> {
         let store = open(&config.data)?;
         let valid = config.valid.as_deref().map(open).transpose()?;
         inputs.room(&std::iter::once(&store).chain(&valid).collect::<Vec<_>>())?;
-        let resolved = resolve(config, &inputs.engine, &inputs.model, store.longest());
+        let (resolved, keep) = resolve(config, &inputs.engine, &inputs.model, store.longest());
         let (data_hash, tokenizer_hash) = (hex(&store.hash()), hex(&inputs.tokenizer.content_hash()));
         let run_file = match before {
             Some(run) => {
@@ -143,8 +143,12 @@ impl<'a> Runner<'a> {
             None => RunFile::new(config.clone(), resolved, data_hash, tokenizer_hash, store.counts().clone()),
         };
         let (from, state) = newest(&folder)?;
-        let keep = if run_file.resolved.recompute { Keep::Inputs } else { Keep::All };
-        let cut = Cut { micro_batch: run_file.resolved.micro_batch, mu: config.mu, reduction: config.mix_reduction };
+        let cut = Cut {
+            micro_batch: run_file.resolved.micro_batch,
+            micro_tokens: run_file.resolved.micro_tokens.unwrap_or(usize::MAX),
+            mu: config.mu,
+            reduction: config.mix_reduction,
+        };
         let mut runner = Runner {
             config,
             elapsed_before: state.elapsed_seconds,
@@ -205,7 +209,8 @@ impl<'a> Runner<'a> {
             parameters: training.adapter.parameters(),
             total_steps: self.total_steps,
             micro_batch: self.run_file.resolved.micro_batch,
-            recompute: self.run_file.resolved.recompute,
+            micro_tokens: self.run_file.resolved.micro_tokens,
+            keep: self.keep,
             threads: self.engine().threads(),
             device: self.engine().setting(),
             device_instead: self.device_instead.clone(),

@@ -25,15 +25,22 @@ pub struct Decoder {
     rope: rope::Table,
 }
 
-/// What a forward pass keeps for its backward pass.
+/// What a forward pass keeps for its backward pass. Whatever is kept, the same bits come out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
     /// Nothing: there is no backward pass.
     Nothing,
-    /// Each block's input; the block runs forward again.
-    Inputs,
+    /// Everything of so many blocks from the top, the input of the others: those run forward again.
+    Top(usize),
+    /// As many blocks as fit into these bytes together with the inputs of the others.
+    Within(usize),
+}
+
+impl Keep {
+    /// Each block's input.
+    pub const INPUTS: Keep = Keep::Top(0);
     /// Everything.
-    All,
+    pub const ALL: Keep = Keep::Top(usize::MAX);
 }
 
 #[derive(Debug)]
@@ -121,6 +128,13 @@ impl Decoder {
         self.blocks.iter().flat_map(|b| b.linears())
     }
 
+    /// Bytes of the weights as they are stored.
+    pub fn weight_bytes(&self) -> usize {
+        let matrices = self.linears().map(|l| &l.weight).chain([&self.embed]);
+        let head = (!self.config.tie_word_embeddings).then_some(&self.head);
+        matrices.chain(head).map(|m| m.weight().bytes().len()).sum()
+    }
+
     /// The LM head `[V,C]`.
     pub fn head(&self) -> &Matrix {
         &self.head
@@ -142,10 +156,22 @@ impl Decoder {
         Ok(())
     }
 
-    /// Bytes that `tokens` keep between the passes when every block keeps all: activations, without the
-    /// adapters' `x·Aᵀ` of r numbers a linear.
-    pub fn kept_bytes(&self, tokens: usize) -> usize {
-        tokens * Saved::floats_per_token(&self.config) * self.blocks.len() * 4
+    /// Bytes that `tokens` keep between the passes when the top `blocks` keep all and the others their input:
+    /// activations, without the adapters' `x·Aᵀ` of r numbers a linear.
+    pub fn kept_bytes(&self, tokens: usize, blocks: usize) -> usize {
+        let all = self.blocks.len();
+        let blocks = blocks.min(all);
+        4 * tokens * (blocks * Saved::floats_per_token(&self.config) + (all - blocks) * self.config.hidden_size)
+    }
+
+    /// How many blocks from the top keep everything when `tokens` run between one loss and the last.
+    pub fn kept_blocks(&self, keep: Keep, tokens: usize) -> usize {
+        let all = self.blocks.len();
+        match keep {
+            Keep::Nothing => 0,
+            Keep::Top(k) => k.min(all),
+            Keep::Within(bytes) => (0..=all).rev().find(|&k| self.kept_bytes(tokens, k) <= bytes).unwrap_or(0),
+        }
     }
 
     /// Refuses ids and rows that the model has no embedding or position for.
@@ -194,6 +220,8 @@ impl Decoder {
     ) -> Result<Pass> {
         self.check(ids, &layout)?;
         let lowest = adapter.and_then(Adapter::lowest_layer).unwrap_or(self.blocks.len());
+        // The backward pass begins with the top block: what it saved is still here, so it is never run twice.
+        let whole = self.blocks.len() - self.kept_blocks(keep, ids.len()).max(1).min(self.blocks.len());
         let mut x = embedding::forward(engine, &self.embed, ids)?;
         let mut kept = Vec::with_capacity(self.blocks.len());
         for (l, block) in self.blocks.iter().enumerate() {
@@ -202,9 +230,8 @@ impl Decoder {
             kept.push(match keep {
                 _ if l < lowest => Kept::Nothing,
                 Keep::Nothing => Kept::Nothing,
-                // The backward pass begins with the top block: what it saved is still here.
-                Keep::Inputs if l + 1 < self.blocks.len() => Kept::Input(saved.into_input()),
-                Keep::All | Keep::Inputs => Kept::All(Box::new(saved)),
+                _ if l < whole => Kept::Input(saved.into_input()),
+                _ => Kept::All(Box::new(saved)),
             });
             x = y;
         }

@@ -8,4 +8,4 @@ pub mod decoder;
 pub mod weights;
 
 pub use config::DecoderConfig;
-pub use decoder::Decoder;
+pub use decoder::{Decoder, Keep};

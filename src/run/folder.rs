@@ -48,14 +48,15 @@ pub struct Resolved {
     pub device: DeviceSetting,
     /// Worker threads.
     pub threads: usize,
-    /// Rows whose blocks run together.
+    /// Most rows whose blocks run together.
     pub micro_batch: usize,
+    /// Tokens that they have together at most, unless one row has more; absent is no limit.
+    #[serde(default)]
+    pub micro_tokens: Option<usize>,
     /// Supervised rows whose logits exist at once.
     pub loss_chunk: usize,
     /// Query rows of an attention tile.
     pub attention_tile: usize,
-    /// Whether blocks run forward twice. Does not decide bits.
-    pub recompute: bool,
 }
 
 /// Where runs were before there was a choice.

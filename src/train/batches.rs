@@ -1,5 +1,7 @@
 //! From the rows of an optimizer step to groups of micro-batches.
 
+use std::ops::Range;
+
 use super::group::{Group, MicroBatch, PairSpec};
 use crate::config::MixReduction;
 use crate::data::batch::Ragged;
@@ -9,8 +11,10 @@ use crate::recipe::{LossWeights, Step};
 /// How steps are cut.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cut {
-    /// Rows whose blocks run together.
+    /// Most rows whose blocks run together.
     pub micro_batch: usize,
+    /// Tokens that they have together at most, unless one row has more.
+    pub micro_tokens: usize,
     /// μ.
     pub mu: f64,
     /// How Mixup terms are averaged.
@@ -30,30 +34,102 @@ pub struct StepGroups {
     pub coverage: f64,
 }
 
-/// Groups of a step's rows. Pairs stay together; with a micro-batch of one row the two rows of a pair run
-/// one after the other and meet in the loss.
-pub fn groups(store: &TokenStore, step: &Step, cut: Cut) -> StepGroups {
-    let n = |i: u32| store.example(i as usize).n_supervised;
-    let lengths: Vec<(u32, u32)> = step.pairs.iter().map(|p| (n(p.confident), n(p.unconfident))).collect();
-    let singles: Vec<u32> = step.single.iter().map(|&i| n(i)).collect();
-    // With μ = 1 the weights b are the norms of the pairs' sums; μ is applied in the loss.
-    let w = LossWeights::new(&lengths, &singles, 1.0, cut.reduction);
-    let micro = |rows: &[u32]| MicroBatch::new(&Ragged::from_store(store, rows));
+/// Runs of neighbours with at most `most` members and, unless one alone has more, at most `limit` tokens
+/// together; about equal where more than one run is needed: a short last run would waste its reading of the
+/// weights.
+fn runs(tokens: &[usize], most: usize, limit: usize) -> Vec<Range<usize>> {
+    let mut left: usize = tokens.iter().sum();
     let mut out = Vec::new();
-    let per_group = (cut.micro_batch / 2).max(1);
-    for (pairs, norms) in step.pairs.chunks(per_group).zip(w.b.chunks(per_group)) {
-        let rows: Vec<u32> = pairs.iter().flat_map(|p| [p.confident, p.unconfident]).collect();
-        let specs = pairs.iter().zip(norms).enumerate().map(|(i, (p, &norm))| PairSpec {
+    let mut first = 0;
+    while first < tokens.len() {
+        let parts = left.div_ceil(limit.max(1)).max((tokens.len() - first).div_ceil(most.max(1))).max(1);
+        let aim = left.div_ceil(parts);
+        let (mut end, mut sum) = (first + 1, tokens[first]);
+        while end < tokens.len() && end - first < most && sum + tokens[end] <= limit {
+            // On whichever side of the aim the sum comes nearer.
+            if sum + tokens[end] > aim && sum + tokens[end] - aim > aim.saturating_sub(sum) {
+                break;
+            }
+            sum += tokens[end];
+            end += 1;
+        }
+        left -= sum;
+        out.push(first..end);
+        first = end;
+    }
+    out
+}
+
+/// The pairs and rows of a step by their lengths.
+pub(crate) struct Lengths<'a> {
+    /// λ, and for both rows tokens and supervised tokens.
+    pub pairs: &'a [(f64, [(usize, u32); 2])],
+    /// Tokens and supervised tokens.
+    pub single: &'a [(usize, u32)],
+}
+
+/// Groups of a step whose rows are numbered: pair after pair, then the single ones. Pairs stay together; where
+/// a pair is more than may run together, its rows run one after the other and meet in the loss.
+pub(crate) fn cut(rows: Lengths, cut: Cut, micro: impl Fn(Range<usize>) -> MicroBatch) -> StepGroups {
+    let supervised: Vec<(u32, u32)> = rows.pairs.iter().map(|(_, [c, u])| (c.1, u.1)).collect();
+    let alone: Vec<u32> = rows.single.iter().map(|r| r.1).collect();
+    // With μ = 1 the weights b are the norms of the pairs' sums; μ is applied in the loss.
+    let w = LossWeights::new(&supervised, &alone, 1.0, cut.reduction);
+    let mut groups = Vec::new();
+    let tokens: Vec<usize> = rows.pairs.iter().map(|(_, [c, u])| c.0 + u.0).collect();
+    for run in runs(&tokens, (cut.micro_batch / 2).max(1), cut.micro_tokens) {
+        let specs = run.clone().enumerate().map(|(i, pair)| PairSpec {
             confident: 2 * i,
             unconfident: 2 * i + 1,
-            lambda: p.lambda,
-            norm,
+            lambda: rows.pairs[pair].0,
+            norm: w.b[pair],
         });
-        let micros = if cut.micro_batch == 1 { rows.chunks(1).map(micro).collect() } else { vec![micro(&rows)] };
-        out.push(Group { micros, pairs: specs.collect(), a: w.a, mu: cut.mu });
+        let (first, end) = (2 * run.start, 2 * run.end);
+        let apart = cut.micro_batch == 1 || (run.len() == 1 && tokens[run.start] > cut.micro_tokens);
+        let micros = if apart { (first..end).map(|r| micro(r..r + 1)).collect() } else { vec![micro(first..end)] };
+        groups.push(Group { micros, pairs: specs.collect(), a: w.a, mu: cut.mu });
     }
-    for rows in step.single.chunks(cut.micro_batch) {
-        out.push(Group::plain(vec![micro(rows)], w.a));
+    let (tokens, first) = (rows.single.iter().map(|r| r.0).collect::<Vec<_>>(), 2 * rows.pairs.len());
+    for run in runs(&tokens, cut.micro_batch, cut.micro_tokens) {
+        groups.push(Group::plain(vec![micro(first + run.start..first + run.end)], w.a));
     }
-    StepGroups { groups: out, supervised: w.t_ntp, mixed: w.t_mix, coverage: w.coverage() }
+    StepGroups { groups, supervised: w.t_ntp, mixed: w.t_mix, coverage: w.coverage() }
+}
+
+/// The groups of a step over a store.
+pub fn groups(store: &TokenStore, step: &Step, how: Cut) -> StepGroups {
+    let of = |i: u32| {
+        let e = store.example(i as usize);
+        (e.tokens.len(), e.n_supervised)
+    };
+    let pairs: Vec<_> = step.pairs.iter().map(|p| (p.lambda, [of(p.confident), of(p.unconfident)])).collect();
+    let single: Vec<_> = step.single.iter().map(|&i| of(i)).collect();
+    let numbered: Vec<u32> =
+        step.pairs.iter().flat_map(|p| [p.confident, p.unconfident]).chain(step.single.iter().copied()).collect();
+    let micro = |rows: Range<usize>| MicroBatch::new(&Ragged::from_store(store, &numbered[rows]));
+    cut(Lengths { pairs: &pairs, single: &single }, how, micro)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::runs;
+
+    #[test]
+    fn runs_hold_what_may_run_together_and_are_about_equal() {
+        assert_eq!(runs(&[100; 8], 8, 4096), vec![0..8]);
+        assert_eq!(runs(&[100; 8], 3, 4096), vec![0..3, 3..6, 6..8]);
+        // Not 7 and 1.
+        assert_eq!(runs(&[100; 8], 8, 750), vec![0..4, 4..8]);
+        assert_eq!(runs(&[500, 100, 100, 100], 8, 450), vec![0..1, 1..4]);
+        assert_eq!(runs(&[10, 900, 10], 8, 500), vec![0..1, 1..2, 2..3]);
+        assert_eq!(runs(&[], 8, 500), Vec::<std::ops::Range<usize>>::new());
+        for (most, limit) in [(1, 10), (4, 300), (usize::MAX, 1000), (2, usize::MAX)] {
+            let tokens: Vec<usize> = (0..50).map(|i| 20 + (i * 37) % 200).collect();
+            let cut = runs(&tokens, most, limit);
+            assert_eq!(cut.iter().flat_map(|r| r.clone()).collect::<Vec<_>>(), (0..50).collect::<Vec<_>>());
+            for r in cut {
+                assert!(r.len() <= most && (r.len() == 1 || tokens[r].iter().sum::<usize>() <= limit));
+            }
+        }
+    }
 }

@@ -239,7 +239,8 @@ impl Group {
         if grads.is_some() && adapter.is_none() {
             return Err(Error::Misuse("gradients are asked for, but there is no adapter".into()));
         }
-        let keep = if grads.is_some() { run.keep } else { Keep::Nothing };
+        let tokens = self.micros.iter().map(MicroBatch::tokens).sum();
+        let keep = if grads.is_some() { Keep::Top(model.kept_blocks(run.keep, tokens)) } else { Keep::Nothing };
         let (mut passes, mut states) = (Vec::new(), Vec::new());
         for m in &self.micros {
             let mut pass = model.forward(engine, adapter, &m.ids, m.layout.clone(), keep, run.dropout)?;

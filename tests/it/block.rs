@@ -329,7 +329,7 @@ fn lora_gradients_match_autograd() {
                 let masks = key.map_or(Masks::new(), |k| masks(&e, &a, &rows, k));
                 let (loss, want) = autograd(&tiny, &a, &rows, &masks);
                 let group = group(&rows);
-                for keep in [Keep::All, Keep::Inputs] {
+                for keep in [Keep::ALL, Keep::INPUTS] {
                     let (r, ours) = train(&e, &m, &a, &group, keep, key);
                     let d = (total_loss(&group, &r) / loss - 1.0).abs();
                     assert!(d < 1e-6, "{family} {form:?} dropout {p}: loss {d:e}");
@@ -374,7 +374,7 @@ fn a_partial_adapter_has_the_gradients_of_a_full_one_whose_other_slots_do_nothin
         let e = engine(form, 128, 8);
         let m = tiny.open(&e);
         for (names, _) in PARTS {
-            for (keep, p) in [(Keep::All, 0.0), (Keep::Inputs, 0.25)] {
+            for (keep, p) in [(Keep::ALL, 0.0), (Keep::INPUTS, 0.25)] {
                 let what = format!("{form:?} {keep:?} {names:?}");
                 let key = (p > 0.0).then_some(STEP);
                 let part = adapter(&e, &m, names, p);
@@ -419,7 +419,7 @@ fn the_backward_pass_skips_what_no_slot_needs() {
             let spent = e
                 .run(|| {
                     let layout = Layout::new(ragged.offsets.clone(), vec![0, 1]);
-                    let mut pass = m.forward(&e, Some(&a), &ragged.ids, layout, Keep::All, None)?;
+                    let mut pass = m.forward(&e, Some(&a), &ragged.ids, layout, Keep::ALL, None)?;
                     m.states(&e, &mut pass, (0..n as u32).collect())?;
                     let dh = e.parameter(n, 20, &random(n * 20, 5))?;
                     let before = e.phase_seconds();
@@ -445,11 +445,11 @@ fn recomputing_gives_the_same_bits_as_keeping() {
             let m = tiny.open(&e);
             for names in [&[][..], &["q_proj"], &["down_proj"]] {
                 let a = adapter(&e, &m, names, p);
-                let kept = train(&e, &m, &a, &group, Keep::All, key);
-                let again = train(&e, &m, &a, &group, Keep::Inputs, key);
+                let kept = train(&e, &m, &a, &group, Keep::ALL, key);
+                let again = train(&e, &m, &a, &group, Keep::INPUTS, key);
                 assert_eq!(kept.0.rows, again.0.rows);
                 assert!(kept.1 == again.1, "{family} {form:?} dropout {p} {names:?}");
-                let twice = train(&e, &m, &a, &group, Keep::All, key);
+                let twice = train(&e, &m, &a, &group, Keep::ALL, key);
                 assert!(kept.1 == twice.1, "{family} {form:?} dropout {p} {names:?}: the second time");
             }
         }
@@ -471,7 +471,7 @@ fn one_thread_and_two_give_close_gradients() {
     let run = |threads| {
         let e = Engine::new(EngineOptions { threads: Some(threads), ..Default::default() }).unwrap();
         let m = tiny.open(&e);
-        train(&e, &m, &adapter(&e, &m, &[], 0.1), &group, Keep::All, Some(STEP))
+        train(&e, &m, &adapter(&e, &m, &[], 0.1), &group, Keep::ALL, Some(STEP))
     };
     let (one, two, again) = (run(1), run(2), run(2));
     assert!(two.1 == again.1 && two.0.rows == again.0.rows, "two threads give other bits the second time");
@@ -524,11 +524,11 @@ fn a_micro_batch_with_nothing_to_predict_changes_nothing() {
         let plain = group(&rows);
         let mut with = plain.clone();
         with.micros.push(micro(&idle));
-        let (want, ours) = (train(&e, &m, &a, &plain, Keep::All, None), train(&e, &m, &a, &with, Keep::Inputs, None));
+        let (want, ours) = (train(&e, &m, &a, &plain, Keep::ALL, None), train(&e, &m, &a, &with, Keep::INPUTS, None));
         assert!(ours.1 == want.1, "{form:?}");
         assert_eq!(ours.0.rows[..2], want.0.rows);
         assert!(ours.0.rows[2..].iter().all(|r| r.tokens == 0 && r.nll == 0.0));
-        let alone = train(&e, &m, &a, &Group::plain(vec![micro(&idle)], 1.0), Keep::All, None);
+        let alone = train(&e, &m, &a, &Group::plain(vec![micro(&idle)], 1.0), Keep::ALL, None);
         assert!(alone.1.iter().flatten().all(|&v| v == 0.0), "{form:?}");
     }
 }
@@ -537,12 +537,12 @@ fn a_micro_batch_with_nothing_to_predict_changes_nothing() {
 fn the_pool_settles_after_the_first_steps() {
     let tiny = Tiny::odd("qwen3");
     for (lengths, keep, p) in [
-        (&[19, 8, 40, 150][..], Keep::All, 0.0),
-        (&[19, 8, 40, 150], Keep::Inputs, 0.3),
-        (&[300, 2, 2, 64, 65, 66], Keep::Inputs, 0.0),
-        (&[33, 30, 31, 35, 200, 201], Keep::All, 0.1),
-        (&[400, 20, 390], Keep::All, 0.1),
-        (&[9, 9], Keep::All, 0.3),
+        (&[19, 8, 40, 150][..], Keep::ALL, 0.0),
+        (&[19, 8, 40, 150], Keep::INPUTS, 0.3),
+        (&[300, 2, 2, 64, 65, 66], Keep::INPUTS, 0.0),
+        (&[33, 30, 31, 35, 200, 201], Keep::ALL, 0.1),
+        (&[400, 20, 390], Keep::ALL, 0.1),
+        (&[9, 9], Keep::ALL, 0.3),
     ] {
         let rows = random_rows(lengths, tiny.config.vocab_size);
         // One thread: with more, how much scratch is lent at once is a matter of timing.

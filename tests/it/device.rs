@@ -140,7 +140,7 @@ fn moved(layers: usize, rows: usize, lora_dropout: f64) -> [Moved; Transfer::ALL
     let group = Group::plain(vec![MicroBatch::new(&Ragged::from_rows(&rows))], 0.01);
     let before = e.transfers();
     let dropout = Some(sftmix::ops::elementwise::DropoutKey { seed: 0, step: 0 });
-    let run = GroupRun { engine: &e, model: &m, adapter: Some(&adapter), keep: Keep::All, dropout };
+    let run = GroupRun { engine: &e, model: &m, adapter: Some(&adapter), keep: Keep::ALL, dropout };
     let r = e.run(|| group.run(&run, Some(&mut grads))).unwrap();
     assert!(r.rows.iter().all(|r| r.nll > 0.0 && r.tokens == 39));
     e.run(|| adam.apply(&e, &mut adapter, &mut grads, 1e-3)).unwrap();

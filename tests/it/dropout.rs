@@ -189,7 +189,7 @@ fn splitting_a_step_into_micro_batches_keeps_the_masks() {
         let e = engine(form, 128, 16);
         let m = tiny.open(&e);
         let a = adapter(&e, &m, &[], 0.3);
-        let want = train(&e, &m, &a, &together, Keep::All, Some(STEP));
+        let want = train(&e, &m, &a, &together, Keep::ALL, Some(STEP));
         // Each in a micro-batch of its own, under the number it has in the step.
         let micros = (0..rows.len()).map(|i| {
             let mut ragged = sftmix::data::batch::Ragged::from_rows(std::slice::from_ref(&examples[i]));
@@ -198,14 +198,14 @@ fn splitting_a_step_into_micro_batches_keeps_the_masks() {
         });
         let mut apart = together.clone();
         apart.micros = micros.collect();
-        let ours = train(&e, &m, &a, &apart, Keep::Inputs, Some(STEP));
+        let ours = train(&e, &m, &a, &apart, Keep::INPUTS, Some(STEP));
         let d = (total_loss(&apart, &ours.0) / total_loss(&together, &want.0) - 1.0).abs();
         assert!(d < 1e-6, "{form:?}: loss {d:e}");
         for (ours, want) in ours.1.iter().zip(&want.1) {
             close(&format!("{form:?}: rows apart"), ours, &wide(want), CLOSE);
         }
         // Another step's masks are others, and so are its gradients.
-        let next = train(&e, &m, &a, &together, Keep::All, Some(DropoutKey { step: 10, ..STEP }));
+        let next = train(&e, &m, &a, &together, Keep::ALL, Some(DropoutKey { step: 10, ..STEP }));
         assert!(next.1 != want.1);
     }
     // Scoring has no dropout whatever the adapter says.

@@ -29,7 +29,7 @@ pub fn golden_dir() -> PathBuf {
 /// Every way the same numbers must come out.
 fn variants() -> impl Iterator<Item = (Form, Keep, usize, usize)> {
     [Form::Fused, Form::Portable].into_iter().flat_map(|form| {
-        [Keep::All, Keep::Inputs].into_iter().flat_map(move |keep| {
+        [Keep::ALL, Keep::INPUTS].into_iter().flat_map(move |keep| {
             [1, 3, 128]
                 .into_iter()
                 .flat_map(move |chunk| [4, 128].into_iter().map(move |tile| (form, keep, chunk, tile)))
@@ -269,7 +269,7 @@ fn losses(group: &Group, r: &GroupResult) -> (f64, f64) {
 fn golden_sftmix_losses_and_gradients() {
     for form in [Form::Fused, Form::Portable] {
         for (keep, chunk, apart) in
-            [(Keep::All, 1, false), (Keep::Inputs, 3, false), (Keep::All, 128, true), (Keep::Inputs, 128, true)]
+            [(Keep::ALL, 1, false), (Keep::INPUTS, 3, false), (Keep::ALL, 128, true), (Keep::INPUTS, 128, true)]
         {
             let (dir, g, js, e, m) = sftmix_setup(form, chunk);
             let adapter = checkpoint(&e, &m, &dir, &g, 0);
@@ -308,7 +308,7 @@ fn mixing_a_row_with_itself_or_with_share_one_is_the_plain_loss() {
     let (dir, g, _, e, m) = sftmix_setup(Form::Fused, 128);
     let adapter = checkpoint(&e, &m, &dir, &g, 0);
     let all = golden_rows(&g);
-    let run = GroupRun { engine: &e, model: &m, adapter: Some(&adapter), keep: Keep::All, dropout: None };
+    let run = GroupRun { engine: &e, model: &m, adapter: Some(&adapter), keep: Keep::ALL, dropout: None };
     let rows = vec![all[0].clone(), all[0].clone()];
     for lambda in [0.0, 0.4, 1.0] {
         let group = mixed_group(&rows, &[(0, 1)], &[lambda], "token", false);
@@ -358,7 +358,7 @@ fn any_split_into_micro_batches_gives_the_same_gradients() {
         .collect();
     let gradients = |groups: &[Group]| -> Vec<Vec<f32>> {
         let mut grads = adapter.zero_gradients(&e).unwrap();
-        let run = GroupRun { engine: &e, model: &m, adapter: Some(&adapter), keep: Keep::All, dropout: None };
+        let run = GroupRun { engine: &e, model: &m, adapter: Some(&adapter), keep: Keep::ALL, dropout: None };
         for group in groups {
             e.run(|| group.run(&run, Some(&mut grads))).unwrap();
         }
@@ -415,7 +415,7 @@ fn stories260k_trajectory() {
         .collect();
     let total = js["loss_tokens"].as_f64().unwrap();
     for (form, keep, per_group) in
-        [(Form::Fused, Keep::All, 4), (Form::Fused, Keep::Inputs, 1), (Form::Portable, Keep::All, 2)]
+        [(Form::Fused, Keep::ALL, 4), (Form::Fused, Keep::INPUTS, 1), (Form::Portable, Keep::ALL, 2)]
     {
         let e = engine(form, 128, 128);
         let m = Decoder::open(&e, &dir, 64).unwrap();
