@@ -5,6 +5,7 @@ pub mod config;
 mod config_keys;
 pub mod decode;
 pub mod decoder;
+mod weight;
 pub mod weights;
 
 pub use config::DecoderConfig;

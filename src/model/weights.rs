@@ -7,83 +7,15 @@ use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use half::f16;
-use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use memmap2::Mmap;
 use safetensors::SafeTensors;
 
+use super::weight::Data;
+pub use super::weight::{Dtype, Weight};
 use crate::error::{Error, Result};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
-
-/// Element type of a stored tensor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dtype {
-    /// IEEE single precision.
-    F32,
-    /// IEEE half precision.
-    F16,
-    /// The upper half of a single.
-    BF16,
-}
-
-impl Dtype {
-    /// Bytes of one element.
-    pub fn size(self) -> usize {
-        match self {
-            Dtype::F32 => 4,
-            Dtype::F16 | Dtype::BF16 => 2,
-        }
-    }
-
-    /// The same type in candle.
-    pub(crate) fn candle(self) -> candle_core::DType {
-        match self {
-            Dtype::F32 => candle_core::DType::F32,
-            Dtype::F16 => candle_core::DType::F16,
-            Dtype::BF16 => candle_core::DType::BF16,
-        }
-    }
-
-    pub(crate) fn from_safetensors(dtype: safetensors::Dtype) -> Option<Dtype> {
-        match dtype {
-            safetensors::Dtype::F32 => Some(Dtype::F32),
-            safetensors::Dtype::F16 => Some(Dtype::F16),
-            safetensors::Dtype::BF16 => Some(Dtype::BF16),
-            _ => None,
-        }
-    }
-
-    /// Converts little-endian elements; `bytes` holds exactly `out.len()` of them.
-    pub(crate) fn decode(self, bytes: &[u8], out: &mut [f32]) {
-        debug_assert_eq!(bytes.len(), out.len() * self.size());
-        match self {
-            Dtype::F32 => {
-                for (o, b) in out.iter_mut().zip(bytes.chunks_exact(4)) {
-                    *o = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-                }
-            }
-            Dtype::BF16 => {
-                for (o, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-                    *o = f32::from_bits((u16::from_le_bytes([b[0], b[1]]) as u32) << 16);
-                }
-            }
-            Dtype::F16 => {
-                // SAFETY: every bit pattern is a u16.
-                let (head, bits, tail) = unsafe { bytes.align_to::<u16>() };
-                if cfg!(target_endian = "little") && head.is_empty() && tail.is_empty() {
-                    let halves: &[f16] = bits.reinterpret_cast();
-                    halves.convert_to_f32_slice(out);
-                } else {
-                    for (o, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-                        *o = f16::from_le_bytes([b[0], b[1]]).to_f32();
-                    }
-                }
-            }
-        }
-    }
-}
 
 #[derive(Debug)]
 struct Entry {
@@ -198,12 +130,17 @@ impl WeightStore {
             return Err(format_error(path, name, format!("expected F32, F16 or BF16, found {:?}", entry.dtype)));
         };
         let data = Data::Mapped { store: self.clone(), shard: entry.shard, bytes: entry.bytes.clone() };
-        Ok(Weight { name: name.into(), shape: shape.into(), dtype, data })
+        Ok(Weight::new(name, shape, dtype, data))
     }
 
     /// The mapped files, in name order.
     pub fn files(&self) -> &[PathBuf] {
         &self.files
+    }
+
+    /// Bytes of a mapped file.
+    pub(super) fn bytes(&self, shard: usize, bytes: Range<usize>) -> &[u8] {
+        &self.maps[shard][bytes]
     }
 
     /// Bytes mapped, headers included.
@@ -260,120 +197,10 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
     Ok(index.weight_map)
 }
 
-/// One tensor: a view of a mapped file, or owned numbers.
-#[derive(Clone, Debug)]
-pub struct Weight {
-    name: Arc<str>,
-    shape: Arc<[usize]>,
-    dtype: Dtype,
-    data: Data,
-}
-
-#[derive(Clone)]
-enum Data {
-    Mapped { store: Arc<WeightStore>, shard: usize, bytes: Range<usize> },
-    Owned(Arc<Vec<f32>>),
-}
-
-impl std::fmt::Debug for Data {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Data::Mapped { store, shard, bytes } => write!(f, "{}[{bytes:?}]", store.files[*shard].display()),
-            Data::Owned(data) => write!(f, "owned[{}]", data.len()),
-        }
-    }
-}
-
-impl Weight {
-    /// An owned F32 tensor, for tests and benches.
-    ///
-    /// # Panics
-    /// If `data.len()` is not the product of `shape`.
-    pub fn from_vec(name: &str, shape: &[usize], data: Vec<f32>) -> Weight {
-        assert_eq!(data.len(), shape.iter().product::<usize>(), "{name}: shape {shape:?}");
-        Weight { name: name.into(), shape: shape.into(), dtype: Dtype::F32, data: Data::Owned(Arc::new(data)) }
-    }
-
-    /// The tensor's name in the model.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// The first dimension; 1 for a scalar.
-    pub fn rows(&self) -> usize {
-        self.shape.first().copied().unwrap_or(1)
-    }
-
-    /// Elements of a row: the product of the other dimensions, so 1 for a vector.
-    pub fn cols(&self) -> usize {
-        self.shape.iter().skip(1).product()
-    }
-
-    /// All dimensions, outermost first.
-    pub fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    /// How the elements are stored.
-    pub fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    /// The elements as stored: little endian, at any alignment (for an owned tensor, as in memory).
-    pub fn bytes(&self) -> &[u8] {
-        match &self.data {
-            Data::Mapped { store, shard, bytes } => &store.maps[*shard][bytes.clone()],
-            // SAFETY: f32 has no padding, and every byte is a u8.
-            Data::Owned(data) => unsafe { data.align_to::<u8>().1 },
-        }
-    }
-
-    /// The elements in place: F32, aligned, on a little-endian machine.
-    pub fn as_f32(&self) -> Option<&[f32]> {
-        if let Data::Owned(data) = &self.data {
-            return Some(data);
-        }
-        if self.dtype != Dtype::F32 || cfg!(target_endian = "big") {
-            return None;
-        }
-        // SAFETY: every bit pattern is an f32.
-        let (head, floats, tail) = unsafe { self.bytes().align_to::<f32>() };
-        (head.is_empty() && tail.is_empty()).then_some(floats)
-    }
-
-    /// Converts some rows.
-    ///
-    /// # Panics
-    /// If `out.len()` is not `rows.len() * cols()`, or `rows` reaches beyond [`Weight::rows`].
-    pub fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) {
-        let cols = self.cols();
-        assert_eq!(out.len(), rows.len() * cols, "{}: rows {rows:?} of {cols} elements", self.name);
-        assert!(rows.is_empty() || rows.end <= self.rows(), "{}: rows {rows:?} of {}", self.name, self.rows());
-        if rows.is_empty() {
-            return;
-        }
-        let elements = rows.start * cols..rows.end * cols;
-        match self.as_f32() {
-            Some(data) => out.copy_from_slice(&data[elements]),
-            None => {
-                let size = self.dtype.size();
-                self.dtype.decode(&self.bytes()[elements.start * size..elements.end * size], out);
-            }
-        }
-    }
-
-    /// Every element, converted.
-    pub fn to_vec_f32(&self) -> Vec<f32> {
-        let mut out = vec![0.0; self.rows() * self.cols()];
-        self.read_rows(0..self.rows(), &mut out);
-        out
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use half::bf16;
+    use half::{bf16, f16};
     use safetensors::tensor::{Dtype as StDtype, TensorView};
 
     fn values(n: usize) -> Vec<f32> {

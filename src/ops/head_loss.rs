@@ -8,6 +8,7 @@ use super::{Buf, Engine, Matrix, Phase};
 use crate::error::{Error, Result};
 use crate::kernels::cpu::gemm::{gemm, Par, View};
 use crate::kernels::cpu::loss as kernel;
+use crate::kernels::cpu::product::{product, Columns, Rows, Term};
 pub use kernel::{Mix, RowStats};
 
 /// One supervised position.
@@ -140,28 +141,21 @@ fn fused(
     for (row, p) in hc.chunks_exact_mut(c).zip(&chunk.positions) {
         row.copy_from_slice(&h[p.state as usize * c..(p.state as usize + 1) * c]);
     }
-    let panels = || (0..v).step_by(panel_rows(c)).map(|r0| r0..(r0 + panel_rows(c)).min(v));
+    let scratch = |n| engine.pool.take(n);
     let mut logits = engine.pool.take(k * v);
-    for p in panels() {
-        head.with_rows(engine, p.clone(), |w| {
-            let (hv, wv) = (View::rows(&hc, c), View::transposed(w, c));
-            gemm(&mut logits[p.start..], v, false, (k, p.len(), c), 1.0, hv, wv, Par::Pool)
-        });
-    }
+    let w = Columns(head.weight().stored());
+    let states = Term { a: View::rows(&hc, c), k: c, b: &w, alpha: 1.0 };
+    product(&mut logits, v, false, (k, v), &[states], scratch);
     let rows: Vec<kernel::Row> = chunk.positions.iter().map(|p| kernel::Row { target: p.target, a: p.a }).collect();
     let first = stats.len();
     stats.resize(first + k, RowStats::default());
     kernel::units(&mut logits, v, &rows, &chunk.units, dh.is_some(), &mut stats[first..]);
     let Some(dh) = dh else { return Ok(()) };
-    let dhc = &mut hc;
-    for p in panels() {
-        head.with_rows(engine, p.clone(), |w| {
-            let gv = View { data: &logits[p.start..], rs: v, cs: 1 };
-            gemm(dhc, c, p.start > 0, (k, c, p.len()), 1.0, gv, View::rows(w, c), Par::Pool)
-        });
-    }
+    let w = Rows(head.weight().stored());
+    let gradient = Term { a: View::rows(&logits, v), k: v, b: &w, alpha: 1.0 };
+    product(&mut hc, c, false, (k, c), &[gradient], scratch);
     let dh = dh.host_mut();
-    for (row, p) in dhc.chunks_exact(c).zip(&chunk.positions) {
+    for (row, p) in hc.chunks_exact(c).zip(&chunk.positions) {
         dh[p.state as usize * c..(p.state as usize + 1) * c].copy_from_slice(row);
     }
     Ok(())

@@ -8,7 +8,9 @@ use super::elementwise::{dropout, DropoutKey};
 use super::{Buf, Engine, Layout, Matrix, Param, Phase};
 use crate::error::Result;
 use crate::kernels::cpu::elementwise::add_bias;
+use crate::kernels::cpu::for_rows;
 use crate::kernels::cpu::gemm::{gemm, Par, View};
+use crate::kernels::cpu::product::{product, Columns, Plain, Rows, Term};
 
 /// A frozen linear of the model.
 #[derive(Debug)]
@@ -85,43 +87,54 @@ impl Call<'_> {
 /// `y[N,out]` and, with a slot, `t[N,R]`.
 pub fn forward(engine: &Engine, lin: &Linear, slot: Option<&Slot>, x: &Buf, call: Call) -> Result<(Buf, Option<Buf>)> {
     let dropped = slot.map(|s| call.dropped(engine, x, s)).transpose()?.flatten();
-    let whole = x;
-    engine.timed(Phase::Linear, || match x {
-        Buf::Host(x) => {
-            let (out, inp) = (lin.weight.rows(), lin.weight.cols());
-            let n = x.len() / inp;
-            let mut y = engine.pool.take(n * out);
-            lin.weight.with_rows(engine, 0..out, |w| {
-                gemm(&mut y, out, false, (n, out, inp), 1.0, View::rows(x, inp), View::transposed(w, inp), par(n))
-            });
-            if let Some(bias) = &lin.bias {
-                add_bias(&mut y, bias.host());
+    engine.timed(Phase::Linear, || {
+        let t = slot.map(|s| down(engine, s, dropped.as_ref().unwrap_or(x))).transpose()?;
+        match x {
+            Buf::Host(x) => {
+                let (out, inp) = (lin.weight.rows(), lin.weight.cols());
+                let n = x.len() / inp;
+                let mut y = engine.pool.take(n * out);
+                if n == 1 {
+                    decode(engine, lin, slot.zip(t.as_ref()), x, &mut y);
+                } else {
+                    let w = Columns(lin.weight.weight().stored());
+                    let mut terms = vec![Term { a: View::rows(x, inp), k: inp, b: &w, alpha: 1.0 }];
+                    let b = slot.map(|s| Columns(Plain::new(s.b.host(), s.r)));
+                    if let (Some(s), Some(t), Some(b)) = (slot, &t, &b) {
+                        terms.push(Term { a: View::rows(t.host(), s.r), k: s.r, b, alpha: s.scale });
+                    }
+                    product(&mut y, out, false, (n, out), &terms, |n| engine.pool.take(n));
+                }
+                if let Some(bias) = &lin.bias {
+                    add_bias(&mut y, bias.host());
+                }
+                Ok((Buf::Host(y), t))
             }
-            let Some(s) = slot else { return Ok((Buf::Host(y), None)) };
-            let t = down(engine, s, dropped.as_ref().unwrap_or(whole))?;
-            let bt = View::transposed(s.b.host(), s.r);
-            gemm(&mut y, out, true, (n, out, s.r), s.scale, View::rows(t.host(), s.r), bt, par(n));
-            Ok((Buf::Host(y), Some(t)))
-        }
-        Buf::Dev(x) => {
-            let mut y = x.matmul(&lin.weight.tensor().t()?)?;
-            if let Some(bias) = &lin.bias {
-                y = y.broadcast_add(&bias.tensor(y.dtype())?)?;
+            Buf::Dev(x) => {
+                let mut y = x.matmul(&lin.weight.tensor().t()?)?;
+                if let Some(bias) = &lin.bias {
+                    y = y.broadcast_add(&bias.tensor(y.dtype())?)?;
+                }
+                if let (Some(s), Some(t)) = (slot, &t) {
+                    let update = t.tensor().matmul(&s.b.tensor().t()?)?.affine(s.scale as f64, 0.0)?;
+                    y = (y + update.to_dtype(x.dtype())?)?;
+                }
+                Ok((Buf::Dev(y), t))
             }
-            let Some(s) = slot else { return Ok((Buf::Dev(y), None)) };
-            let t = down(engine, s, dropped.as_ref().unwrap_or(whole))?;
-            let update = t.tensor().matmul(&s.b.tensor().t()?)?.affine(s.scale as f64, 0.0)?;
-            Ok((Buf::Dev((y + update.to_dtype(x.dtype())?)?), Some(t)))
         }
     })
 }
 
-/// Rows of training and scoring have at least two tokens, so one token is a step of generation.
-fn par(tokens: usize) -> Par {
-    if tokens == 1 {
-        Par::Decode
-    } else {
-        Par::Pool
+/// One token: rows of training and scoring have at least two, so this is a step of generation, bound by the
+/// reading of the weights.
+fn decode(engine: &Engine, lin: &Linear, slot: Option<(&Slot, &Buf)>, x: &[f32], y: &mut [f32]) {
+    let (out, inp) = (lin.weight.rows(), lin.weight.cols());
+    lin.weight.with_rows(engine, 0..out, |w| {
+        gemm(y, out, false, (1, out, inp), 1.0, View::rows(x, inp), View::transposed(w, inp), Par::Decode)
+    });
+    if let Some((s, t)) = slot {
+        let (t, bt) = (View::rows(t.host(), s.r), View::transposed(s.b.host(), s.r));
+        gemm(y, out, true, (1, out, s.r), s.scale, t, bt, Par::Decode);
     }
 }
 
@@ -132,7 +145,9 @@ fn down(engine: &Engine, slot: &Slot, x: &Buf) -> Result<Buf> {
             let (r, inp) = (slot.r, slot.in_features);
             let n = x.len() / inp;
             let mut t = engine.pool.take(n * r);
-            gemm(&mut t, r, false, (n, r, inp), 1.0, View::rows(x, inp), View::transposed(slot.a.host(), inp), par(n));
+            let a = Columns(Plain::new(slot.a.host(), inp));
+            let term = Term { a: View::rows(x, inp), k: inp, b: &a, alpha: 1.0 };
+            product(&mut t, r, false, (n, r), &[term], |n| engine.pool.take(n));
             Ok(Buf::Host(t))
         }
         Buf::Dev(x) => Ok(Buf::Dev(x.to_dtype(DType::F32)?.matmul(&slot.a.tensor().t()?)?)),
@@ -158,82 +173,115 @@ pub fn backward(
     call: Call,
     dx: Option<(&mut Buf, bool)>,
 ) -> Result<()> {
-    let mut dx = dx;
-    if let Some((dx, add)) = &mut dx {
-        engine.timed(Phase::Linear, || input_gradient(engine, lin, g, dx, *add))?;
-    }
-    let Some((slot, grad)) = slot else { return Ok(()) };
+    let Some((slot, grad)) = slot else {
+        let Some((dx, add)) = dx else { return Ok(()) };
+        return engine.timed(Phase::Linear, || input_gradient(engine, lin, None, g, dx, add));
+    };
     let dropped = call.dropped(engine, saved.x, slot)?;
     let x = dropped.as_ref().unwrap_or(saved.x);
-    let made;
-    let t = match saved.t {
-        Some(t) => t,
-        None => {
-            made = engine.timed(Phase::Linear, || down(engine, slot, x))?;
-            &made
-        }
-    };
-    let through = dx.is_some();
-    let ua = engine.timed(Phase::Linear, || match g {
+    let u = engine.timed(Phase::Linear, || {
+        let made;
+        let t = match saved.t {
+            Some(t) => t,
+            None => {
+                made = down(engine, slot, x)?;
+                &made
+            }
+        };
+        adapter_gradients(engine, slot, grad, x, t, g)
+    })?;
+    drop(dropped);
+    let Some((dx, add)) = dx else { return Ok(()) };
+    let masked = call.dropout.filter(|_| slot.dropout > 0.0);
+    let through = masked.is_none().then_some((slot, &u));
+    engine.timed(Phase::Linear, || input_gradient(engine, lin, through, g, dx, add))?;
+    if let Some(key) = masked {
+        // The mask falls on u·A alone, so that it needs a place of its own.
+        let mut ua = engine.timed(Phase::Linear, || up(engine, slot, &u))?;
+        dropout(engine, &mut ua, slot.in_features, slot.dropout, key, slot.key, call.layout)?;
+        super::elementwise::add(engine, dx, &ua)?;
+    }
+    Ok(())
+}
+
+/// Adds `dA += uᵀ·x̃` and `dB += s·gᵀ·t`; gives `u[N,R] = s·g·B`.
+fn adapter_gradients(engine: &Engine, slot: &Slot, grad: &mut SlotGrad, x: &Buf, t: &Buf, g: &Buf) -> Result<Buf> {
+    match g {
         Buf::Host(g) => {
             let (out, inp, r) = (slot.out_features, slot.in_features, slot.r);
             let n = g.len() / out;
+            let scratch = |n| engine.pool.take(n);
             let mut u = engine.pool.take(n * r);
-            let (gv, bv) = (View::rows(g, out), View::rows(slot.b.host(), r));
-            gemm(&mut u, r, false, (n, r, out), slot.scale, gv, bv, Par::Pool);
-            let gt = View::transposed(g, out);
-            gemm(grad.b.host_mut(), r, true, (out, r, n), slot.scale, gt, View::rows(t.host(), r), Par::Pool);
-            let ut = View::transposed(&u, r);
-            gemm(grad.a.host_mut(), inp, true, (r, inp, n), 1.0, ut, View::rows(x.host(), inp), Par::Pool);
-            let av = View::rows(slot.a.host(), inp);
-            // Without a mask u·A goes straight into dx; with one it needs a place of its own first.
-            match (&mut dx, &dropped) {
-                (Some((dx, _)), None) => {
-                    gemm(dx.host_mut(), inp, true, (n, inp, r), 1.0, View::rows(&u, r), av, Par::Pool);
-                    Ok(None)
+            let b = Rows(Plain::new(slot.b.host(), r));
+            let gb = Term { a: View::rows(g, out), k: out, b: &b, alpha: slot.scale };
+            product(&mut u, r, false, (n, r), &[gb], scratch);
+            // dBᵀ: few rows, so that g is read once, where it stands.
+            let mut db = engine.pool.take(r * out);
+            let rows = Rows(Plain::new(g, out));
+            let tg = Term { a: View::transposed(t.host(), r), k: n, b: &rows, alpha: slot.scale };
+            product(&mut db, out, false, (r, out), &[tg], scratch);
+            for_rows(grad.b.host_mut(), r, |row, db_rows| {
+                for (i, db_row) in db_rows.chunks_exact_mut(r).enumerate() {
+                    db_row.iter_mut().enumerate().for_each(|(j, v)| *v += db[j * out + row + i]);
                 }
-                (Some(_), Some(_)) => {
-                    let mut ua = engine.pool.take(n * inp);
-                    gemm(&mut ua, inp, false, (n, inp, r), 1.0, View::rows(&u, r), av, Par::Pool);
-                    Ok(Some(Buf::Host(ua)))
-                }
-                (None, _) => Ok(None),
-            }
+            });
+            let rows = Rows(Plain::new(x.host(), inp));
+            let ux = Term { a: View::transposed(&u, r), k: n, b: &rows, alpha: 1.0 };
+            product(grad.a.host_mut(), inp, true, (r, inp), &[ux], scratch);
+            Ok(Buf::Host(u))
         }
         Buf::Dev(g) => {
             let g = g.to_dtype(DType::F32)?;
             let u = g.matmul(slot.b.tensor())?.affine(slot.scale as f64, 0.0)?;
             add_to(&mut grad.b, g.t()?.matmul(t.tensor())?.affine(slot.scale as f64, 0.0)?)?;
             add_to(&mut grad.a, u.t()?.matmul(&x.tensor().to_dtype(DType::F32)?)?)?;
-            Ok(through.then(|| u.matmul(slot.a.tensor())).transpose()?.map(Buf::Dev))
+            Ok(Buf::Dev(u))
         }
-    })?;
-    if let (Some((dx, _)), Some(mut ua)) = (dx, ua) {
-        if let (Some(key), true) = (call.dropout, dropped.is_some()) {
-            dropout(engine, &mut ua, slot.in_features, slot.dropout, key, slot.key, call.layout)?;
-        }
-        let ua = match ua {
-            Buf::Dev(t) => Buf::Dev(t.to_dtype(engine.options.dtype)?),
-            host => host,
-        };
-        super::elementwise::add(engine, dx, &ua)?;
     }
-    Ok(())
 }
 
-/// `dx[N,in] (+)= g[N,out]·W`.
-fn input_gradient(engine: &Engine, lin: &Linear, g: &Buf, dx: &mut Buf, add: bool) -> Result<()> {
+/// `u[N,R]·A` `[N,in]`.
+fn up(engine: &Engine, slot: &Slot, u: &Buf) -> Result<Buf> {
+    let (r, inp) = (slot.r, slot.in_features);
+    match u {
+        Buf::Host(u) => {
+            let n = u.len() / r;
+            let mut ua = engine.pool.take(n * inp);
+            let a = Rows(Plain::new(slot.a.host(), inp));
+            let term = Term { a: View::rows(u, r), k: r, b: &a, alpha: 1.0 };
+            product(&mut ua, inp, false, (n, inp), &[term], |n| engine.pool.take(n));
+            Ok(Buf::Host(ua))
+        }
+        Buf::Dev(u) => Ok(Buf::Dev(u.matmul(slot.a.tensor())?.to_dtype(engine.options.dtype)?)),
+    }
+}
+
+/// `dx[N,in] (+)= g[N,out]·W`, and `u[N,R]·A` with a slot.
+fn input_gradient(
+    engine: &Engine,
+    lin: &Linear,
+    slot: Option<(&Slot, &Buf)>,
+    g: &Buf,
+    dx: &mut Buf,
+    add: bool,
+) -> Result<()> {
     match dx {
         Buf::Host(dx) => {
             let (out, inp) = (lin.weight.rows(), lin.weight.cols());
             let g = g.host();
-            lin.weight.with_rows(engine, 0..out, |w| {
-                let shape = (g.len() / out, inp, out);
-                gemm(dx, inp, add, shape, 1.0, View::rows(g, out), View::rows(w, inp), Par::Pool)
-            });
+            let w = Rows(lin.weight.weight().stored());
+            let mut terms = vec![Term { a: View::rows(g, out), k: out, b: &w, alpha: 1.0 }];
+            let a = slot.map(|(s, _)| Rows(Plain::new(s.a.host(), inp)));
+            if let (Some((s, u)), Some(a)) = (slot, &a) {
+                terms.push(Term { a: View::rows(u.host(), s.r), k: s.r, b: a, alpha: 1.0 });
+            }
+            product(dx, inp, add, (g.len() / out, inp), &terms, |n| engine.pool.take(n));
         }
         Buf::Dev(dx) => {
-            let v = g.tensor().matmul(lin.weight.tensor())?;
+            let mut v = g.tensor().matmul(lin.weight.tensor())?;
+            if let Some((s, u)) = slot {
+                v = (v + up(engine, s, u)?.tensor())?;
+            }
             *dx = if add { (&*dx + v)? } else { v };
         }
     }

@@ -53,7 +53,8 @@ impl<'a> View<'a> {
         View { data, rs: 1, cs: cols }
     }
 
-    fn fits(&self, m: usize, n: usize) -> bool {
+    /// Whether the data hold a matrix of m rows and n columns.
+    pub(crate) fn fits(&self, m: usize, n: usize) -> bool {
         m == 0 || n == 0 || (m - 1) * self.rs + (n - 1) * self.cs < self.data.len()
     }
 }

@@ -10,6 +10,7 @@ pub mod elementwise;
 pub mod gemm;
 pub mod loss;
 pub mod norm;
+pub mod product;
 pub mod rope;
 pub mod simd;
 

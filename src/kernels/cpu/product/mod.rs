@@ -1,0 +1,301 @@
+//! Products with frozen weights: `dst[m,n] (+)= Σ alpha · a[m,k] · b[k,n]` over a few terms, where b is a
+//! matrix as it is stored (bf16, f16, f32), or the transpose of one.
+//!
+//! A task packs a panel of b, converted on the way, into the first cache and multiplies it at once: the weights
+//! are read as they are stored, and nothing as large as a matrix is written. The low-rank term of an adapter
+//! goes in as one more term, so that it costs its operations and no product of its own.
+//!
+//! Each element of the result is one sum over k, in runs that are a function of k alone, whatever its place: a
+//! row has the same bits alone as in company, on one thread as on many.
+
+mod pack;
+mod tile;
+
+use std::ops::{DerefMut, Range};
+
+use rayon::prelude::*;
+
+use super::gemm::View;
+use super::Shared;
+pub use pack::{Columns, Plain, Rows, Stored};
+
+/// Rows of a that are taken together: with a run of k they stay in the second cache.
+const ROWS: usize = 512;
+/// Runs of work for each thread: more even out threads that are disturbed, but copy a more often.
+const RUNS: usize = 2;
+/// What packing a panel costs, in rows of a that could pass by it instead.
+const PACKING: usize = 24;
+/// Up to so many tiles of rows, b is read where it stands instead of packed.
+const FEW: usize = 2;
+
+/// One term of the sum.
+#[derive(Clone, Copy)]
+pub struct Term<'a> {
+    /// `a[m,k]`.
+    pub a: View<'a>,
+    /// k.
+    pub k: usize,
+    /// `b[k,n]`.
+    pub b: &'a dyn Right,
+    /// Factor.
+    pub alpha: f32,
+}
+
+/// The right operand of a product, `b[k,n]`.
+pub trait Right: Sync {
+    /// Writes `b[p, j]` for p and j in these ranges to `out[(p − p.start)·width + (j − j.start)]`, with zeros
+    /// where `width` is more than the columns. `row` is scratch for [`pack::ROWS`] rows of
+    /// p's length rounded up to 8.
+    fn pack(&self, p: Range<usize>, j: Range<usize>, width: usize, out: &mut [f32], row: &mut [f32]);
+
+    /// The elements where they stand in f32, row-major, and the floats from row to row: for few rows of a,
+    /// packing would cost more than it saves.
+    fn in_place(&self) -> Option<(&[f32], usize)> {
+        None
+    }
+}
+
+/// `dst[m,n] (+)=` the sum of the terms; `dst` is row-major with `dst_rs` floats from row to row. `scratch`
+/// lends buffers to the tasks.
+///
+/// # Panics
+/// When `dst` or an `a` is shorter than its shape.
+pub fn product<B: DerefMut<Target = [f32]>>(
+    dst: &mut [f32],
+    dst_rs: usize,
+    accumulate: bool,
+    (m, n): (usize, usize),
+    terms: &[Term],
+    scratch: impl Fn(usize) -> B + Sync,
+) {
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert!((m - 1) * dst_rs + n <= dst.len(), "product: destination too short");
+    for t in terms {
+        assert!(t.k == 0 || t.a.fits(m, t.k), "product: operand too short");
+        let b = t.b.in_place();
+        assert!(b.is_none_or(|(b, rs)| t.k == 0 || (t.k - 1) * rs + n <= b.len()), "product: operand too short");
+    }
+    let kernel = tile::kernel(n);
+    let deepest = terms.iter().map(|t| depth(t.k, kernel.deepest)).max().unwrap_or(1);
+    let stride = deepest + 16;
+    let (panels, threads) = (n.div_ceil(kernel.width), rayon::current_num_threads());
+    let row_cuts = row_cuts(m, panels, threads, kernel.rows);
+    let out = Shared(dst.as_mut_ptr());
+    // The panels for the first part of the rows, then those for the next, in runs of about equal length.
+    let units = panels * row_cuts;
+    let runs = if threads == 1 { 1 } else { (RUNS * threads).min(units) };
+    let run = |i: usize| {
+        let (mut unit, end) = (i * units / runs, (i + 1) * units / runs);
+        let (panel, copied) = (deepest * kernel.width, m.div_ceil(row_cuts).min(ROWS) * stride);
+        let mut space = scratch(panel + copied + pack::ROWS * deepest + kernel.rows * kernel.width);
+        let (panel, rest) = space.split_at_mut(panel);
+        let (copied, rest) = rest.split_at_mut(copied);
+        let (row, edge) = rest.split_at_mut(pack::ROWS * deepest);
+        let mut work = Work { kernel, out, dst_rs, columns: 0..0, panel, copied, stride, row, edge };
+        while unit < end {
+            let (part, first) = (unit / panels, unit % panels);
+            let last = panels.min(first + end - unit);
+            unit += last - first;
+            work.columns = first * kernel.width..(last * kernel.width).min(n);
+            let rows = part * m / row_cuts..(part + 1) * m / row_cuts;
+            for first in rows.clone().step_by(ROWS) {
+                work.run(first..(first + ROWS).min(rows.end), terms, accumulate);
+            }
+        }
+    };
+    if runs == 1 {
+        run(0);
+    } else {
+        (0..runs).into_par_iter().with_max_len(1).for_each(run);
+    }
+}
+
+/// In how many parts rows are cut: for each part every panel is packed again, but few panels do not keep all
+/// threads equally busy.
+fn row_cuts(m: usize, panels: usize, threads: usize, tile: usize) -> usize {
+    let seconds = |cuts: usize| (panels * cuts).div_ceil(threads) * (m.div_ceil(cuts) + PACKING);
+    (1..=threads.min(m.div_ceil(tile))).min_by_key(|&cuts| seconds(cuts)).unwrap_or(1)
+}
+
+/// Terms of the sum that are taken together: about equal runs, and a function of k alone, since it decides bits.
+fn depth(k: usize, most: usize) -> usize {
+    k.div_ceil(k.div_ceil(most).max(1)).next_multiple_of(8).clamp(8, most)
+}
+
+/// What a task computes: no other task writes these columns in its rows.
+struct Work<'a> {
+    kernel: tile::Kernel,
+    out: Shared,
+    dst_rs: usize,
+    columns: Range<usize>,
+    /// Some columns of b: in the first cache while rows of a pass by.
+    panel: &'a mut [f32],
+    /// The rows of a, `stride` floats from row to row.
+    copied: &'a mut [f32],
+    stride: usize,
+    row: &'a mut [f32],
+    edge: &'a mut [f32],
+}
+
+impl Work<'_> {
+    fn run(&mut self, rows: Range<usize>, terms: &[Term], accumulate: bool) {
+        let mut add = accumulate;
+        for t in terms {
+            let depth = depth(t.k, self.kernel.deepest);
+            for p0 in (0..t.k).step_by(depth) {
+                self.part(t, p0..(p0 + depth).min(t.k), rows.clone(), add);
+                add = true;
+            }
+        }
+        if !add {
+            for i in rows {
+                // SAFETY: rows and columns of this task alone, within dst.
+                unsafe { self.out.slice(i * self.dst_rs + self.columns.start, self.columns.len()).fill(0.0) };
+            }
+        }
+    }
+
+    /// The part p of a term's sum for some rows.
+    fn part(&mut self, t: &Term, p: Range<usize>, rows: Range<usize>, add: bool) {
+        let (w, kc, columns) = (self.kernel.width, p.len(), self.columns.clone());
+        let in_place = t.b.in_place().filter(|_| rows.len() <= FEW * self.kernel.rows);
+        // Rows are copied where many columns pass by them, or where rows at such distances would fall on one
+        // another in the first cache.
+        let (left, left_rs) = if t.a.cs == 1 && columns.len() <= 2 * w && t.a.rs % 256 != 0 {
+            (t.a.data[rows.start * t.a.rs + p.start..].as_ptr(), t.a.rs)
+        } else {
+            copy_rows(t.a, rows.clone(), &p, self.copied, self.stride);
+            (self.copied.as_ptr(), self.stride)
+        };
+        for j in columns.clone().step_by(w) {
+            let valid = w.min(columns.end - j);
+            let (right, right_rs) = match in_place {
+                Some((b, rs)) if valid == w => (b[p.start * rs + j..].as_ptr(), rs),
+                _ => {
+                    t.b.pack(p.clone(), j..j + valid, w, &mut self.panel[..kc * w], self.row);
+                    (self.panel.as_ptr(), w)
+                }
+            };
+            let mut i = 0;
+            while i < rows.len() {
+                let (height, tile) = self.kernel.tile(rows.len() - i);
+                let left = left.wrapping_add(i * left_rs);
+                let at = self.out.at((rows.start + i) * self.dst_rs + j);
+                // SAFETY: from `left` on there are `height` rows of kc floats: of a, whose length was checked,
+                // or of its copy. From `right` on there are kc rows of w floats: of b, whose length was checked,
+                // or of the panel. The tile writes `height` rows of w floats: to dst where so many are valid,
+                // else to `edge`.
+                unsafe {
+                    if valid == w {
+                        tile(kc, (left, left_rs), (right, right_rs), (at.0, self.dst_rs), add, t.alpha);
+                    } else {
+                        tile(kc, (left, left_rs), (right, right_rs), (self.edge.as_mut_ptr(), w), false, t.alpha);
+                        for (r, edge) in self.edge.chunks_exact(w).take(height).enumerate() {
+                            for (d, &v) in at.slice(r * self.dst_rs, valid).iter_mut().zip(edge) {
+                                *d = if add { *d + v } else { v };
+                            }
+                        }
+                    }
+                }
+                i += height;
+            }
+        }
+    }
+}
+
+/// Columns p of some rows of a, `stride` floats from row to row.
+fn copy_rows(a: View, rows: Range<usize>, p: &Range<usize>, out: &mut [f32], stride: usize) {
+    for (i, out) in rows.zip(out.chunks_exact_mut(stride)) {
+        let from = i * a.rs + p.start * a.cs;
+        let out = &mut out[..p.len()];
+        if a.cs == 1 {
+            out.copy_from_slice(&a.data[from..from + p.len()]);
+        } else {
+            out.iter_mut().zip(a.data[from..].iter().step_by(a.cs)).for_each(|(o, &v)| *o = v);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::{Key, Stream};
+
+    fn fill(n: usize, at: u64) -> Vec<f32> {
+        let key = Key::new(7, Stream::Bench, &[at]);
+        (0..n as u64).map(|i| key.uniform(i) as f32 - 0.5).collect()
+    }
+
+    fn lend(n: usize) -> Vec<f32> {
+        vec![f32::NAN; n]
+    }
+
+    #[test]
+    fn matches_the_definition_in_every_shape_and_with_two_terms() {
+        for m in [1, 2, 5, 12, 13, 31] {
+            for n in [1, 3, 16, 17, 32, 100] {
+                for k in [1, 7, 512, 520] {
+                    let r = 4;
+                    let (x, wk, t, br) = (fill(m * k, 1), fill(n * k, 2), fill(m * r, 3), fill(n * r, 4));
+                    let (wt, bt) = (transpose(&wk, k), transpose(&br, r));
+                    let (w2, b2) = (Columns(Plain::new(&wk, k)), Columns(Plain::new(&br, r)));
+                    let (w3, b3) = (Rows(Plain::new(&wt, n)), Rows(Plain::new(&bt, n)));
+                    for (w, b) in [(&w2 as &dyn Right, &b2 as &dyn Right), (&w3, &b3)] {
+                        let terms = [
+                            Term { a: View::rows(&x, k), k, b: w, alpha: 1.0 },
+                            Term { a: View::rows(&t, r), k: r, b, alpha: 2.0 },
+                        ];
+                        let mut dst = vec![1f32; m * (n + 3)];
+                        product(&mut dst, n + 3, true, (m, n), &terms, lend);
+                        for i in 0..m {
+                            for j in 0..n {
+                                let dot = |a: &[f32], b: &[f32]| -> f64 {
+                                    a.iter().zip(b).map(|(a, b)| *a as f64 * *b as f64).sum()
+                                };
+                                let want = 1.0
+                                    + dot(&x[i * k..(i + 1) * k], &wk[j * k..(j + 1) * k])
+                                    + 2.0 * dot(&t[i * r..(i + 1) * r], &br[j * r..(j + 1) * r]);
+                                let found = dst[i * (n + 3) + j] as f64;
+                                assert!((found - want).abs() < 1e-4, "{m}x{n}x{k} at {i},{j}: {found} {want}");
+                            }
+                            assert!(dst[i * (n + 3) + n..(i + 1) * (n + 3)].iter().all(|&v| v == 1.0));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn transpose(x: &[f32], cols: usize) -> Vec<f32> {
+        let rows = x.len() / cols;
+        (0..cols * rows).map(|i| x[i % rows * cols + i / rows]).collect()
+    }
+
+    #[test]
+    fn a_row_has_the_same_bits_alone_and_in_company_on_one_thread_and_on_many() {
+        let (n, k) = (200, 1100);
+        let (x, w) = (fill(64 * k, 1), fill(n * k, 2));
+        let run = |threads: usize, rows: Range<usize>| -> Vec<f32> {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let mut dst = vec![0f32; rows.len() * n];
+            let b = Columns(Plain::new(&w, k));
+            let terms = [Term { a: View::rows(&x[rows.start * k..], k), k, b: &b, alpha: 1.0 }];
+            pool.install(|| product(&mut dst, n, false, (rows.len(), n), &terms, lend));
+            dst
+        };
+        let all = run(1, 0..64);
+        assert!(all == run(2, 0..64) && all == run(5, 0..64));
+        for rows in [0..1, 3..5, 10..17, 20..63] {
+            assert!(all[rows.start * n..rows.end * n] == run(3, rows.clone()), "{rows:?}");
+        }
+    }
+
+    #[test]
+    fn no_terms_are_zero() {
+        let mut dst = vec![3f32; 6];
+        product(&mut dst, 3, false, (2, 2), &[], lend);
+        assert_eq!(dst, [0.0, 0.0, 3.0, 0.0, 0.0, 3.0]);
+    }
+}
