@@ -104,7 +104,7 @@ impl Figures {
             step_seconds_median: median(self.steps.iter().map(|s| s.seconds).collect()),
             peak_anonymous_bytes: self.peak_anonymous,
             peak_rss_bytes: self.peak_resident,
-            peak_buffer_bytes: trial.engine.pool().peak_bytes() as u64,
+            peak_buffer_bytes: trial.engine.pool().held_bytes() as u64,
             device_bytes: self.device_bytes,
             transfers: Transfer::ALL
                 .iter()

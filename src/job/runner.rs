@@ -505,7 +505,7 @@ impl<'a> Runner<'a> {
 
     /// What the system says, or where it does not, what the pool holds.
     fn peak(&self) -> u64 {
-        self.sampler.peak().unwrap_or(self.engine().pool().peak_bytes() as u64)
+        self.engine().account().peak() as u64
     }
 }
 

@@ -1,5 +1,8 @@
-//! What the process holds: peak anonymous memory, sampled. Mapped weights are not anonymous: the system
-//! can drop them, so they do not count.
+//! Memory: the library's own account of what it holds, and what the system says of the process.
+
+mod account;
+
+pub use account::{Account, Charge};
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
@@ -22,7 +25,8 @@ fn status_bytes(key: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kb| kb * 1024)
 }
 
-/// Samples [`anonymous_bytes`] on a thread of its own until dropped.
+/// Samples [`anonymous_bytes`] on a thread of its own until dropped: peak anonymous memory of the process.
+/// Mapped weights are not anonymous: the system can drop them, so they do not count.
 #[derive(Debug)]
 pub struct PeakSampler {
     peak: Arc<AtomicU64>,
@@ -31,7 +35,7 @@ pub struct PeakSampler {
 }
 
 impl PeakSampler {
-    /// Starts sampling every 10 ms. Where the system does not tell, the peak stays `None`.
+    /// Starts sampling every 5 ms. Where the system does not tell, the peak stays `None`.
     pub fn start() -> PeakSampler {
         let (peak, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (p, d) = (peak.clone(), done.clone());
@@ -39,7 +43,7 @@ impl PeakSampler {
             while !d.load(Relaxed) {
                 let Some(now) = anonymous_bytes() else { return };
                 p.fetch_max(now, Relaxed);
-                std::thread::sleep(Duration::from_millis(10));
+                std::thread::sleep(Duration::from_millis(5));
             }
         };
         let thread = std::thread::Builder::new().name("sftmix-memory".into()).spawn(body).ok();
@@ -59,7 +63,7 @@ impl Drop for PeakSampler {
     fn drop(&mut self) {
         self.done.store(true, Relaxed);
         if let Some(t) = self.thread.take() {
-            // The thread holds no lock and sleeps at most 10 ms.
+            // The thread holds no lock and sleeps at most 5 ms.
             let _ = t.join();
         }
     }

@@ -29,6 +29,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::device::DeviceSetting;
 use crate::error::{Error, Result};
+use crate::memory::Account;
 use crate::model::weights::Weight;
 use pool::{HostBuf, Pool};
 use transfer::Transfer;
@@ -98,11 +99,17 @@ impl Default for EngineOptions {
     }
 }
 
+/// Bytes for what is too small to be counted: lists, names, the tables of a file's tensors.
+pub(crate) const FIXED: usize = 2 << 20;
+/// Bytes of a worker thread: the part of its stack that is used, and what the allocator keeps for it.
+pub(crate) const PER_THREAD: usize = 256 << 10;
+
 /// Where operations run: form, device, worker threads, buffers.
 #[derive(Debug)]
 pub struct Engine {
     /// How it was made.
     pub options: EngineOptions,
+    account: Arc<Account>,
     pool: Arc<Pool>,
     workers: rayon::ThreadPool,
     spent: [AtomicU64; Phase::ALL.len()],
@@ -124,6 +131,8 @@ impl Engine {
             return Err(Error::config("attention_tile", "tile and loss chunk must be at least 1"));
         }
         let threads = options.threads.unwrap_or_else(available_threads).max(1);
+        let account = Arc::new(Account::default());
+        account.add(FIXED + threads * PER_THREAD);
         let workers = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("sftmix-{i}"))
@@ -131,7 +140,8 @@ impl Engine {
             .map_err(|e| Error::Threads(e.to_string()))?;
         Ok(Engine {
             options,
-            pool: Arc::default(),
+            pool: Arc::new(Pool::new(account.clone())),
+            account,
             workers,
             spent: Default::default(),
             moved: Default::default(),
@@ -155,6 +165,11 @@ impl Engine {
         let guarded = std::panic::AssertUnwindSafe(|| self.workers.install(f));
         std::panic::catch_unwind(guarded)
             .unwrap_or_else(|panic| Err(Error::Threads(crate::error::panic_text(&*panic).to_string())))
+    }
+
+    /// What the engine and those who share it hold.
+    pub fn account(&self) -> &Arc<Account> {
+        &self.account
     }
 
     /// The store of buffers.

@@ -563,10 +563,8 @@ fn the_pool_settles_after_the_first_steps() {
             e.run(|| adam.apply(&e, &mut a, &mut grads, 1e-3)).unwrap();
             held.push(e.pool().held_bytes());
         }
-        // A buffer of up to twice the length may serve, and a step that begins with the pool full serves
-        // itself in another order than the first: a few small buffers more, then none.
-        assert!(held[1] as f64 <= 1.1 * held[0] as f64, "{lengths:?} {keep:?} dropout {p}: {held:?}");
-        assert!(held[4..].iter().all(|h| *h == held[3]), "{lengths:?} {keep:?} dropout {p}: {held:?}");
-        assert_eq!(e.pool().peak_bytes(), held[3]);
+        // The pool begins a step as it began the one before, but for the moments and gradients that are there.
+        assert!(held[1..].iter().all(|h| *h == held[1]), "{lengths:?} {keep:?} dropout {p}: {held:?}");
+        assert_eq!(held[1], held[0]);
     }
 }
