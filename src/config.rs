@@ -321,6 +321,9 @@ pub struct TrainConfig {
     pub threads: Option<usize>,
     /// Keep activations or run blocks twice.
     pub recompute: Recompute,
+    /// Bytes that the library may hold at most, mapped weights not counted. It decides how rows are cut and
+    /// what is kept, never what is computed; `None` takes what a workstation has to spare.
+    pub memory_limit: Option<u64>,
     /// Evaluate on `valid` every so many steps as well as after each epoch.
     pub eval_every: Option<u64>,
     /// Write a checkpoint every so many steps, ≥ 1.
@@ -372,6 +375,7 @@ impl Default for TrainConfig {
             device: DeviceSetting::Auto,
             threads: None,
             recompute: Recompute::Auto,
+            memory_limit: None,
             eval_every: None,
             save_every: 100,
             keep: 2,

@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::memory::show_bytes;
+
 /// Result with [`enum@Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -115,6 +117,16 @@ pub enum Error {
     /// The device has too little memory left.
     #[error("the device has too little memory: {0}; a smaller micro_batch or recompute on needs less")]
     DeviceMemory(String),
+    /// What was asked for needs more memory than was granted, however it is run.
+    #[error("memory limit {}: at least {} are needed{}", show_bytes(*limit), show_bytes(*needed), listed(savings))]
+    MemoryLimit {
+        /// Bytes that were granted.
+        limit: u64,
+        /// Bytes that the smallest way to run it needs.
+        needed: u64,
+        /// Changes of the settings that would need less, and the bytes that each saves.
+        savings: Vec<(String, u64)>,
+    },
     /// candle refused an operation.
     #[error("tensor operation failed: {0}")]
     Tensor(#[source] candle_core::Error),
@@ -137,6 +149,11 @@ impl From<candle_core::Error> for Error {
             _ => Error::Tensor(e),
         }
     }
+}
+
+fn listed(savings: &[(String, u64)]) -> String {
+    let one = |(what, bytes): &(String, u64)| format!("{what} would save {}", show_bytes(*bytes));
+    savings.iter().map(|s| format!("; {}", one(s))).collect()
 }
 
 /// What a thread said as it panicked.

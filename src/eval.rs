@@ -66,9 +66,11 @@ pub fn evaluate(config: &EvalConfig) -> Result<Evaluation> {
     config.data_options.validate()?;
     let options = EngineOptions { threads: config.threads, ..config.device.open()?.options() };
     let cache = config.cache_dir.clone().unwrap_or_else(|| std::env::temp_dir().join("sftmix-cache"));
-    let mut inputs = Inputs::open(&config.model, config.max_length, options, cache)?;
+    let (mut inputs, tokenizer) = Inputs::open(&config.model, config.max_length, options, cache)?;
     let adapter = config.adapter.as_deref().map(|d| Adapter::load(&inputs.engine, &inputs.model, d)).transpose()?;
-    let store = inputs.store(&config.data, &config.data_options, config.max_length, &|| false)?;
+    let store = inputs.store(&tokenizer, &config.data, &config.data_options, config.max_length, &|| false)?;
+    drop(tokenizer);
     inputs.room(&[&store])?;
-    score::evaluate(&inputs.engine, &inputs.model, adapter.as_ref(), &store, config.batch_size, &|| false)
+    let together = score::Together::rows(config.batch_size);
+    score::evaluate(&inputs.engine, &inputs.model, adapter.as_ref(), &store, together, &|| false)
 }

@@ -17,7 +17,7 @@ pub(super) struct Figures {
     data: f64,
     micros: usize,
     groups: usize,
-    blocks_kept: f64,
+    blocks_kept: usize,
     pub losses: Vec<f64>,
     peak_anonymous: Option<u64>,
     peak_resident: Option<u64>,
@@ -38,14 +38,11 @@ impl Figures {
         self.left_behind += after.zip(before).map_or(0, |(a, b)| a.saturating_sub(b));
     }
 
-    pub fn see_groups(&mut self, trial: &Trial, step: &Step) {
-        for group in &step.groups {
-            let tokens = group.micros.iter().map(|m| m.tokens()).sum();
-            self.micros += group.micros.len();
-            self.groups += 1;
-            let kept = trial.model.kept_blocks(trial.choice.keep, tokens);
-            self.blocks_kept += kept as f64 / trial.model.config.num_layers as f64;
-        }
+    /// `kept` blocks of all groups together.
+    pub fn see_groups(&mut self, step: &Step, kept: usize) {
+        self.micros += step.groups.iter().map(|g| g.micros.len()).sum::<usize>();
+        self.groups += step.groups.len();
+        self.blocks_kept += kept;
     }
 
     pub fn see_transfers(&mut self, before: [Moved; Transfer::ALL.len()], now: [Moved; Transfer::ALL.len()]) {
@@ -89,7 +86,10 @@ impl Figures {
             micro_batch_tokens: tokens / self.micros as f64,
             seq: config.seq,
             packed: config.packed,
-            blocks_kept: self.blocks_kept / self.groups as f64,
+            blocks_kept: self.blocks_kept as f64 / (self.groups * trial.model.config.num_layers) as f64,
+            loss_chunk: trial.choice.cut.loss_chunk,
+            memory_limit: config.memory_limit,
+            predicted_peak_bytes: trial.predicted as u64,
             lora_r: config.lora_r,
             tokens_per_step: tokens / n,
             real_tokens_per_second: tokens / seconds,
@@ -102,9 +102,9 @@ impl Figures {
             sgemm_library,
             sgemm,
             step_seconds_median: median(self.steps.iter().map(|s| s.seconds).collect()),
-            peak_anonymous_bytes: self.peak_anonymous,
+            peak_anonymous_bytes: trial.engine.account().peak() as u64,
+            peak_rss_anonymous_bytes: self.peak_anonymous,
             peak_rss_bytes: self.peak_resident,
-            peak_buffer_bytes: trial.engine.pool().held_bytes() as u64,
             device_bytes: self.device_bytes,
             transfers: Transfer::ALL
                 .iter()

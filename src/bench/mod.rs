@@ -34,6 +34,7 @@ use crate::config::{Recipe, Recompute};
 use crate::device::{self, DeviceSetting};
 use crate::error::{Error, Result};
 use crate::memory::{anonymous_bytes, peak_resident_bytes, PeakSampler};
+use crate::model::DecoderConfig;
 use figures::Figures;
 use process::{cpu_seconds, forget_peak};
 use rate::Reference;
@@ -78,6 +79,8 @@ pub struct BenchConfig {
     pub recompute: Recompute,
     /// Rows that run together; `None` takes as many as training would: about 4,096 tokens.
     pub micro_batch: Option<usize>,
+    /// Bytes that the library may hold; `None` as in training.
+    pub memory_limit: Option<u64>,
     /// LoRA rank, on all linears.
     pub lora_r: usize,
     /// Seed of weights and rows.
@@ -102,6 +105,7 @@ impl Default for BenchConfig {
             recipe: Recipe::Ntp,
             recompute: Recompute::Auto,
             micro_batch: None,
+            memory_limit: None,
             lora_r: 16,
             seed: 0,
             cache_dir: None,
@@ -145,9 +149,9 @@ pub fn run(config: &BenchConfig, observe: &mut dyn FnMut(&BenchStep)) -> Result<
         }
     };
     let opened = Instant::now();
-    let mut trial = Trial::open(config, &dir)?;
-    let rows =
-        RowShape { seed: config.seed, packed: config.packed, seq: config.seq, vocab: trial.model.config.vocab_size };
+    let vocab = DecoderConfig::from_dir(&dir)?.vocab_size;
+    let rows = RowShape { seed: config.seed, packed: config.packed, seq: config.seq, vocab };
+    let mut trial = Trial::open(config, &dir, &rows)?;
     if let Some(to) = &config.export {
         export::write(to, config, &dir, &trial.adapter, &rows)?;
     }
@@ -162,7 +166,7 @@ pub fn run(config: &BenchConfig, observe: &mut dyn FnMut(&BenchStep)) -> Result<
         forget_peak();
         let sampler = PeakSampler::start();
         let (cpu, started) = (cpu_seconds(), Instant::now());
-        let step = Step::new(&batch, number as u64, config.recipe, trial.choice, config.seed);
+        let step = Step::new(&batch, number as u64, config.recipe, trial.choice.cut, config.seed);
         let data = started.elapsed().as_secs_f64();
         let loss = trial.step(&step)?;
         let seconds = started.elapsed().as_secs_f64();
@@ -193,7 +197,7 @@ pub fn run(config: &BenchConfig, observe: &mut dyn FnMut(&BenchStep)) -> Result<
         if let Some(rates) = beside {
             let now = trial.engine.phase_seconds();
             figures.add(&done, rates, data, std::array::from_fn(|i| now[i] - phases[i]));
-            figures.see_groups(&trial, &step);
+            figures.see_groups(&step, trial.kept);
             figures.see_transfers(transfers, trial.engine.transfers());
             figures.device_bytes = figures.device_bytes.max(device::used_bytes(trial.engine.device()));
         }
@@ -202,7 +206,7 @@ pub fn run(config: &BenchConfig, observe: &mut dyn FnMut(&BenchStep)) -> Result<
     }
     if !trial.engine.device().is_cpu() {
         let batch = rows.batch(config.steps as u64 + 1, config.batch_size);
-        let step = Step::new(&batch, config.steps as u64 + 1, config.recipe, trial.choice, config.seed);
+        let step = Step::new(&batch, config.steps as u64 + 1, config.recipe, trial.choice.cut, config.seed);
         let phases = trial.engine.phase_seconds();
         trial.engine.wait_in_phases(true);
         trial.step(&step)?;
@@ -266,9 +270,10 @@ mod tests {
         let shape = Shape::named("tiny").unwrap();
         let dir = shape.folder(cache.path(), 0).unwrap();
         let config = BenchConfig { batch_size: 2, seq: 100, packed: true, lora_r: 4, ..Default::default() };
-        let trial = Trial::open(&config, &dir).unwrap();
-        let rows = RowShape { seed: 0, packed: true, seq: 100, vocab: 512 }.batch(0, 2);
-        let step = Step::new(&rows, 0, Recipe::Ntp, trial.choice, 0);
+        let shape = RowShape { seed: 0, packed: true, seq: 100, vocab: 512 };
+        let trial = Trial::open(&config, &dir, &shape).unwrap();
+        let rows = shape.batch(0, 2);
+        let step = Step::new(&rows, 0, Recipe::Ntp, trial.choice.cut, 0);
         let linears = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 192);
         let lora = 2 * 4 * (2 * 128 + 2 * 96 + 3 * 256);
         // Of a row of 100 tokens 99 are predicted.
@@ -304,7 +309,8 @@ mod tests {
         let about: serde_json::Value = serde_json::from_slice(&std::fs::read(to.join("bench.json")).unwrap()).unwrap();
         let model = Path::new(about["model"].as_str().unwrap());
         // The adapter loads beside the model that is named.
-        let trial = Trial::open(&config, model).unwrap();
+        let shape = RowShape { seed: 0, packed: false, seq: 64, vocab: 512 };
+        let trial = Trial::open(&config, model, &shape).unwrap();
         let loaded = crate::lora::Adapter::load(&trial.engine, &trial.model, &to.join("adapter")).unwrap();
         assert_eq!(loaded.hash().unwrap(), trial.adapter.hash().unwrap());
     }

@@ -82,6 +82,12 @@ pub struct BenchReport {
     pub packed: bool,
     /// Mean share of the blocks that kept their activations; the others ran forward twice.
     pub blocks_kept: f64,
+    /// Positions whose logits existed at once.
+    pub loss_chunk: usize,
+    /// Bytes that were granted.
+    pub memory_limit: Option<u64>,
+    /// What the plan says that these steps need, bytes.
+    pub predicted_peak_bytes: u64,
     /// LoRA rank.
     pub lora_r: usize,
     /// Mean real tokens of a step.
@@ -106,12 +112,12 @@ pub struct BenchReport {
     pub sgemm: Rates,
     /// Median wall seconds of a step.
     pub step_seconds_median: f64,
-    /// Most anonymous memory during a step, bytes.
-    pub peak_anonymous_bytes: Option<u64>,
+    /// Most that the library held by its own account, bytes.
+    pub peak_anonymous_bytes: u64,
+    /// Most anonymous memory of the process during a step, sampled, bytes, where the system tells.
+    pub peak_rss_anonymous_bytes: Option<u64>,
     /// Most resident memory during a step, mapped weights included, bytes.
     pub peak_rss_bytes: Option<u64>,
-    /// Most that the engine's buffers held, bytes.
-    pub peak_buffer_bytes: u64,
     /// Most of the device's memory that was in use (by all processes) behind a step, bytes, where it tells.
     pub device_bytes: Option<u64>,
     /// Bytes that a step copied between host and device, by reason; empty on the CPU.

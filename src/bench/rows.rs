@@ -11,7 +11,7 @@ use crate::recipe::sample_beta;
 use crate::rng::{Key, Stream};
 use crate::train::batches::{cut, Cut, Lengths};
 use crate::train::group::{Group, MicroBatch};
-use crate::train::plan::Choice;
+use crate::train::plan::Settled;
 
 /// What rows look like.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +38,12 @@ impl RowShape {
         };
         let ids = (0..length as u64).map(|i| key.below(2 + i, self.vocab as u64) as u32).collect();
         (ids, (0..length).map(|i| i >= prompt).collect())
+    }
+
+    /// Mean length, of some rows.
+    pub fn mean(&self) -> f64 {
+        let some = if self.packed { 1 } else { 200 };
+        (0..some).map(|n| self.row(n).0.len()).sum::<usize>() as f64 / some as f64
     }
 
     /// The rows of step `step`.
@@ -71,7 +77,7 @@ impl Step {
     }
 
     /// Groups as training makes them: with SFTMix neighbours are pairs, λ ~ Beta(½, ½) and μ = 0.2.
-    pub fn new(rows: &[Row], number: u64, recipe: Recipe, choice: Choice, seed: u64) -> Step {
+    pub fn new(rows: &[Row], number: u64, recipe: Recipe, cut_as: Settled, seed: u64) -> Step {
         let micro = |rows: &[Row]| MicroBatch::new(&Ragged::from_rows(rows));
         let of = |row: &Row| (row.0.len(), micro(std::slice::from_ref(row)).supervised() as u32);
         let mixed = if recipe == Recipe::Sftmix { rows.len() / 2 * 2 } else { 0 };
@@ -80,7 +86,7 @@ impl Step {
         let pairs: Vec<_> =
             pairs.chunks_exact(2).enumerate().map(|(i, p)| (lambda(i), [of(&p[0]), of(&p[1])])).collect();
         let single: Vec<_> = single.iter().map(of).collect();
-        let Choice { micro_batch, micro_tokens, .. } = choice;
+        let Settled { micro_batch, micro_tokens, .. } = cut_as;
         let how = Cut { micro_batch, micro_tokens, mu: 0.2, reduction: MixReduction::Token };
         let made = cut(Lengths { pairs: &pairs, single: &single }, how, |r| micro(&rows[r]));
         let lengths = rows.iter().map(|r| r.0.len()).collect();
@@ -91,7 +97,6 @@ impl Step {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Keep;
 
     #[test]
     fn lengths_follow_the_stated_distribution() {
@@ -116,8 +121,8 @@ mod tests {
         let rows = shape.batch(2, 7);
         for recipe in [Recipe::Ntp, Recipe::Sftmix] {
             for micro_batch in [1, 2, 3, 8] {
-                let choice = Choice { micro_batch, micro_tokens: usize::MAX, keep: Keep::ALL };
-                let s = Step::new(&rows, 2, recipe, choice, 0);
+                let cut_as = Settled { micro_batch, micro_tokens: usize::MAX, loss_chunk: 32 };
+                let s = Step::new(&rows, 2, recipe, cut_as, 0);
                 assert_eq!(s.micro_tokens().sum::<usize>(), s.tokens());
                 let n: usize = s.groups.iter().flat_map(|g| &g.micros).map(MicroBatch::supervised).sum();
                 assert_eq!(n, s.supervised);

@@ -2,17 +2,18 @@
 
 use std::path::Path;
 
-use super::rows::Step;
+use super::rows::{RowShape, Step};
 use super::BenchConfig;
-use crate::config::LoraConfig;
+use crate::config::TrainConfig;
 use crate::error::Result;
+use crate::job::settle::{settle, weight_bytes, Needs, RowFacts};
 use crate::lora::Adapter;
-use crate::model::Decoder;
+use crate::model::{Decoder, DecoderConfig};
 use crate::ops::linear::SlotGrad;
-use crate::ops::{Engine, EngineOptions};
+use crate::ops::{available_threads, Engine, EngineOptions};
 use crate::train::group::GroupRun;
 use crate::train::optimizer::{AdamW, AdamWConfig};
-use crate::train::plan::{choose, Asked, Choice};
+use crate::train::plan::Choice;
 
 /// How weights move.
 pub(super) const ADAMW: AdamWConfig = AdamWConfig { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, clip: 1.0 };
@@ -38,38 +39,52 @@ pub(super) struct Trial {
     pub adapter: Adapter,
     adam: AdamW,
     grads: Vec<SlotGrad>,
+    needs: Needs,
     pub choice: Choice,
+    /// Blocks that kept their activations in the last step, of all groups together.
+    pub kept: usize,
+    /// Bytes that the plan says the largest group so far needs, with all that is held beside it.
+    pub predicted: usize,
 }
 
 impl Trial {
-    pub fn open(config: &BenchConfig, dir: &Path) -> Result<Trial> {
-        let engine = Engine::new(EngineOptions { threads: config.threads, ..config.device.open()?.options() })?;
-        let model = Decoder::open(&engine, dir, config.seq)?;
-        let lora = LoraConfig { r: config.lora_r, lora_alpha: 2.0 * config.lora_r as f64, ..Default::default() };
-        let adapter = Adapter::fresh(&engine, &model, &lora, config.seed)?;
-        let adam = AdamW::new(&engine, &adapter, ADAMW)?;
-        let grads = adapter.zero_gradients(&engine)?;
+    pub fn open(config: &BenchConfig, dir: &Path, rows: &RowShape) -> Result<Trial> {
+        let options = EngineOptions { threads: config.threads, ..config.device.open()?.options() };
         // The same choices as training makes.
-        let asked = Asked {
+        let lora_alpha = 2.0 * config.lora_r as f64;
+        let like = TrainConfig {
             recipe: config.recipe,
             batch_size: config.batch_size,
-            longest: config.seq,
-            micro_batch: config.micro_batch.map(|n| n.min(config.batch_size)),
+            micro_batch: config.micro_batch,
             recompute: config.recompute,
+            memory_limit: config.memory_limit,
+            lora_r: config.lora_r,
+            lora_alpha,
+            ..Default::default()
         };
-        let choice = choose(&model, asked);
-        Ok(Trial { engine, model, adapter, adam, grads, choice })
+        let facts = RowFacts { examples: 0, longest: config.seq, mean: rows.mean() };
+        let threads = options.threads.unwrap_or_else(available_threads);
+        let (needs, choice) = settle(&like, &DecoderConfig::from_dir(dir)?, weight_bytes(dir)?, threads, facts, None)?;
+        let engine = Engine::new(EngineOptions { loss_chunk: Some(choice.cut.loss_chunk), ..options })?;
+        let model = Decoder::open(&engine, dir, config.seq)?;
+        let adapter = Adapter::fresh(&engine, &model, &like.lora(), config.seed)?;
+        let adam = AdamW::new(&engine, &adapter, ADAMW)?;
+        let grads = adapter.zero_gradients(&engine)?;
+        Ok(Trial { engine, model, adapter, adam, grads, needs, choice, kept: 0, predicted: 0 })
     }
 
     /// One optimizer step; gives the loss.
     pub fn step(&mut self, step: &Step) -> Result<f64> {
-        let Trial { engine, model, adapter, adam, grads, choice } = self;
+        let Trial { engine, model, adapter, adam, grads, needs, choice, kept, predicted } = self;
         let engine = &*engine;
+        *kept = 0;
         engine.run(|| {
             let mut loss = 0.0;
             for group in &step.groups {
                 let run = GroupRun { engine, model, adapter: Some(&*adapter), keep: choice.keep, dropout: None };
                 let r = group.run(&run, Some(grads))?;
+                *kept += r.kept_blocks;
+                *predicted = (*predicted).max(needs.bytes(group.shape(), choice));
                 loss += group.a * r.rows.iter().map(|r| r.nll).sum::<f64>() + group.mu * r.mixup;
             }
             adam.apply(engine, adapter, grads, LEARNING_RATE)?;

@@ -46,6 +46,10 @@ pub struct Args {
     /// Rows that run together [default: as many tokens as can keep their activations, or 4,096]
     #[arg(long, value_name = "N")]
     micro_batch: Option<usize>,
+    /// Memory that the library may hold, mapped weights not counted: 600MiB, 1.5GiB [default: what a
+    /// workstation has to spare]
+    #[arg(long, value_name = "BYTES", value_parser = sftmix::memory::parse_bytes)]
+    memory_limit: Option<u64>,
     /// LoRA rank
     #[arg(long, value_name = "N", default_value_t = BenchConfig::default().lora_r)]
     lora_r: usize,
@@ -73,6 +77,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         recipe: args.recipe,
         recompute: args.recompute,
         micro_batch: args.micro_batch,
+        memory_limit: args.memory_limit,
         lora_r: args.lora_r,
         cache_dir: args.cache_dir,
         export: args.export,
@@ -107,6 +112,7 @@ fn table(r: &BenchReport) -> String {
         ("step", format!("{} rows of {rows}, {}", r.batch_size, r.recipe)),
         ("tokens at a time", format!("{:.0}", r.micro_batch_tokens)),
         ("activations", format!("{:.0} % kept", 100.0 * r.blocks_kept)),
+        ("loss", format!("{} positions at a time", r.loss_chunk)),
         ("device", r.device.to_string()),
         ("threads", r.threads.to_string()),
         ("steps", r.steps.to_string()),
@@ -118,7 +124,12 @@ fn table(r: &BenchReport) -> String {
         ("supervised tokens", format!("{:.1} /s", r.supervised_tokens_per_second)),
         ("floor", format!("{:.1} GFLOP a step", r.floor_gflop)),
         ("share of the floor", format!("{:.3}, by CPU time {}", r.floor_share, optional(r.floor_share_cpu, 3))),
-        ("peak anonymous", mib(r.peak_anonymous_bytes)),
+        ("memory limit", r.memory_limit.map_or("none".into(), |b| mib(Some(b)))),
+        (
+            "peak memory",
+            format!("{}, predicted {}", mib(Some(r.peak_anonymous_bytes)), mib(Some(r.predicted_peak_bytes))),
+        ),
+        ("peak anonymous", format!("{} of the process", mib(r.peak_rss_anonymous_bytes))),
         ("peak resident", mib(r.peak_rss_bytes)),
         ("device memory", mib(r.device_bytes)),
         ("to first step", format!("{:.2} s", r.seconds_to_first_step)),

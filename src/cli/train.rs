@@ -154,6 +154,10 @@ pub struct Flags {
     /// Run blocks twice instead of keeping their activations
     #[arg(long, value_name = "WHEN", value_parser = one_of::<Recompute>(Recompute::NAMES), help_heading = "Machine")]
     recompute: Option<Recompute>,
+    /// Memory that the library may hold, mapped weights not counted: 600MiB, 1.5GiB. Decides how rows are cut
+    /// and what is kept, never what is computed [default: what a workstation has to spare]
+    #[arg(long, value_name = "BYTES", value_parser = sftmix::memory::parse_bytes, help_heading = "Machine")]
+    memory_limit: Option<u64>,
 
     /// Evaluate on --valid every so many steps [default: after each epoch only]
     #[arg(long, value_name = "N", alias = "eval-steps", help_heading = "Checkpoints")]

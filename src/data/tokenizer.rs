@@ -19,6 +19,9 @@ use crate::error::{Error, Result};
 /// Bit of a stored token that says that the token is a training target; the rest is its id.
 pub const TARGET: u32 = 1 << 31;
 
+/// Bytes that a tokenizer holds for each byte of its file (measured: see docs/performance.md).
+const HELD: usize = 12;
+
 /// A row as tokens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EncodedRow {
@@ -40,6 +43,7 @@ pub struct Tokenizer {
     eos_ids: Vec<u32>,
     bos: Option<u32>,
     content_hash: [u8; 32],
+    bytes: usize,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -49,6 +53,11 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
+    /// About how many bytes it holds: the vocabulary stands in it several times, and merges beside it.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Loads `tokenizer.json` of a model folder; end tokens come from `config.json`,
     /// `generation_config.json` and `tokenizer_config.json`, where present.
     ///
@@ -62,6 +71,7 @@ impl Tokenizer {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&bytes);
         let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| fault(&path, e))?;
+        let size = bytes.len();
         drop(bytes);
         inner.with_truncation(None).map_err(|e| fault(&path, e))?;
         inner.with_padding(None);
@@ -99,6 +109,7 @@ impl Tokenizer {
             eos_ids: eos_ids.into_iter().collect(),
             bos,
             content_hash,
+            bytes: HELD * size,
         };
         // Text of the vocabulary that is no added token would be encoded in pieces.
         let in_context = tokenizer.encoding(&format!("a{eos_token}\n"), false)?;

@@ -4,6 +4,7 @@
 mod event;
 mod open;
 mod runner;
+pub(crate) mod settle;
 mod stage;
 
 use std::path::Path;
@@ -45,6 +46,14 @@ impl StopHandle {
     }
 }
 
+/// A setting of a run that is resumed: as given now, else as it was.
+fn changed<T: serde::de::DeserializeOwned>(given: &mut Map<String, Value>, field: &str, was: T) -> Result<T> {
+    match given.remove(field) {
+        Some(v) => serde_json::from_value(v).map_err(|e| Error::config(field, e.to_string())),
+        None => Ok(was),
+    }
+}
+
 impl TrainingJob {
     /// A new run in a folder that holds none.
     ///
@@ -75,12 +84,11 @@ impl TrainingJob {
                 let mut given = given.clone();
                 // The folder may have been moved, or be named another way.
                 given.remove("out");
-                let device = match given.remove("device") {
-                    Some(d) => serde_json::from_value(d).map_err(|e| Error::config("device", e.to_string()))?,
-                    None => run.config.device,
-                };
+                // Where it goes on, and in how much memory, may be another.
+                let device = changed(&mut given, "device", run.config.device)?;
+                let memory_limit = changed(&mut given, "memory_limit", run.config.memory_limit)?;
                 check_settings(&run, &given)?;
-                TrainConfig { out: out.to_path_buf(), device, ..run.config }
+                TrainConfig { out: out.to_path_buf(), device, memory_limit, ..run.config }
             }
             None => {
                 let mut all = given.clone();

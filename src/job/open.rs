@@ -1,39 +1,44 @@
-//! Opening what a run needs: model, tokenizer, data; and the choices that the settings left open.
+//! Opening what a run needs: model, tokenizer, data.
 
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use super::StopHandle;
-use crate::config::{DataOptions, TrainConfig};
+use crate::config::DataOptions;
 use crate::data::store::{StoreRequest, TokenStore};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
-use crate::model::{Decoder, Keep};
+use crate::memory::Charge;
+use crate::model::Decoder;
 use crate::ops::{Engine, EngineOptions};
 use crate::run::hash::{hash_model, HashCache};
-use crate::run::Resolved;
-use crate::train::plan::{choose, Asked};
 
 /// What a run or an evaluation works on.
 pub(crate) struct Inputs {
     pub engine: Engine,
     pub model: Decoder,
-    pub tokenizer: Tokenizer,
     pub cache_dir: PathBuf,
 }
 
 impl Inputs {
-    /// Opens a model folder for rows of up to `max_length` tokens.
-    pub fn open(model: &Path, max_length: usize, options: EngineOptions, cache_dir: PathBuf) -> Result<Inputs> {
+    /// Opens a model folder for rows of up to `max_length` tokens. The tokenizer is apart: it is large, and
+    /// needed only until the rows are tokens.
+    pub fn open(
+        model: &Path,
+        max_length: usize,
+        options: EngineOptions,
+        cache_dir: PathBuf,
+    ) -> Result<(Inputs, ChargedTokenizer)> {
         let engine = Engine::new(options)?;
         let tokenizer = Tokenizer::load(model)?;
+        let charge = engine.account().charge(tokenizer.bytes());
         // Room for positions is made once the rows are known: see `room`.
         let decoder = Decoder::open(&engine, model, 1)?;
         let limit = decoder.config.max_position_embeddings;
         if max_length > limit {
             log::warn!("max_length {max_length} is beyond the {limit} positions the model was made for");
         }
-        Ok(Inputs { engine, model: decoder, tokenizer, cache_dir })
+        Ok((Inputs { engine, model: decoder, cache_dir }, ChargedTokenizer { tokenizer, _charge: charge }))
     }
 
     /// Makes room for the rows of these stores.
@@ -45,6 +50,7 @@ impl Inputs {
     /// The token store of a data file.
     pub fn store(
         &self,
+        tokenizer: &ChargedTokenizer,
         data: &Path,
         options: &DataOptions,
         max_length: usize,
@@ -53,7 +59,7 @@ impl Inputs {
         let store = TokenStore::open_or_build(&StoreRequest {
             data,
             options,
-            tokenizer: &self.tokenizer,
+            tokenizer: &tokenizer.tokenizer,
             max_length,
             cache_dir: &self.cache_dir,
             threads: self.engine.threads(),
@@ -69,25 +75,10 @@ impl Inputs {
     }
 }
 
-/// The choices for a run: functions of settings and shapes, never of free memory.
-pub(crate) fn resolve(config: &TrainConfig, engine: &Engine, model: &Decoder, longest: usize) -> (Resolved, Keep) {
-    let asked = Asked {
-        recipe: config.recipe,
-        batch_size: config.batch_size,
-        longest,
-        micro_batch: config.micro_batch,
-        recompute: config.recompute,
-    };
-    let choice = choose(model, asked);
-    let resolved = Resolved {
-        device: engine.setting(),
-        threads: engine.threads(),
-        micro_batch: choice.micro_batch,
-        micro_tokens: Some(choice.micro_tokens).filter(|&t| t != usize::MAX),
-        loss_chunk: engine.loss_chunk(model.config.vocab_size),
-        attention_tile: engine.options.attention_tile,
-    };
-    (resolved, choice.keep)
+/// A tokenizer that stands in the account.
+pub(crate) struct ChargedTokenizer {
+    pub tokenizer: Tokenizer,
+    _charge: Charge,
 }
 
 /// Takes the base model's content hash beside the run; it may have to read gigabytes.

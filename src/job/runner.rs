@@ -9,7 +9,8 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::event::{Control, Event, Prepared, StepEvent, TrainReport};
-use super::open::{hex, resolve, stopped, Inputs, ModelHash};
+use super::open::{hex, stopped, Inputs, ModelHash};
+use super::settle::{refuse_early, settle, RowFacts, EXAMPLE};
 use super::stage::{Rows, StageRun};
 use super::StopHandle;
 use crate::config::{Dynamics, Recipe, TrainConfig};
@@ -21,21 +22,21 @@ use crate::dynamics::{
 };
 use crate::error::{Error, Result};
 use crate::lora::Adapter;
-use crate::memory::PeakSampler;
+use crate::memory::Charge;
 use crate::model::Keep;
 use crate::ops::elementwise::DropoutKey;
 use crate::ops::linear::SlotGrad;
-use crate::ops::{Engine, EngineOptions};
+use crate::ops::{available_threads, Engine, EngineOptions};
 use crate::recipe::{Halves, StagePlan, Step};
 use crate::run::atomic::{clean_temporaries, replace_dir};
 use crate::run::checkpoint::{self, Checkpoint, State};
 use crate::run::folder::Metrics;
-use crate::run::{RunFile, RunFolder};
+use crate::run::{Resolved, RunFile, RunFolder};
 use crate::train::batches::{groups, Cut};
 use crate::train::group::{GroupRun, RowResult};
 use crate::train::optimizer::{AdamW, AdamWConfig};
 use crate::train::schedule::LearningRate;
-use crate::train::score::{evaluate, score, Evaluation};
+use crate::train::score::{evaluate, score, Evaluation, Together};
 
 /// Rows of a forward pass.
 const SCORE_ROWS: usize = 32;
@@ -77,6 +78,9 @@ struct Runner<'a> {
     stages: Vec<StageRun>,
     total_steps: u64,
     keep: Keep,
+    together: Together,
+    /// The rows' order, halves and confidences in the account.
+    _rows: Charge,
     cut: Cut,
     /// Open once the run has begun.
     metrics: Option<Metrics>,
@@ -89,7 +93,6 @@ struct Runner<'a> {
     from: Option<Checkpoint>,
     stop: &'a StopHandle,
     observer: Observer<'a>,
-    sampler: PeakSampler,
     started: Instant,
     elapsed_before: f64,
     steps_before: u64,
@@ -103,7 +106,7 @@ impl<'a> Runner<'a> {
         stop: &'a StopHandle,
         observer: Observer<'a>,
     ) -> Result<Runner<'a>> {
-        let (started, sampler) = (Instant::now(), PeakSampler::start());
+        let started = Instant::now();
         let cache = config.cache_dir.clone().unwrap_or_else(|| folder.cache());
         let chosen = config.device.open()?;
         let device = device::setting(&chosen.device, chosen.form);
@@ -111,7 +114,6 @@ impl<'a> Runner<'a> {
         match before.as_ref().map(|b| &b.resolved) {
             Some(r) if r.device == device => {
                 options.threads = Some(r.threads);
-                options.loss_chunk = Some(r.loss_chunk);
                 options.attention_tile = r.attention_tile;
             }
             Some(r) => log::warn!(
@@ -120,14 +122,23 @@ impl<'a> Runner<'a> {
             ),
             None => {}
         }
+        refuse_early(config, options.threads.unwrap_or_else(available_threads))?;
         let hash = ModelHash::start(&config.model, &cache)?;
-        let mut inputs = Inputs::open(&config.model, config.max_length, options, cache)?;
-        let open = |data| inputs.store(data, &config.data_options, config.max_length, &stopped(stop));
+        let (mut inputs, tokenizer) = Inputs::open(&config.model, config.max_length, options, cache)?;
+        let open = |data| inputs.store(&tokenizer, data, &config.data_options, config.max_length, &stopped(stop));
         let store = open(&config.data)?;
         let valid = config.valid.as_deref().map(open).transpose()?;
+        let tokenizer_hash = hex(&tokenizer.tokenizer.content_hash());
+        drop(tokenizer);
         inputs.room(&std::iter::once(&store).chain(&valid).collect::<Vec<_>>())?;
-        let (resolved, keep) = resolve(config, &inputs.engine, &inputs.model, store.longest());
-        let (data_hash, tokenizer_hash) = (hex(&store.hash()), hex(&inputs.tokenizer.content_hash()));
+        let rows = RowFacts::of(&store, valid.as_ref());
+        let rows_charge = inputs.engine.account().charge(EXAMPLE * rows.examples);
+        let settled = before.as_ref().map(|b| b.resolved.settled());
+        let (weights, threads) = (inputs.model.weight_bytes(), inputs.engine.threads());
+        let (_, choice) = settle(config, &inputs.model.config, weights, threads, rows, settled)?;
+        inputs.engine.options.loss_chunk = Some(choice.cut.loss_chunk);
+        let resolved = Resolved::new(device, threads, choice.cut, inputs.engine.options.attention_tile);
+        let data_hash = hex(&store.hash());
         let run_file = match before {
             Some(run) => {
                 for (what, had, now) in
@@ -144,8 +155,8 @@ impl<'a> Runner<'a> {
         };
         let (from, state) = newest(&folder)?;
         let cut = Cut {
-            micro_batch: run_file.resolved.micro_batch,
-            micro_tokens: run_file.resolved.micro_tokens.unwrap_or(usize::MAX),
+            micro_batch: choice.cut.micro_batch,
+            micro_tokens: choice.cut.micro_tokens,
             mu: config.mu,
             reduction: config.mix_reduction,
         };
@@ -162,7 +173,9 @@ impl<'a> Runner<'a> {
             hash,
             stages: Vec::new(),
             total_steps: 0,
-            keep,
+            keep: choice.keep,
+            together: Together { rows: SCORE_ROWS, tokens: choice.score_tokens },
+            _rows: rows_charge,
             cut,
             metrics: None,
             dynamics: None,
@@ -172,7 +185,6 @@ impl<'a> Runner<'a> {
             from,
             stop,
             observer,
-            sampler,
             started,
         };
         runner.plan()?;
@@ -503,7 +515,7 @@ impl<'a> Runner<'a> {
         self.elapsed_before + self.started.elapsed().as_secs_f64()
     }
 
-    /// What the system says, or where it does not, what the pool holds.
+    /// The most that the library has held.
     fn peak(&self) -> u64 {
         self.engine().account().peak() as u64
     }

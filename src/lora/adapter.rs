@@ -18,7 +18,7 @@ pub struct Adapter {
     /// One for each adapted linear.
     pub slots: Vec<Slot>,
     by_linear: Vec<Option<usize>>,
-    lowest: Option<usize>,
+    layers: Vec<usize>,
 }
 
 impl Adapter {
@@ -87,14 +87,14 @@ impl Adapter {
         config: LoraConfig,
         mut make: impl FnMut(&Linear) -> Result<Option<(LoraPair, f64)>>,
     ) -> Result<Adapter> {
-        let (mut slots, mut by_linear, mut lowest) = (Vec::new(), Vec::new(), None);
+        let (mut slots, mut by_linear, mut layers) = (Vec::new(), Vec::new(), Vec::new());
         for lin in model.linears() {
             let Some((pair, scale)) = make(lin)? else {
                 by_linear.push(None);
                 continue;
             };
             by_linear.push(Some(slots.len()));
-            lowest = lowest.or(Some(lin.layer));
+            layers.push(lin.layer);
             slots.push(Slot {
                 module: lin.module.clone(),
                 key: fnv1a(&lin.module),
@@ -108,7 +108,7 @@ impl Adapter {
                 b: engine.parameter(pair.out_features, pair.r, &pair.b)?,
             });
         }
-        Ok(Adapter { config, slots, by_linear, lowest })
+        Ok(Adapter { config, slots, by_linear, layers })
     }
 
     /// Writes a PEFT adapter folder.
@@ -167,9 +167,14 @@ impl Adapter {
         self.index(lin).map(|i| &self.slots[i])
     }
 
+    /// The block of each slot.
+    pub(crate) fn layers(&self) -> &[usize] {
+        &self.layers
+    }
+
     /// The lowest block that has a slot.
     pub fn lowest_layer(&self) -> Option<usize> {
-        self.lowest
+        self.layers.iter().copied().min()
     }
 
     /// Trained numbers.

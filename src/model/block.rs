@@ -56,13 +56,6 @@ impl Saved {
     pub(crate) fn into_input(self) -> Buf {
         self.x
     }
-
-    /// f32 numbers a token of one block holds.
-    pub(crate) fn floats_per_token(c: &DecoderConfig) -> usize {
-        let (q, kv) = (c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim);
-        let raw = if c.qk_norm { q + kv } else { 0 };
-        2 * c.hidden_size + raw + 2 * q + 2 * kv + c.num_heads + 2 * c.intermediate_size
-    }
 }
 
 /// What a pass over a block needs beside its weights.

@@ -32,7 +32,8 @@ pub enum Keep {
     Nothing,
     /// Everything of so many blocks from the top, the input of the others: those run forward again.
     Top(usize),
-    /// As many blocks as fit into these bytes together with the inputs of the others.
+    /// As many blocks as leave a group of rows within these bytes: [`Group`](crate::train::group::Group) finds
+    /// the number, and here it is none.
     Within(usize),
 }
 
@@ -156,24 +157,6 @@ impl Decoder {
         Ok(())
     }
 
-    /// Bytes that `tokens` keep between the passes when the top `blocks` keep all and the others their input:
-    /// activations, without the adapters' `x·Aᵀ` of r numbers a linear.
-    pub fn kept_bytes(&self, tokens: usize, blocks: usize) -> usize {
-        let all = self.blocks.len();
-        let blocks = blocks.min(all);
-        4 * tokens * (blocks * Saved::floats_per_token(&self.config) + (all - blocks) * self.config.hidden_size)
-    }
-
-    /// How many blocks from the top keep everything when `tokens` run between one loss and the last.
-    pub fn kept_blocks(&self, keep: Keep, tokens: usize) -> usize {
-        let all = self.blocks.len();
-        match keep {
-            Keep::Nothing => 0,
-            Keep::Top(k) => k.min(all),
-            Keep::Within(bytes) => (0..=all).rev().find(|&k| self.kept_bytes(tokens, k) <= bytes).unwrap_or(0),
-        }
-    }
-
     /// Refuses ids and rows that the model has no embedding or position for.
     pub(super) fn check(&self, ids: &[u32], layout: &Layout) -> Result<()> {
         if let Some(id) = ids.iter().find(|&&id| id as usize >= self.config.vocab_size) {
@@ -221,7 +204,8 @@ impl Decoder {
         self.check(ids, &layout)?;
         let lowest = adapter.and_then(Adapter::lowest_layer).unwrap_or(self.blocks.len());
         // The backward pass begins with the top block: what it saved is still here, so it is never run twice.
-        let whole = self.blocks.len() - self.kept_blocks(keep, ids.len()).max(1).min(self.blocks.len());
+        let top = if let Keep::Top(k) = keep { k } else { 0 };
+        let whole = self.blocks.len() - top.max(1).min(self.blocks.len());
         let mut x = embedding::forward(engine, &self.embed, ids)?;
         let mut kept = Vec::with_capacity(self.blocks.len());
         for (l, block) in self.blocks.iter().enumerate() {

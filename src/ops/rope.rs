@@ -6,6 +6,7 @@ use super::transfer::Transfer;
 use super::{Buf, Engine, Layout, Phase};
 use crate::error::Result;
 use crate::kernels::cpu::rope as kernel;
+use crate::memory::Charge;
 
 /// cos and sin of position·inv_freq, `[positions, D/2]`.
 #[derive(Debug)]
@@ -14,6 +15,7 @@ pub struct Table {
     cos: Vec<f32>,
     sin: Vec<f32>,
     dev: Option<(Tensor, Tensor)>,
+    _charge: Charge,
 }
 
 impl Table {
@@ -33,7 +35,8 @@ impl Table {
             let t = |v: &[f32]| engine.upload(Transfer::Weights, v, (positions, half));
             Some((t(&cos)?, t(&sin)?))
         };
-        Ok(Table { half, cos, sin, dev })
+        let _charge = engine.account().charge(size_of_val(&cos[..]) + size_of_val(&sin[..]));
+        Ok(Table { half, cos, sin, dev, _charge })
     }
 
     /// Positions it covers.

@@ -13,6 +13,7 @@ use crate::data::store::RowCounts;
 use crate::device::DeviceSetting;
 use crate::error::{Error, Result};
 use crate::job::TrainReport;
+use crate::train::plan::Settled;
 
 /// Version of the folder's layout.
 const FORMAT: u32 = 1;
@@ -57,6 +58,21 @@ pub struct Resolved {
     pub loss_chunk: usize,
     /// Query rows of an attention tile.
     pub attention_tile: usize,
+}
+
+impl Resolved {
+    /// Of what was chosen.
+    pub(crate) fn new(device: DeviceSetting, threads: usize, cut: Settled, attention_tile: usize) -> Resolved {
+        let Settled { micro_batch, micro_tokens, loss_chunk } = cut;
+        let micro_tokens = Some(micro_tokens).filter(|&t| t != usize::MAX);
+        Resolved { device, threads, micro_batch, micro_tokens, loss_chunk, attention_tile }
+    }
+
+    /// How rows are cut.
+    pub(crate) fn settled(&self) -> Settled {
+        let micro_tokens = self.micro_tokens.unwrap_or(usize::MAX);
+        Settled { micro_batch: self.micro_batch, micro_tokens, loss_chunk: self.loss_chunk }
+    }
 }
 
 /// Where runs were before there was a choice.

@@ -15,6 +15,7 @@ use crate::ops::head_loss::{self, Mix, Position, Unit};
 use crate::ops::linear::SlotGrad;
 use crate::ops::{rows, Engine, Layout};
 use crate::recipe::entropy;
+use crate::train::footprint::{Footprint, Rows};
 
 /// Rows that run through the blocks together.
 #[derive(Clone, Debug)]
@@ -139,6 +140,8 @@ impl Calibration {
 /// What a group gave.
 #[derive(Clone, Debug, Default)]
 pub struct GroupResult {
+    /// Blocks that kept their activations.
+    pub kept_blocks: usize,
     /// Each row, in order.
     pub rows: Vec<RowResult>,
     /// Claimed against true, over the supervised tokens.
@@ -178,6 +181,17 @@ impl Group {
     /// Rows without mixing.
     pub fn plain(micros: Vec<MicroBatch>, a: f64) -> Group {
         Group { micros, pairs: Vec::new(), a, mu: 0.0 }
+    }
+
+    /// What its footprint depends on.
+    pub fn shape(&self) -> Rows {
+        let longest = self.micros.iter().flat_map(|m| m.layout.offsets().windows(2).map(|w| w[1] - w[0])).max();
+        Rows {
+            tokens: self.micros.iter().map(MicroBatch::tokens).sum(),
+            together: self.micros.iter().map(MicroBatch::tokens).max().unwrap_or(0),
+            longest: longest.unwrap_or(0) as usize,
+            supervised: self.micros.iter().map(MicroBatch::supervised).sum(),
+        }
     }
 
     fn rows(&self) -> Vec<RowStates<'_>> {
@@ -239,8 +253,14 @@ impl Group {
         if grads.is_some() && adapter.is_none() {
             return Err(Error::Misuse("gradients are asked for, but there is no adapter".into()));
         }
-        let tokens = self.micros.iter().map(MicroBatch::tokens).sum();
-        let keep = if grads.is_some() { Keep::Top(model.kept_blocks(run.keep, tokens)) } else { Keep::Nothing };
+        let keep = match adapter {
+            Some(adapter) if grads.is_some() => {
+                let chunk = engine.loss_chunk(model.config.vocab_size);
+                let footprint = Footprint::of(engine, &model.config, adapter);
+                Keep::Top(footprint.kept_blocks(run.keep, self.shape(), chunk))
+            }
+            _ => Keep::Nothing,
+        };
         let (mut passes, mut states) = (Vec::new(), Vec::new());
         for m in &self.micros {
             let mut pass = model.forward(engine, adapter, &m.ids, m.layout.clone(), keep, run.dropout)?;
@@ -254,6 +274,7 @@ impl Group {
         drop(h);
 
         let mut out = GroupResult {
+            kept_blocks: if let Keep::Top(k) = keep { k } else { 0 },
             rows: rows.iter().map(|r| RowResult { example: r.example, ..Default::default() }).collect(),
             ..Default::default()
         };

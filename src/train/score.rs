@@ -11,11 +11,24 @@ use crate::lora::Adapter;
 use crate::model::decoder::{Decoder, Keep};
 use crate::ops::Engine;
 
-/// Tokens that run together in a forward pass, unless one row is longer.
-const TOKENS: usize = 2048;
+/// How many rows run together in a forward pass. Decides speed and memory, not figures.
+#[derive(Clone, Copy, Debug)]
+pub struct Together {
+    /// Most rows.
+    pub rows: usize,
+    /// Most tokens, unless one row has more.
+    pub tokens: usize,
+}
 
-/// Scores the examples `from..` of a store in order, at most `rows` at a time, and hands each batch's
-/// results on; `false` from `each` ends the pass.
+impl Together {
+    /// Up to so many rows of 2,048 tokens in all.
+    pub fn rows(rows: usize) -> Together {
+        Together { rows, tokens: 2048 }
+    }
+}
+
+/// Scores the examples `from..` of a store in order and hands each batch's results on; `false` from `each`
+/// ends the pass.
 ///
 /// # Errors
 /// What an operation or `each` reports; [`Error::NonFinite`] names the row.
@@ -25,16 +38,16 @@ pub fn score(
     adapter: Option<&Adapter>,
     store: &TokenStore,
     from: u32,
-    rows: usize,
+    together: Together,
     mut each: impl FnMut(&GroupResult) -> Result<bool>,
 ) -> Result<()> {
     let run = GroupRun { engine, model, adapter, keep: Keep::Nothing, dropout: None };
     let mut next = from;
     while (next as usize) < store.len() {
         let (first, mut tokens) = (next, 0);
-        while (next as usize) < store.len() && ((next - first) as usize) < rows.max(1) {
+        while (next as usize) < store.len() && ((next - first) as usize) < together.rows.max(1) {
             tokens += store.example(next as usize).tokens.len();
-            if tokens > TOKENS && next > first {
+            if tokens > together.tokens && next > first {
                 break;
             }
             next += 1;
@@ -82,12 +95,12 @@ pub fn evaluate(
     model: &Decoder,
     adapter: Option<&Adapter>,
     store: &TokenStore,
-    rows: usize,
+    together: Together,
     stop: &dyn Fn() -> bool,
 ) -> Result<Evaluation> {
     let mut e = Evaluation::default();
     let (mut correct, mut exact, mut calibration) = (0u64, 0u64, Calibration::default());
-    score(engine, model, adapter, store, 0, rows, |result| {
+    score(engine, model, adapter, store, 0, together, |result| {
         for r in &result.rows {
             e.examples += 1;
             e.supervised_tokens += r.tokens as u64;

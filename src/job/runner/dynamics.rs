@@ -107,7 +107,7 @@ impl Runner<'_> {
         let from = writer.records() as u32;
         let (stop, observer, sweeps) = (self.stop, &mut self.observer, stage.sweeps.len());
         let Inputs { engine, model, .. } = &self.inputs;
-        score(engine, model, Some(&t.adapter), &self.store, from, SCORE_ROWS, |result| {
+        score(engine, model, Some(&t.adapter), &self.store, from, self.together, |result| {
             for r in &result.rows {
                 writer.append(&record(r))?;
             }

@@ -26,7 +26,7 @@ impl Runner<'_> {
     pub(super) fn evaluate(&self, adapter: Option<&Adapter>) -> Result<Evaluation> {
         let Some(valid) = &self.valid else { return Ok(Evaluation::default()) };
         let Inputs { engine, model, .. } = &self.inputs;
-        evaluate(engine, model, adapter, valid, SCORE_ROWS, &stopped(self.stop))
+        evaluate(engine, model, adapter, valid, self.together, &stopped(self.stop))
     }
 
     pub(super) fn report_evaluation(&mut self, stage: &'static str, epoch: f64, e: Evaluation) -> Result<()> {

@@ -112,6 +112,12 @@ pub fn product<B: DerefMut<Target = [f32]>>(
     }
 }
 
+/// Most floats of scratch that a thread takes for a product of `m` rows.
+pub fn scratch_floats(m: usize) -> usize {
+    let k = tile::kernel(usize::MAX);
+    k.deepest * (k.width + pack::ROWS) + m.min(ROWS) * (k.deepest + 16) + k.rows * k.width
+}
+
 /// In how many parts rows are cut: for each part every panel is packed again, but few panels do not keep all
 /// threads equally busy.
 fn row_cuts(m: usize, panels: usize, threads: usize, tile: usize) -> usize {

@@ -1,0 +1,199 @@
+//! What a run's settings leave open, settled: how rows are cut, what is kept, what that needs.
+
+use std::path::Path;
+
+use crate::config::{Recipe, TrainConfig};
+use crate::data::store::TokenStore;
+use crate::error::{Error, Result};
+use crate::lora::peft::load_adapter;
+use crate::model::DecoderConfig;
+use crate::ops::{FIXED, PER_THREAD};
+use crate::train::footprint::{Footprint, Rows, Slots};
+use crate::train::plan::{choose, Asked, Choice, Settled, Short};
+
+/// Bytes an example of a run: its place in the order, its half, its confidence.
+pub(crate) const EXAMPLE: usize = 12;
+
+/// The rows that a run is to train on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowFacts {
+    pub examples: usize,
+    pub longest: usize,
+    pub mean: f64,
+}
+
+impl RowFacts {
+    pub fn of(store: &TokenStore, valid: Option<&TokenStore>) -> RowFacts {
+        RowFacts {
+            examples: store.len(),
+            longest: store.longest().max(valid.map_or(0, TokenStore::longest)),
+            mean: store.total_tokens() as f64 / (store.len() as f64).max(1.0),
+        }
+    }
+
+    /// The least that any rows could be, for a look before they are read.
+    pub fn least() -> RowFacts {
+        RowFacts { examples: 1, longest: 2, mean: 2.0 }
+    }
+}
+
+/// What a run's memory follows from, before anything is opened.
+#[derive(Clone, Debug)]
+pub(crate) struct Needs {
+    pub footprint: Footprint,
+    pub asked: Asked,
+}
+
+impl Needs {
+    /// Of a run on a model of this config whose weights have `weights` bytes.
+    pub fn new(
+        config: &TrainConfig,
+        c: &DecoderConfig,
+        weights: usize,
+        threads: usize,
+        rows: RowFacts,
+    ) -> Result<Needs> {
+        let footprint = Footprint::new(c, &slots(config, c)?, config.lora_dropout > 0.0, threads, tile());
+        let rope = 4 * rows.longest * c.head_dim;
+        let asked = Asked {
+            recipe: config.recipe,
+            batch_size: config.batch_size,
+            longest: rows.longest,
+            mean: rows.mean,
+            micro_batch: config.micro_batch,
+            settled: None,
+            recompute: config.recompute,
+            memory_limit: config.memory_limit.map(|b| b as usize),
+            fixed: FIXED + threads * PER_THREAD + rope + EXAMPLE * rows.examples,
+            weights,
+            vocab: c.vocab_size,
+        };
+        Ok(Needs { footprint, asked })
+    }
+
+    /// Bytes held while a group of these rows runs.
+    pub fn bytes(&self, rows: Rows, choice: &Choice) -> usize {
+        let kept = self.footprint.kept_blocks(choice.keep, rows, choice.cut.loss_chunk);
+        let group = self.footprint.group(rows, kept, choice.cut.loss_chunk).total();
+        self.asked.fixed + self.footprint.adapter_bytes() + group
+    }
+
+    /// The choice, or what it would need instead.
+    pub fn choose(&self) -> Result<Choice, Short> {
+        choose(&self.footprint, &self.asked)
+    }
+}
+
+/// Query rows of an attention tile.
+fn tile() -> usize {
+    crate::ops::EngineOptions::default().attention_tile
+}
+
+/// The slots that the run's adapter will have.
+fn slots(config: &TrainConfig, c: &DecoderConfig) -> Result<Slots> {
+    let linears = c.linears();
+    if let Some(dir) = &config.init_adapter {
+        let file = load_adapter(dir)?;
+        let of = |l: &crate::model::shapes::LinearShape| {
+            file.modules.get(&l.module).map(|m| (l.layer, m.in_features, m.out_features, m.r))
+        };
+        return Ok(linears.iter().filter_map(of).collect());
+    }
+    let adapted = linears.iter().filter(|l| config.target_modules.matches(&l.module));
+    Ok(adapted.map(|l| (l.layer, l.in_features, l.out_features, config.lora_r)).collect())
+}
+
+/// Refuses a run that no way of running it keeps within its limit; says what each change would save.
+pub(crate) fn settle(
+    config: &TrainConfig,
+    c: &DecoderConfig,
+    weights: usize,
+    threads: usize,
+    rows: RowFacts,
+    settled: Option<Settled>,
+) -> Result<(Needs, Choice)> {
+    let mut needs = Needs::new(config, c, weights, threads, rows)?;
+    needs.asked.settled = settled;
+    match needs.choose() {
+        Ok(choice) => Ok((needs, choice)),
+        Err(Short { needed }) => {
+            let savings = savings(config, c, weights, threads, rows, needed)?;
+            Err(Error::MemoryLimit { limit: config.memory_limit.unwrap_or(0), needed: needed as u64, savings })
+        }
+    }
+}
+
+/// What single changes of the settings would save. All but the number of threads change what is computed.
+fn savings(
+    config: &TrainConfig,
+    c: &DecoderConfig,
+    weights: usize,
+    threads: usize,
+    rows: RowFacts,
+    needed: usize,
+) -> Result<Vec<(String, u64)>> {
+    let mut out = Vec::new();
+    let mut with = |what: String, changed: TrainConfig, threads: usize, rows: RowFacts| -> Result<()> {
+        // A limit that nothing fits gives the least that is needed.
+        let changed = TrainConfig { memory_limit: Some(1), ..changed };
+        if let Err(Short { needed: less }) = Needs::new(&changed, c, weights, threads, rows)?.choose() {
+            if less < needed {
+                out.push((what, (needed - less) as u64));
+            }
+        }
+        Ok(())
+    };
+    if rows.longest > 16 {
+        let half = rows.longest / 2;
+        let shorter = RowFacts { longest: half, mean: rows.mean.min(half as f64), ..rows };
+        with(format!("max_length {half} instead of {}", rows.longest), config.clone(), threads, shorter)?;
+    }
+    if config.lora_r > 1 && config.init_adapter.is_none() {
+        let r = config.lora_r / 2;
+        with(
+            format!("lora_r {r} instead of {}", config.lora_r),
+            TrainConfig { lora_r: r, ..config.clone() },
+            threads,
+            rows,
+        )?;
+    }
+    if config.recipe == Recipe::Sftmix {
+        with("recipe ntp".into(), TrainConfig { recipe: Recipe::Ntp, ..config.clone() }, threads, rows)?;
+    }
+    if config.micro_batch.is_some_and(|n| n > 1) {
+        with("no micro_batch".into(), TrainConfig { micro_batch: None, ..config.clone() }, threads, rows)?;
+    }
+    if config.recompute == crate::Recompute::Off {
+        let changed = TrainConfig { recompute: crate::Recompute::Auto, ..config.clone() };
+        with("recompute auto".into(), changed, threads, rows)?;
+    }
+    if config.lora_dropout > 0.0 {
+        with("lora_dropout 0".into(), TrainConfig { lora_dropout: 0.0, ..config.clone() }, threads, rows)?;
+    }
+    if threads > 1 {
+        with("one thread".into(), config.clone(), 1, rows)?;
+    }
+    Ok(out)
+}
+
+/// Bytes of a model folder's weights, from the files' sizes alone.
+pub(crate) fn weight_bytes(model: &Path) -> Result<usize> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(model).map_err(Error::io(model))? {
+        let entry = entry.map_err(Error::io(model))?;
+        if entry.path().extension().is_some_and(|e| e == "safetensors") {
+            bytes += std::fs::metadata(entry.path()).map_err(Error::io(entry.path()))?.len() as usize;
+        }
+    }
+    Ok(bytes)
+}
+
+/// Looks at the limit before anything is opened or read.
+pub(crate) fn refuse_early(config: &TrainConfig, threads: usize) -> Result<()> {
+    if config.memory_limit.is_none() || config.init_adapter.is_some() {
+        return Ok(());
+    }
+    let c = DecoderConfig::from_dir(&config.model)?;
+    settle(config, &c, weight_bytes(&config.model)?, threads, RowFacts::least(), None)?;
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! How much memory rows need: what the operations of a group lend from the pool at once, as a function of
+//! shapes. The order in which blocks take and give back buffers stands in `model/block.rs`; a test holds this
+//! against what the account says.
+//!
+//! Letters as in `ops`: C hidden, F intermediate, Q and K the widths of queries and keys, V vocabulary, R rank.
+
+use crate::kernels::cpu::product::scratch_floats;
+use crate::lora::Adapter;
+use crate::model::{DecoderConfig, Keep};
+use crate::ops::Engine;
+
+/// What footprints depend on beside the rows.
+#[derive(Clone, Debug)]
+pub struct Footprint {
+    hidden: usize,
+    inner: usize,
+    queries: usize,
+    keys: usize,
+    heads: usize,
+    grouped: bool,
+    vocab: usize,
+    /// Blocks from the lowest adapted one up.
+    blocks: usize,
+    /// Floats a token that a block saves.
+    saved: usize,
+    /// Largest rank.
+    rank: usize,
+    /// Widest output of an adapted linear, times its rank.
+    widest: usize,
+    dropout: bool,
+    /// Parameters of the adapter.
+    pub parameters: usize,
+    threads: usize,
+    tile: usize,
+}
+
+/// The linears that carry an adapter, as (block, inputs, outputs, rank).
+pub type Slots = Vec<(usize, usize, usize, usize)>;
+
+/// The rows of a group.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows {
+    /// Tokens of all its micro-batches.
+    pub tokens: usize,
+    /// Tokens of the largest micro-batch.
+    pub together: usize,
+    /// Tokens of the longest row.
+    pub longest: usize,
+    /// Supervised tokens.
+    pub supervised: usize,
+}
+
+/// Bytes of a group, by what they are for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Parts {
+    /// Kept between the passes.
+    pub kept: usize,
+    /// Held beside that while a block or the loss runs.
+    pub working: usize,
+}
+
+impl Parts {
+    /// Both.
+    pub fn total(&self) -> usize {
+        self.kept + self.working
+    }
+}
+
+impl Footprint {
+    /// Of a model of this config whose adapter has these slots.
+    pub fn new(c: &DecoderConfig, slots: &Slots, dropout: bool, threads: usize, tile: usize) -> Footprint {
+        let (queries, keys) = (c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim);
+        let rank = slots.iter().map(|s| s.3).max().unwrap_or(0);
+        // The t of six linears; that of the last is made again.
+        let t = 6 * rank;
+        let raw = if c.qk_norm { queries + keys } else { 0 };
+        let fixed = 2 * c.hidden_size + raw + 2 * queries + 2 * keys + c.num_heads + 2 * c.intermediate_size;
+        Footprint {
+            hidden: c.hidden_size,
+            inner: c.intermediate_size,
+            queries,
+            keys,
+            heads: c.num_heads,
+            grouped: c.num_heads != c.num_kv_heads,
+            vocab: c.vocab_size,
+            blocks: c.num_layers - slots.iter().map(|s| s.0).min().unwrap_or(c.num_layers),
+            saved: fixed + t,
+            rank,
+            widest: slots.iter().map(|s| s.2 * s.3).max().unwrap_or(0),
+            dropout,
+            parameters: slots.iter().map(|s| (s.1 + s.2) * s.3).sum(),
+            threads,
+            tile,
+        }
+    }
+
+    /// Of an adapter in use.
+    pub fn of(engine: &Engine, c: &DecoderConfig, adapter: &Adapter) -> Footprint {
+        let slots = adapter.slots.iter().zip(adapter.layers()).map(|(s, &l)| (l, s.in_features, s.out_features, s.r));
+        let dropout = adapter.slots.iter().any(|s| s.dropout > 0.0);
+        Footprint::new(c, &slots.collect(), dropout, engine.threads(), engine.options.attention_tile)
+    }
+
+    /// Blocks that can keep their activations.
+    pub fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    /// Bytes of weights, gradients and two moments.
+    pub fn adapter_bytes(&self) -> usize {
+        16 * self.parameters
+    }
+
+    /// Bytes of a group when the top `kept` blocks keep everything and the loss runs over `chunk` positions at
+    /// a time.
+    pub fn group(&self, rows: Rows, kept: usize, chunk: usize) -> Parts {
+        let Rows { tokens: t, together: n, longest, supervised: s } = rows;
+        let (c, f) = (self.hidden, self.inner);
+        // The top block is never run twice.
+        let whole = kept.clamp(self.blocks.min(1), self.blocks);
+        let kept = t * (whole * self.saved + (self.blocks - whole) * c);
+        let scores = self.threads * self.tile.min(longest) * longest;
+        let product = self.product(n, f);
+        // Other micro-batches' outputs wait beside.
+        let waiting = (t - n) * c;
+        let masked = if self.dropout { n * f } else { 0 };
+        let forward = waiting + n * (f + c) + masked + product;
+        let backward = s * c + n * c + n * 2 * f + masked + 2 * n * self.rank + self.widest + product;
+        // By then gate, up and the state between the halves are gone.
+        let spread = if self.grouped { 2 * self.queries } else { 0 };
+        let attention = s * c + n * (c + 3 * self.queries + 2 * self.keys + self.heads + spread) + 2 * scores;
+        let attention = attention.saturating_sub(n * (2 * f + c));
+        let k = chunk.min(s);
+        let loss = t * c + 3 * s * c + k * (c + self.vocab) + self.product(k, self.vocab);
+        let working = [forward, n * 2 * c + scores, waiting + backward, waiting + attention, loss];
+        Parts { kept: 4 * kept, working: 4 * working.into_iter().max().unwrap_or(0) }
+    }
+
+    /// Bytes of a forward pass that keeps nothing.
+    pub fn scoring(&self, rows: Rows, chunk: usize) -> usize {
+        let Rows { together: n, longest, supervised: s, .. } = rows;
+        let (c, f) = (self.hidden, self.inner);
+        let block = n * (self.saved + f + c) + self.product(n, f);
+        let scores = n * 3 * c + self.threads * self.tile.min(longest) * longest;
+        let k = chunk.min(s);
+        let loss = n * c + 2 * s * c + k * (c + self.vocab) + self.product(k, self.vocab);
+        4 * block.max(scores).max(loss)
+    }
+
+    /// How many blocks from the top can keep their activations.
+    pub fn kept_blocks(&self, keep: Keep, rows: Rows, chunk: usize) -> usize {
+        match keep {
+            Keep::Nothing => 0,
+            Keep::Top(k) => k.min(self.blocks),
+            Keep::Within(bytes) => {
+                (0..=self.blocks).rev().find(|&k| self.group(rows, k, chunk).total() <= bytes).unwrap_or(0)
+            }
+        }
+    }
+
+    /// Scratch of a product with `m` rows on every thread.
+    fn product(&self, m: usize, _n: usize) -> usize {
+        self.threads * scratch_floats(m)
+    }
+}
