@@ -80,6 +80,7 @@ impl Figures {
             shape,
             device: trial.engine.setting(),
             threads: trial.engine.threads(),
+            matrix_units: trial.engine.matrix_units(),
             steps: self.steps.len(),
             recipe: config.recipe,
             batch_size: config.batch_size,

@@ -81,6 +81,8 @@ pub struct BenchConfig {
     pub micro_batch: Option<usize>,
     /// Bytes that the library may hold; `None` as in training.
     pub memory_limit: Option<u64>,
+    /// Use the processor's matrix units where it has them.
+    pub matrix_units: bool,
     /// LoRA rank, on all linears.
     pub lora_r: usize,
     /// Seed of weights and rows.
@@ -106,6 +108,7 @@ impl Default for BenchConfig {
             recompute: Recompute::Auto,
             micro_batch: None,
             memory_limit: None,
+            matrix_units: true,
             lora_r: 16,
             seed: 0,
             cache_dir: None,

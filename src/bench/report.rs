@@ -68,6 +68,8 @@ pub struct BenchReport {
     pub device: DeviceSetting,
     /// Worker threads.
     pub threads: usize,
+    /// Whether products with bf16 weights ran on the processor's matrix units.
+    pub matrix_units: bool,
     /// Steps in the figures.
     pub steps: usize,
     /// Recipe.

@@ -49,7 +49,9 @@ pub(super) struct Trial {
 
 impl Trial {
     pub fn open(config: &BenchConfig, dir: &Path, rows: &RowShape) -> Result<Trial> {
-        let options = EngineOptions { threads: config.threads, ..config.device.open()?.options() };
+        let device = config.device.open()?;
+        let matrix_units = config.matrix_units;
+        let options = EngineOptions { threads: config.threads, matrix_units, ..device.options() };
         // The same choices as training makes.
         let lora_alpha = 2.0 * config.lora_r as f64;
         let like = TrainConfig {

@@ -50,6 +50,9 @@ pub struct Args {
     /// workstation has to spare]
     #[arg(long, value_name = "BYTES", value_parser = sftmix::memory::parse_bytes)]
     memory_limit: Option<u64>,
+    /// Use the processor's matrix units (AMX) where it has them: on or off
+    #[arg(long, value_name = "on|off", default_value = "on", value_parser = on_off, action = clap::ArgAction::Set)]
+    matrix_units: bool,
     /// LoRA rank
     #[arg(long, value_name = "N", default_value_t = BenchConfig::default().lora_r)]
     lora_r: usize,
@@ -62,6 +65,14 @@ pub struct Args {
     /// Print one JSON object [default: a table]
     #[arg(long)]
     json: bool,
+}
+
+fn on_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(format!("expected on or off, found {text:?}")),
+    }
 }
 
 /// Runs the command.
@@ -78,6 +89,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         recompute: args.recompute,
         micro_batch: args.micro_batch,
         memory_limit: args.memory_limit,
+        matrix_units: args.matrix_units,
         lora_r: args.lora_r,
         cache_dir: args.cache_dir,
         export: args.export,
@@ -114,7 +126,7 @@ fn table(r: &BenchReport) -> String {
         ("activations", format!("{:.0} % kept", 100.0 * r.blocks_kept)),
         ("loss", format!("{} positions at a time", r.loss_chunk)),
         ("device", r.device.to_string()),
-        ("threads", r.threads.to_string()),
+        ("threads", format!("{}{}", r.threads, if r.matrix_units { ", with matrix units" } else { "" })),
         ("steps", r.steps.to_string()),
         ("step, median", format!("{:.3} s", r.step_seconds_median)),
         (

@@ -205,12 +205,13 @@ pub(crate) struct StoredRows<'a> {
     floats: Option<&'a [f32]>,
     dtype: Dtype,
     cols: usize,
+    units: bool,
 }
 
 impl Weight {
-    /// The rows as the products read them.
-    pub(crate) fn stored(&self) -> StoredRows<'_> {
-        StoredRows { bytes: self.bytes(), floats: self.as_f32(), dtype: self.dtype, cols: self.cols() }
+    /// The rows as the products read them; `units` lets them use the processor's matrix units.
+    pub(crate) fn stored(&self, units: bool) -> StoredRows<'_> {
+        StoredRows { bytes: self.bytes(), floats: self.as_f32(), dtype: self.dtype, cols: self.cols(), units }
     }
 }
 
@@ -232,5 +233,9 @@ impl Stored for StoredRows<'_> {
 
     fn bf16(&self) -> Option<(&[u8], usize)> {
         (self.dtype == Dtype::BF16).then_some((self.bytes, self.cols))
+    }
+
+    fn units(&self) -> bool {
+        self.units
     }
 }

@@ -11,6 +11,7 @@ use memmap2::Mmap;
 use safetensors::SafeTensors;
 
 use super::weight::Data;
+pub(crate) use super::weight::StoredRows;
 pub use super::weight::{Dtype, Weight};
 use crate::error::{Error, Result};
 

@@ -143,7 +143,7 @@ fn fused(
     }
     let scratch = |n| engine.pool.take(n);
     let mut logits = engine.pool.take(k * v);
-    let w = Columns(head.weight().stored());
+    let w = Columns(head.stored(engine));
     let states = Term { a: View::rows(&hc, c), k: c, b: &w, alpha: 1.0 };
     product(&mut logits, v, false, (k, v), &[states], scratch);
     let rows: Vec<kernel::Row> = chunk.positions.iter().map(|p| kernel::Row { target: p.target, a: p.a }).collect();
@@ -151,7 +151,7 @@ fn fused(
     stats.resize(first + k, RowStats::default());
     kernel::units(&mut logits, v, &rows, &chunk.units, dh.is_some(), &mut stats[first..]);
     let Some(dh) = dh else { return Ok(()) };
-    let w = Rows(head.weight().stored());
+    let w = Rows(head.stored(engine));
     let gradient = Term { a: View::rows(&logits, v), k: v, b: &w, alpha: 1.0 };
     product(&mut hc, c, false, (k, c), &[gradient], scratch);
     let dh = dh.host_mut();

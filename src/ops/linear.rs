@@ -97,7 +97,7 @@ pub fn forward(engine: &Engine, lin: &Linear, slot: Option<&Slot>, x: &Buf, call
                 if n == 1 {
                     decode(engine, lin, slot.zip(t.as_ref()), x, &mut y);
                 } else {
-                    let w = Columns(lin.weight.weight().stored());
+                    let w = Columns(lin.weight.stored(engine));
                     let mut terms = vec![Term { a: View::rows(x, inp), k: inp, b: &w, alpha: 1.0 }];
                     let b = slot.map(|s| Columns(Plain::new(s.b.host(), s.r)));
                     if let (Some(s), Some(t), Some(b)) = (slot, &t, &b) {
@@ -269,7 +269,7 @@ fn input_gradient(
         Buf::Host(dx) => {
             let (out, inp) = (lin.weight.rows(), lin.weight.cols());
             let g = g.host();
-            let w = Rows(lin.weight.weight().stored());
+            let w = Rows(lin.weight.stored(engine));
             let mut terms = vec![Term { a: View::rows(g, out), k: out, b: &w, alpha: 1.0 }];
             let a = slot.map(|(s, _)| Rows(Plain::new(s.a.host(), inp)));
             if let (Some((s, u)), Some(a)) = (slot, &a) {

@@ -29,8 +29,9 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::device::DeviceSetting;
 use crate::error::{Error, Result};
+use crate::kernels::cpu::product::units_available;
 use crate::memory::Account;
-use crate::model::weights::Weight;
+use crate::model::weights::{StoredRows, Weight};
 use pool::{HostBuf, Pool};
 use transfer::Transfer;
 
@@ -84,6 +85,9 @@ pub struct EngineOptions {
     pub attention_tile: usize,
     /// Supervised rows whose logits exist at once; `None` follows from the vocabulary.
     pub loss_chunk: Option<usize>,
+    /// Use the processor's matrix units, where it has them, for products with bf16 weights: the same numbers
+    /// as f32 products to rounding (see docs/decisions/0005-matrix-units.md).
+    pub matrix_units: bool,
 }
 
 impl Default for EngineOptions {
@@ -95,6 +99,7 @@ impl Default for EngineOptions {
             threads: None,
             attention_tile: 128,
             loss_chunk: None,
+            matrix_units: true,
         }
     }
 }
@@ -165,6 +170,11 @@ impl Engine {
         let guarded = std::panic::AssertUnwindSafe(|| self.workers.install(f));
         std::panic::catch_unwind(guarded)
             .unwrap_or_else(|panic| Err(Error::Threads(crate::error::panic_text(&*panic).to_string())))
+    }
+
+    /// Whether products with bf16 weights run on the processor's matrix units.
+    pub fn matrix_units(&self) -> bool {
+        self.fused() && self.options.matrix_units && units_available()
     }
 
     /// What the engine and those who share it hold.
@@ -356,6 +366,11 @@ impl Matrix {
 
     pub(crate) fn weight(&self) -> &Weight {
         &self.weight
+    }
+
+    /// The rows as the fused products read them.
+    pub(crate) fn stored(&self, engine: &Engine) -> StoredRows<'_> {
+        self.weight.stored(engine.matrix_units())
     }
 
     pub(crate) fn tensor(&self) -> &Tensor {

@@ -120,7 +120,7 @@ impl Footprint {
         let whole = kept.clamp(self.blocks.min(1), self.blocks);
         let kept = t * (whole * self.saved + (self.blocks - whole) * c);
         let scores = self.threads * self.tile.min(longest) * longest;
-        let product = self.product(n, f);
+        let product = self.product(n);
         // Other micro-batches' outputs wait beside.
         let waiting = (t - n) * c;
         let masked = if self.dropout { n * f } else { 0 };
@@ -131,7 +131,7 @@ impl Footprint {
         let attention = s * c + n * (c + 3 * self.queries + 2 * self.keys + self.heads + spread) + 2 * scores;
         let attention = attention.saturating_sub(n * (2 * f + c));
         let k = chunk.min(s);
-        let loss = t * c + 3 * s * c + k * (c + self.vocab) + self.product(k, self.vocab);
+        let loss = t * c + 3 * s * c + k * (c + self.vocab) + self.product(k);
         let working = [forward, n * 2 * c + scores, waiting + backward, waiting + attention, loss];
         Parts { kept: 4 * kept, working: 4 * working.into_iter().max().unwrap_or(0) }
     }
@@ -140,10 +140,10 @@ impl Footprint {
     pub fn scoring(&self, rows: Rows, chunk: usize) -> usize {
         let Rows { together: n, longest, supervised: s, .. } = rows;
         let (c, f) = (self.hidden, self.inner);
-        let block = n * (self.saved + f + c) + self.product(n, f);
+        let block = n * (self.saved + f + c) + self.product(n);
         let scores = n * 3 * c + self.threads * self.tile.min(longest) * longest;
         let k = chunk.min(s);
-        let loss = n * c + 2 * s * c + k * (c + self.vocab) + self.product(k, self.vocab);
+        let loss = n * c + 2 * s * c + k * (c + self.vocab) + self.product(k);
         4 * block.max(scores).max(loss)
     }
 
@@ -159,7 +159,7 @@ impl Footprint {
     }
 
     /// Scratch of a product with `m` rows on every thread.
-    fn product(&self, m: usize, _n: usize) -> usize {
+    fn product(&self, m: usize) -> usize {
         self.threads * scratch_floats(m)
     }
 }

@@ -8,6 +8,8 @@
 //! Each element of the result is one sum over k, in runs that are a function of k alone, whatever its place: a
 //! row has the same bits alone as in company, on one thread as on many.
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
 mod pack;
 mod tile;
 
@@ -53,6 +55,17 @@ pub trait Right: Sync {
     fn in_place(&self) -> Option<(&[f32], usize)> {
         None
     }
+
+    /// Whether the processor's matrix units are to be used: then `pack_pairs` works.
+    fn units(&self) -> bool {
+        false
+    }
+
+    /// Writes `b[p, j]` in bf16: for each 16 columns, for each pair along k, the 16 pairs; with zeros up to kc
+    /// and to 32 columns.
+    fn pack_pairs(&self, p: Range<usize>, j: Range<usize>, kc: usize, out: &mut [u16]) {
+        let _ = (p, j, kc, out);
+    }
 }
 
 /// `dst[m,n] (+)=` the sum of the terms; `dst` is row-major with `dst_rs` floats from row to row. `scratch`
@@ -78,56 +91,127 @@ pub fn product<B: DerefMut<Target = [f32]>>(
         assert!(b.is_none_or(|(b, rs)| t.k == 0 || (t.k - 1) * rs + n <= b.len()), "product: operand too short");
     }
     let kernel = tile::kernel(n);
-    let deepest = terms.iter().map(|t| depth(t.k, kernel.deepest)).max().unwrap_or(1);
-    let stride = deepest + 16;
-    let (panels, threads) = (n.div_ceil(kernel.width), rayon::current_num_threads());
-    let row_cuts = row_cuts(m, panels, threads, kernel.rows);
+    let units = |t: &Term| t.b.units() && t.a.cs == 1 && t.alpha == 1.0;
+    let shape = Cuts::new(m, n, &kernel, terms.iter().any(units));
     let out = Shared(dst.as_mut_ptr());
-    // The panels for the first part of the rows, then those for the next, in runs of about equal length.
-    let units = panels * row_cuts;
-    let runs = if threads == 1 { 1 } else { (RUNS * threads).min(units) };
     let run = |i: usize| {
-        let (mut unit, end) = (i * units / runs, (i + 1) * units / runs);
-        let (panel, copied) = (deepest * kernel.width, m.div_ceil(row_cuts).min(ROWS) * stride);
-        let mut space = scratch(panel + copied + pack::ROWS * deepest + kernel.rows * kernel.width);
-        let (panel, rest) = space.split_at_mut(panel);
-        let (copied, rest) = rest.split_at_mut(copied);
-        let (row, edge) = rest.split_at_mut(pack::ROWS * deepest);
-        let mut work = Work { kernel, out, dst_rs, columns: 0..0, panel, copied, stride, row, edge };
-        while unit < end {
-            let (part, first) = (unit / panels, unit % panels);
-            let last = panels.min(first + end - unit);
-            unit += last - first;
-            work.columns = first * kernel.width..(last * kernel.width).min(n);
-            let rows = part * m / row_cuts..(part + 1) * m / row_cuts;
-            for first in rows.clone().step_by(ROWS) {
-                work.run(first..(first + ROWS).min(rows.end), terms, accumulate);
+        let mut space = scratch(shape.scratch(terms));
+        for (rows, columns) in shape.parts(i) {
+            let mut add = accumulate;
+            for t in terms {
+                #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+                if units(t) {
+                    let target = amx::Target { out, dst_rs, rows: rows.clone(), columns: columns.clone() };
+                    // SAFETY: b says so only where the units are available; parts do not overlap.
+                    unsafe { amx::term(&target, t.a, t.k, t.b, add, &mut space) };
+                    add |= t.k > 0;
+                    continue;
+                }
+                let stride = depth(t.k, kernel.deepest) + 16;
+                let (panel, rest) = space.split_at_mut(kernel.deepest * kernel.width);
+                let (row, rest) = rest.split_at_mut(pack::ROWS * kernel.deepest);
+                let (edge, copied) = rest.split_at_mut(kernel.rows * kernel.width);
+                let mut work = Work { kernel, out, dst_rs, columns: columns.clone(), panel, copied, stride, row, edge };
+                for first in rows.clone().step_by(ROWS) {
+                    work.run(first..(first + ROWS).min(rows.end), t, add);
+                }
+                add |= t.k > 0;
+            }
+            if !add {
+                for i in rows {
+                    // SAFETY: rows and columns of this part alone, within dst.
+                    unsafe { out.slice(i * dst_rs + columns.start, columns.len()).fill(0.0) };
+                }
             }
         }
     };
-    if runs == 1 {
+    if shape.runs == 1 {
         run(0);
     } else {
-        (0..runs).into_par_iter().with_max_len(1).for_each(run);
+        (0..shape.runs).into_par_iter().with_max_len(1).for_each(run);
     }
 }
 
-/// Most floats of scratch that a thread takes for a product of `m` rows.
-pub fn scratch_floats(m: usize) -> usize {
-    let k = tile::kernel(usize::MAX);
-    k.deepest * (k.width + pack::ROWS) + m.min(ROWS) * (k.deepest + 16) + k.rows * k.width
+/// How a product is cut over the threads: the panels of columns for the first part of the rows, then those for
+/// the next, in runs of about equal length.
+struct Cuts {
+    m: usize,
+    n: usize,
+    /// Columns of a panel.
+    width: usize,
+    panels: usize,
+    row_cuts: usize,
+    runs: usize,
 }
 
-/// In how many parts rows are cut: for each part every panel is packed again, but few panels do not keep all
-/// threads equally busy.
-fn row_cuts(m: usize, panels: usize, threads: usize, tile: usize) -> usize {
-    let seconds = |cuts: usize| (panels * cuts).div_ceil(threads) * (m.div_ceil(cuts) + PACKING);
-    (1..=threads.min(m.div_ceil(tile))).min_by_key(|&cuts| seconds(cuts)).unwrap_or(1)
+impl Cuts {
+    fn new(m: usize, n: usize, kernel: &tile::Kernel, units: bool) -> Cuts {
+        // The units are so fast that to cut a row in parts costs as much as a hundred columns of the product.
+        let (width, height, runs, per_row) = if units { (32, 32, 1, 3) } else { (kernel.width, kernel.rows, RUNS, 0) };
+        let (panels, threads) = (n.div_ceil(width), rayon::current_num_threads());
+        // For each part of the rows every panel is packed again, but few panels do not keep all threads busy.
+        let seconds = |cuts: usize| {
+            let columns = (panels * cuts).div_ceil(threads) + per_row * cuts.div_ceil(threads);
+            columns * (m.div_ceil(cuts) + PACKING)
+        };
+        let row_cuts = (1..=threads.min(m.div_ceil(height))).min_by_key(|&cuts| seconds(cuts)).unwrap_or(1);
+        let runs = if threads == 1 { 1 } else { (runs * threads).min(panels * row_cuts) };
+        Cuts { m, n, width, panels, row_cuts, runs }
+    }
+
+    /// The rows and columns of run `i`.
+    fn parts(&self, i: usize) -> impl Iterator<Item = (Range<usize>, Range<usize>)> + '_ {
+        let units = self.panels * self.row_cuts;
+        let (mut unit, end) = (i * units / self.runs, (i + 1) * units / self.runs);
+        std::iter::from_fn(move || {
+            if unit >= end {
+                return None;
+            }
+            let (part, first) = (unit / self.panels, unit % self.panels);
+            let last = self.panels.min(first + end - unit);
+            unit += last - first;
+            let rows = part * self.m / self.row_cuts..(part + 1) * self.m / self.row_cuts;
+            Some((rows, first * self.width..(last * self.width).min(self.n)))
+        })
+    }
+
+    /// Floats of scratch for a run.
+    fn scratch(&self, terms: &[Term]) -> usize {
+        let rows = self.m.div_ceil(self.row_cuts);
+        terms.iter().map(|t| term_scratch(rows, t.k, t.b.units())).max().unwrap_or(0)
+    }
+}
+
+/// Floats of scratch for a term with `k` summands and `m` rows.
+fn term_scratch(m: usize, k: usize, units: bool) -> usize {
+    let kernel = tile::kernel(usize::MAX);
+    let tiles = kernel.deepest * (kernel.width + pack::ROWS)
+        + kernel.rows * kernel.width
+        + m.min(ROWS) * (depth(k, kernel.deepest) + 16);
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    if units {
+        return tiles.max(amx::scratch_floats(m, amx::run_depth(k)));
+    }
+    let _ = units;
+    tiles
 }
 
 /// Terms of the sum that are taken together: about equal runs, and a function of k alone, since it decides bits.
 fn depth(k: usize, most: usize) -> usize {
     k.div_ceil(k.div_ceil(most).max(1)).next_multiple_of(8).clamp(8, most)
+}
+
+/// Whether the machine has matrix units for products with bf16 weights.
+pub fn units_available() -> bool {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    return amx::available();
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    false
+}
+
+/// Most floats of scratch that a thread takes for a product of `m` rows.
+pub fn scratch_floats(m: usize) -> usize {
+    term_scratch(m, 1 << 20, units_available())
 }
 
 /// What a task computes: no other task writes these columns in its rows.
@@ -146,20 +230,11 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    fn run(&mut self, rows: Range<usize>, terms: &[Term], accumulate: bool) {
-        let mut add = accumulate;
-        for t in terms {
-            let depth = depth(t.k, self.kernel.deepest);
-            for p0 in (0..t.k).step_by(depth) {
-                self.part(t, p0..(p0 + depth).min(t.k), rows.clone(), add);
-                add = true;
-            }
-        }
-        if !add {
-            for i in rows {
-                // SAFETY: rows and columns of this task alone, within dst.
-                unsafe { self.out.slice(i * self.dst_rs + self.columns.start, self.columns.len()).fill(0.0) };
-            }
+    fn run(&mut self, rows: Range<usize>, t: &Term, mut add: bool) {
+        let depth = depth(t.k, self.kernel.deepest);
+        for p0 in (0..t.k).step_by(depth) {
+            self.part(t, p0..(p0 + depth).min(t.k), rows.clone(), add);
+            add = true;
         }
     }
 
@@ -277,6 +352,100 @@ mod tests {
     fn transpose(x: &[f32], cols: usize) -> Vec<f32> {
         let rows = x.len() / cols;
         (0..cols * rows).map(|i| x[i % rows * cols + i / rows]).collect()
+    }
+
+    /// bf16 numbers as they are stored.
+    struct Halves {
+        bits: Vec<u8>,
+        cols: usize,
+        units: bool,
+    }
+
+    impl Halves {
+        fn new(x: &[f32], cols: usize, units: bool) -> Halves {
+            let bits = x.iter().flat_map(|v| ((v.to_bits() >> 16) as u16).to_le_bytes()).collect();
+            Halves { bits, cols, units: units && units_available() }
+        }
+
+        fn at(&self, row: usize, column: usize) -> f32 {
+            let i = 2 * (row * self.cols + column);
+            f32::from_bits((u16::from_le_bytes([self.bits[i], self.bits[i + 1]]) as u32) << 16)
+        }
+    }
+
+    impl Stored for Halves {
+        fn read(&self, row: usize, columns: Range<usize>, out: &mut [f32]) {
+            out.iter_mut().zip(columns).for_each(|(o, c)| *o = self.at(row, c));
+        }
+
+        fn bf16(&self) -> Option<(&[u8], usize)> {
+            Some((&self.bits, self.cols))
+        }
+
+        fn units(&self) -> bool {
+            self.units
+        }
+    }
+
+    /// As exact as sums in f32 are: the error relative to the sum of the sizes of the terms.
+    #[test]
+    fn weights_in_bf16_are_multiplied_as_exactly_as_in_f32() {
+        if !units_available() {
+            println!("no matrix units here: their products are not tested");
+        }
+        let of = |t: &dyn Right, x: &[f32], (m, n, k): (usize, usize, usize), add: bool| {
+            let mut dst = vec![0.5f32; m * n];
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+            let term = Term { a: View::rows(x, k), k, b: t, alpha: 1.0 };
+            pool.install(|| product(&mut dst, n, add, (m, n), &[term], lend));
+            dst
+        };
+        for (m, n, k) in [(1, 1, 1), (2, 40, 33), (31, 32, 64), (33, 100, 31), (300, 65, 1300), (5, 17, 641)] {
+            let (x, w) = (fill(m * k, 1), fill(n * k, 2));
+            for units in [false, true] {
+                for add in [false, true] {
+                    let (tall, wide) = (Halves::new(&w, k, units), Halves::new(&w, n, units));
+                    let weight = |p: usize, j: usize, transposed: bool| match transposed {
+                        true => tall.at(j, p) as f64,
+                        false => wide.at(p, j) as f64,
+                    };
+                    for transposed in [true, false] {
+                        let got = match transposed {
+                            true => of(&Columns(Halves::new(&w, k, units)), &x, (m, n, k), add),
+                            false => of(&Rows(Halves::new(&w, n, units)), &x, (m, n, k), add),
+                        };
+                        for i in (0..m).step_by(3) {
+                            for j in 0..n {
+                                let terms = (0..k).map(|p| x[i * k + p] as f64 * weight(p, j, transposed));
+                                let (sum, size) = terms.fold((0.0, 0.0), |(s, a), t| (s + t, a + t.abs()));
+                                let want = sum + if add { 0.5 } else { 0.0 };
+                                let error = (got[i * n + j] as f64 - want).abs() / (size + 0.5);
+                                assert!(error < 2e-7, "{m}x{n}x{k} units {units} {transposed} {add}: {error:e}");
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn matrix_units_give_a_row_the_same_bits_alone_and_in_company() {
+        let (n, k) = (200, 1100);
+        let (x, w) = (fill(64 * k, 1), fill(n * k, 2));
+        let run = |threads: usize, rows: Range<usize>| -> Vec<f32> {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let mut dst = vec![0f32; rows.len() * n];
+            let b = Columns(Halves::new(&w, k, true));
+            let terms = [Term { a: View::rows(&x[rows.start * k..], k), k, b: &b, alpha: 1.0 }];
+            pool.install(|| product(&mut dst, n, false, (rows.len(), n), &terms, lend));
+            dst
+        };
+        let all = run(1, 0..64);
+        assert!(all == run(2, 0..64) && all == run(5, 0..64));
+        for rows in [0..1, 3..5, 10..17, 20..63] {
+            assert!(all[rows.start * n..rows.end * n] == run(3, rows.clone()), "{rows:?}");
+        }
     }
 
     #[test]

@@ -24,6 +24,11 @@ pub trait Stored: Sync {
     fn bf16(&self) -> Option<(&[u8], usize)> {
         None
     }
+
+    /// Whether the processor's matrix units may be used.
+    fn units(&self) -> bool {
+        false
+    }
 }
 
 /// A row-major f32 matrix.
@@ -69,6 +74,18 @@ impl<S: Stored> Right for Rows<S> {
     fn in_place(&self) -> Option<(&[f32], usize)> {
         self.0.in_place()
     }
+
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    fn units(&self) -> bool {
+        self.0.units() && self.0.bf16().is_some()
+    }
+
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    fn pack_pairs(&self, p: Range<usize>, j: Range<usize>, kc: usize, out: &mut [u16]) {
+        if let Some(stored) = self.0.bf16() {
+            super::amx::pairs_of_rows(stored, p, j, kc, out);
+        }
+    }
 }
 
 impl<S: Stored> Right for Columns<S> {
@@ -89,6 +106,18 @@ impl<S: Stored> Right for Columns<S> {
                 }
             }
             transpose(row, stride, k, width, &mut out[at..]);
+        }
+    }
+
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    fn units(&self) -> bool {
+        self.0.units() && self.0.bf16().is_some()
+    }
+
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    fn pack_pairs(&self, p: Range<usize>, j: Range<usize>, kc: usize, out: &mut [u16]) {
+        if let Some(stored) = self.0.bf16() {
+            super::amx::pairs_of_columns(stored, p, j, kc, out);
         }
     }
 }
@@ -128,6 +157,25 @@ fn transpose_bf16(rows: &[u8], row_bytes: usize, k: usize, width: usize, out: &m
     false
 }
 
+/// Words of eight rows, `row_bytes` apart, to rows of eight words, 32 numbers of 16 bits apart; gives how
+/// many of the `words` were done.
+///
+/// # Safety
+/// The machine has AVX2.
+///
+/// # Panics
+/// When `rows` or `out` is too short.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub(super) unsafe fn transpose_words(rows: &[u8], row_bytes: usize, words: usize, out: &mut [u16]) -> usize {
+    let done = words / 8 * 8;
+    if done == 0 {
+        return 0;
+    }
+    assert!(7 * row_bytes + 4 * done <= rows.len() && 32 * (done - 1) + 16 <= out.len());
+    avx2::transpose_words(rows.as_ptr(), row_bytes, done, out.as_mut_ptr());
+    done
+}
+
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
     use std::arch::x86_64::*;
@@ -162,6 +210,19 @@ mod avx2 {
             p += 16;
         }
         p
+    }
+
+    /// Whole runs of eight words.
+    #[cfg(target_os = "linux")]
+    #[target_feature(enable = "avx2")]
+    pub unsafe fn transpose_words(rows: *const u8, stride: usize, words: usize, out: *mut u16) {
+        for p in (0..words).step_by(8) {
+            let columns =
+                eight(std::array::from_fn(|r| unsafe { _mm256_loadu_ps(rows.add(r * stride + 4 * p).cast()) }));
+            for (i, column) in columns.into_iter().enumerate() {
+                _mm256_storeu_ps(out.add(32 * (p + i)).cast(), column);
+            }
+        }
     }
 
     /// Eight rows of eight words to eight columns: pairs, then fours, then halves.
