@@ -324,6 +324,9 @@ pub struct TrainConfig {
     /// Bytes that the library may hold at most, mapped weights not counted. It decides how rows are cut and
     /// what is kept, never what is computed; `None` takes what a workstation has to spare.
     pub memory_limit: Option<u64>,
+    /// Bytes that the process may have resident in all, mapped weights counted: those of blocks that have run
+    /// are given up and read again. `None` leaves mapped weights to the system.
+    pub resident_limit: Option<u64>,
     /// Evaluate on `valid` every so many steps as well as after each epoch.
     pub eval_every: Option<u64>,
     /// Write a checkpoint every so many steps, ≥ 1.
@@ -376,6 +379,7 @@ impl Default for TrainConfig {
             threads: None,
             recompute: Recompute::Auto,
             memory_limit: None,
+            resident_limit: None,
             eval_every: None,
             save_every: 100,
             keep: 2,

@@ -21,7 +21,7 @@ pub(super) struct Figures {
     pub losses: Vec<f64>,
     peak_anonymous: Option<u64>,
     peak_resident: Option<u64>,
-    /// What the reference has left behind in memory; not the step's.
+    /// What was there before, and what the reference has left behind in memory; not the step's.
     left_behind: u64,
     pub device_bytes: Option<u64>,
     transfers: [Moved; Transfer::ALL.len()],
@@ -31,7 +31,7 @@ impl Figures {
     pub fn see_memory(&mut self, anonymous: Option<u64>, resident: Option<u64>) {
         let own = |bytes: Option<u64>| bytes.map(|b| b.saturating_sub(self.left_behind));
         self.peak_anonymous = self.peak_anonymous.max(own(anonymous));
-        self.peak_resident = self.peak_resident.max(own(resident));
+        self.peak_resident = self.peak_resident.max(resident);
     }
 
     pub fn see_reference(&mut self, before: Option<u64>, after: Option<u64>) {

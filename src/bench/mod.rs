@@ -35,8 +35,9 @@ use crate::device::{self, DeviceSetting};
 use crate::error::{Error, Result};
 use crate::memory::{anonymous_bytes, peak_resident_bytes, PeakSampler};
 use crate::model::DecoderConfig;
+use crate::ops::Engine;
 use figures::Figures;
-use process::{cpu_seconds, forget_peak};
+use process::{cpu_seconds, forget_peak, seconds_since_start};
 use rate::Reference;
 pub use rate::{Rates, Speed};
 pub use report::{BenchPhases, BenchReport, BenchStep, BenchTransfer};
@@ -81,6 +82,8 @@ pub struct BenchConfig {
     pub micro_batch: Option<usize>,
     /// Bytes that the library may hold; `None` as in training.
     pub memory_limit: Option<u64>,
+    /// Bytes that the process may have resident in all.
+    pub resident_limit: Option<u64>,
     /// Use the processor's matrix units where it has them.
     pub matrix_units: bool,
     /// LoRA rank, on all linears.
@@ -108,6 +111,7 @@ impl Default for BenchConfig {
             recompute: Recompute::Auto,
             micro_batch: None,
             memory_limit: None,
+            resident_limit: None,
             matrix_units: true,
             lora_r: 16,
             seed: 0,
@@ -138,12 +142,20 @@ impl BenchConfig {
     }
 }
 
+/// The machine's rate of f32 products of these linears (outputs, inputs), 1e9 operations a second.
+pub(crate) fn reference_rate(engine: &Engine, linears: Vec<(usize, usize)>) -> Result<f64> {
+    let mut reference = Reference::new(linears, engine.threads());
+    reference.budget = std::time::Duration::from_millis(100);
+    Ok(reference.measure(engine, 512)?.best().1.gflops)
+}
+
 /// Measures; `observe` is told of every step.
 ///
 /// # Errors
 /// When a setting is out of range, the model cannot be written or opened, or a step fails.
 pub fn run(config: &BenchConfig, observe: &mut dyn FnMut(&BenchStep)) -> Result<BenchReport> {
     config.validate()?;
+    let before_all = anonymous_bytes();
     let (dir, name) = match &config.model {
         BenchModel::Folder(dir) => (dir.clone(), dir.display().to_string()),
         BenchModel::Shape(shape) => {
@@ -162,12 +174,16 @@ pub fn run(config: &BenchConfig, observe: &mut dyn FnMut(&BenchStep)) -> Result<
     let reference = Reference::new(block.collect(), trial.engine.threads());
 
     let mut figures = Figures::default();
+    figures.see_reference(Some(0), before_all);
     let (mut before, mut seconds_to_first_step) = (None, 0.0);
     for number in 0..=config.steps {
         let batch = rows.batch(number as u64, config.batch_size);
         let (phases, transfers) = (trial.engine.phase_seconds(), trial.engine.transfers());
         forget_peak();
         let sampler = PeakSampler::start();
+        if number == 0 {
+            seconds_to_first_step = seconds_since_start().unwrap_or(opened.elapsed().as_secs_f64());
+        }
         let (cpu, started) = (cpu_seconds(), Instant::now());
         let step = Step::new(&batch, number as u64, config.recipe, trial.choice.cut, config.seed);
         let data = started.elapsed().as_secs_f64();
@@ -176,9 +192,6 @@ pub fn run(config: &BenchConfig, observe: &mut dyn FnMut(&BenchStep)) -> Result<
         let cpu = cpu_seconds().zip(cpu).map(|(now, before)| now - before);
         figures.see_memory(sampler.peak(), peak_resident_bytes());
         drop(sampler);
-        if number == 0 {
-            seconds_to_first_step = opened.elapsed().as_secs_f64();
-        }
 
         let held = anonymous_bytes();
         let tokens = step.micro_tokens().max().unwrap_or(1);

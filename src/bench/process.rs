@@ -15,3 +15,12 @@ pub(super) fn cpu_seconds() -> Option<f64> {
 pub(super) fn forget_peak() {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
+
+/// Seconds since this process was started; `None` where the system does not tell.
+pub(super) fn seconds_since_start() -> Option<f64> {
+    // Field 22 of stat, counted behind the name in parentheses, in ticks of 10 ms (USER_HZ is 100 on Linux).
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let started: f64 = stat.rsplit_once(") ")?.1.split_whitespace().nth(19)?.parse().ok()?;
+    let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
+    Some(uptime.split_whitespace().next()?.parse::<f64>().ok()? - started / 100.0)
+}

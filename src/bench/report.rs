@@ -116,7 +116,8 @@ pub struct BenchReport {
     pub step_seconds_median: f64,
     /// Most that the library held by its own account, bytes.
     pub peak_anonymous_bytes: u64,
-    /// Most anonymous memory of the process during a step, sampled, bytes, where the system tells.
+    /// Most anonymous memory of the process during a step beside what it had before, sampled, bytes, where the
+    /// system tells.
     pub peak_rss_anonymous_bytes: Option<u64>,
     /// Most resident memory during a step, mapped weights included, bytes.
     pub peak_rss_bytes: Option<u64>,
@@ -124,7 +125,8 @@ pub struct BenchReport {
     pub device_bytes: Option<u64>,
     /// Bytes that a step copied between host and device, by reason; empty on the CPU.
     pub transfers: BTreeMap<&'static str, BenchTransfer>,
-    /// From opening the model to the end of the first step.
+    /// From the start of the process (from opening the model, where the system does not tell) to the start of the
+    /// first step.
     pub seconds_to_first_step: f64,
     /// Mean seconds of a step in each phase.
     pub phases: BenchPhases,

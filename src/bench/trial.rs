@@ -60,6 +60,7 @@ impl Trial {
             micro_batch: config.micro_batch,
             recompute: config.recompute,
             memory_limit: config.memory_limit,
+            resident_limit: config.resident_limit,
             lora_r: config.lora_r,
             lora_alpha,
             ..Default::default()
@@ -68,7 +69,10 @@ impl Trial {
         let threads = options.threads.unwrap_or_else(available_threads);
         let (needs, choice) = settle(&like, &DecoderConfig::from_dir(dir)?, weight_bytes(dir)?, threads, facts, None)?;
         let engine = Engine::new(EngineOptions { loss_chunk: Some(choice.cut.loss_chunk), ..options })?;
-        let model = Decoder::open(&engine, dir, config.seq)?;
+        let mut model = Decoder::open(&engine, dir, config.seq)?;
+        if let Some(pinned) = choice.pinned {
+            model.give_up_weights(pinned);
+        }
         let adapter = Adapter::fresh(&engine, &model, &like.lora(), config.seed)?;
         let adam = AdamW::new(&engine, &adapter, ADAMW)?;
         let grads = adapter.zero_gradients(&engine)?;

@@ -50,6 +50,9 @@ pub struct Args {
     /// workstation has to spare]
     #[arg(long, value_name = "BYTES", value_parser = sftmix::memory::parse_bytes)]
     memory_limit: Option<u64>,
+    /// Memory that the process may have resident in all, mapped weights counted [default: no limit]
+    #[arg(long, value_name = "BYTES", value_parser = sftmix::memory::parse_bytes)]
+    resident_limit: Option<u64>,
     /// Use the processor's matrix units (AMX) where it has them: on or off
     #[arg(long, value_name = "on|off", default_value = "on", value_parser = on_off, action = clap::ArgAction::Set)]
     matrix_units: bool,
@@ -89,6 +92,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         recompute: args.recompute,
         micro_batch: args.micro_batch,
         memory_limit: args.memory_limit,
+        resident_limit: args.resident_limit,
         matrix_units: args.matrix_units,
         lora_r: args.lora_r,
         cache_dir: args.cache_dir,

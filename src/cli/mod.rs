@@ -13,6 +13,7 @@ mod help;
 mod logger;
 mod options;
 mod output;
+mod plan;
 mod progress;
 mod settings;
 mod train;
@@ -34,6 +35,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Train(Box<train::Args>),
+    Plan(Box<plan::Args>),
     Eval(eval::Args),
     Generate(generate::Args),
     Dynamics(dynamics::Args),
@@ -45,6 +47,7 @@ enum Command {
 fn command() -> clap::Command {
     Cli::command()
         .mut_subcommand("train", |c| help::with_defaults(c, &train::defaults()))
+        .mut_subcommand("plan", |c| help::with_defaults(c, &train::defaults()))
         .mut_subcommand("eval", |c| help::with_defaults(c, &eval::defaults()))
         .mut_subcommand("generate", |c| help::with_defaults(c, &generate::defaults()))
 }
@@ -63,6 +66,7 @@ pub fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Train(args) => train::run(*args),
+        Command::Plan(args) => plan::run(*args),
         Command::Eval(args) => eval::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Dynamics(args) => dynamics::run(args),

@@ -158,6 +158,10 @@ pub struct Flags {
     /// and what is kept, never what is computed [default: what a workstation has to spare]
     #[arg(long, value_name = "BYTES", value_parser = sftmix::memory::parse_bytes, help_heading = "Machine")]
     memory_limit: Option<u64>,
+    /// Memory that the process may have resident in all, mapped weights counted: for a base that is larger than
+    /// the memory left [default: mapped weights are the system's to drop]
+    #[arg(long, value_name = "BYTES", value_parser = sftmix::memory::parse_bytes, help_heading = "Machine")]
+    resident_limit: Option<u64>,
 
     /// Evaluate on --valid every so many steps [default: after each epoch only]
     #[arg(long, value_name = "N", alias = "eval-steps", help_heading = "Checkpoints")]
@@ -201,14 +205,26 @@ fn merge(file: Option<&Path>, flags: &Flags) -> Result<Settings, Failure> {
     Ok(all)
 }
 
-/// Runs the command.
-pub fn run(args: Args) -> Done {
-    let given = merge(args.config.as_deref(), &args.flags)?;
-    let needed: &[&str] = if args.resume { &["out"] } else { &["model", "data", "out"] };
+/// The settings of a run that is not begun. Where it would be written may be left open.
+pub fn settings_of(file: Option<&Path>, flags: &Flags) -> Result<TrainConfig, Failure> {
+    let mut given = merge(file, flags)?;
+    require(&given, &["model", "data"])?;
+    given.entry("out").or_insert_with(|| "run".into());
+    serde_json::from_value(Value::Object(given)).map_err(|e| Failure::usage(e.to_string()))
+}
+
+fn require(given: &Settings, needed: &[&str]) -> Result<(), Failure> {
     if let Some(name) = needed.iter().find(|n| given.get(**n).and_then(Value::as_str).is_none_or(str::is_empty)) {
         return Err(Failure::usage(format!("--{name} is missing"))
             .hint(format!("give --{name} on the command line, or {name} in a settings file named by --config")));
     }
+    Ok(())
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Done {
+    let given = merge(args.config.as_deref(), &args.flags)?;
+    require(&given, if args.resume { &["out"] } else { &["model", "data", "out"] })?;
     let out = PathBuf::from(given["out"].as_str().unwrap_or_default());
     let job = match args.resume {
         true => TrainingJob::resume(&out, &given).map_err(|e| match &e {

@@ -2,7 +2,8 @@
 //! bits of an uninterrupted run.
 
 mod event;
-mod open;
+pub(crate) mod forecast;
+pub(crate) mod open;
 mod runner;
 pub(crate) mod settle;
 mod stage;
@@ -87,8 +88,9 @@ impl TrainingJob {
                 // Where it goes on, and in how much memory, may be another.
                 let device = changed(&mut given, "device", run.config.device)?;
                 let memory_limit = changed(&mut given, "memory_limit", run.config.memory_limit)?;
+                let resident_limit = changed(&mut given, "resident_limit", run.config.resident_limit)?;
                 check_settings(&run, &given)?;
-                TrainConfig { out: out.to_path_buf(), device, memory_limit, ..run.config }
+                TrainConfig { out: out.to_path_buf(), device, memory_limit, resident_limit, ..run.config }
             }
             None => {
                 let mut all = given.clone();

@@ -137,6 +137,9 @@ impl<'a> Runner<'a> {
         let (weights, threads) = (inputs.model.weight_bytes(), inputs.engine.threads());
         let (_, choice) = settle(config, &inputs.model.config, weights, threads, rows, settled)?;
         inputs.engine.options.loss_chunk = Some(choice.cut.loss_chunk);
+        if let Some(pinned) = choice.pinned {
+            inputs.model.give_up_weights(pinned);
+        }
         let resolved = Resolved::new(device, threads, choice.cut, inputs.engine.options.attention_tile);
         let data_hash = hex(&store.hash());
         let run_file = match before {

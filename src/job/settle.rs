@@ -42,6 +42,11 @@ impl RowFacts {
 pub(crate) struct Needs {
     pub footprint: Footprint,
     pub asked: Asked,
+    hidden: usize,
+    /// Query features of all blocks.
+    queries: usize,
+    /// Numbers of all blocks' linears.
+    linears: usize,
 }
 
 impl Needs {
@@ -64,11 +69,32 @@ impl Needs {
             settled: None,
             recompute: config.recompute,
             memory_limit: config.memory_limit.map(|b| b as usize),
+            resident_limit: config.resident_limit.map(|b| b as usize),
+            streamed: (weights_a_block(c, weights), head_bytes(c, weights)),
             fixed: FIXED + threads * PER_THREAD + rope + EXAMPLE * rows.examples,
             weights,
             vocab: c.vocab_size,
         };
-        Ok(Needs { footprint, asked })
+        Ok(Needs {
+            footprint,
+            asked,
+            hidden: c.hidden_size,
+            queries: c.num_layers * c.num_heads * c.head_dim,
+            linears: c.linears().iter().map(|l| l.in_features * l.out_features).sum(),
+        })
+    }
+
+    /// Operations of a group's floor without those of attention within its rows, 1e9.
+    pub fn gflop(&self, tokens: f64, supervised: f64) -> f64 {
+        let head = (self.hidden * self.asked.vocab) as f64;
+        let (linears, adapter) = (self.linears as f64, self.footprint.parameters as f64);
+        1e-9 * ((4.0 * linears + 6.0 * adapter) * tokens + 4.0 * head * supervised)
+    }
+
+    /// With attention, as if its rows were as long as the longest.
+    pub fn step_gflop(&self, rows: Rows) -> f64 {
+        let squares = rows.tokens as f64 * rows.longest as f64 / 2.0;
+        self.gflop(rows.tokens as f64, rows.supervised as f64) + 12e-9 * self.queries as f64 * squares
     }
 
     /// Bytes held while a group of these rows runs.
@@ -78,10 +104,31 @@ impl Needs {
         self.asked.fixed + self.footprint.adapter_bytes() + group
     }
 
+    /// Bytes that the library may hold beside mapped weights.
+    fn granted(&self) -> usize {
+        self.asked.granted()
+    }
+
     /// The choice, or what it would need instead.
     pub fn choose(&self) -> Result<Choice, Short> {
         choose(&self.footprint, &self.asked)
     }
+}
+
+/// Bytes of an element of the weights, from the bytes of all: embedding, head and linears are nearly all.
+fn element(c: &DecoderConfig, weights: usize) -> f64 {
+    let linears: usize = c.linears().iter().map(|l| l.in_features * l.out_features).sum();
+    let tables = c.vocab_size * c.hidden_size * if c.tie_word_embeddings { 1 } else { 2 };
+    weights as f64 / (linears + tables).max(1) as f64
+}
+
+fn weights_a_block(c: &DecoderConfig, weights: usize) -> usize {
+    let first = c.linears().iter().filter(|l| l.layer == 0).map(|l| l.in_features * l.out_features).sum::<usize>();
+    (first as f64 * element(c, weights)) as usize
+}
+
+fn head_bytes(c: &DecoderConfig, weights: usize) -> usize {
+    ((c.vocab_size * c.hidden_size) as f64 * element(c, weights)) as usize
 }
 
 /// Query rows of an attention tile.
@@ -118,7 +165,7 @@ pub(crate) fn settle(
         Ok(choice) => Ok((needs, choice)),
         Err(Short { needed }) => {
             let savings = savings(config, c, weights, threads, rows, needed)?;
-            Err(Error::MemoryLimit { limit: config.memory_limit.unwrap_or(0), needed: needed as u64, savings })
+            Err(Error::MemoryLimit { limit: needs.granted() as u64, needed: needed as u64, savings })
         }
     }
 }
@@ -135,7 +182,7 @@ fn savings(
     let mut out = Vec::new();
     let mut with = |what: String, changed: TrainConfig, threads: usize, rows: RowFacts| -> Result<()> {
         // A limit that nothing fits gives the least that is needed.
-        let changed = TrainConfig { memory_limit: Some(1), ..changed };
+        let changed = TrainConfig { memory_limit: Some(1), resident_limit: None, ..changed };
         if let Err(Short { needed: less }) = Needs::new(&changed, c, weights, threads, rows)?.choose() {
             if less < needed {
                 out.push((what, (needed - less) as u64));
@@ -190,7 +237,7 @@ pub(crate) fn weight_bytes(model: &Path) -> Result<usize> {
 
 /// Looks at the limit before anything is opened or read.
 pub(crate) fn refuse_early(config: &TrainConfig, threads: usize) -> Result<()> {
-    if config.memory_limit.is_none() || config.init_adapter.is_some() {
+    if (config.memory_limit.is_none() && config.resident_limit.is_none()) || config.init_adapter.is_some() {
         return Ok(());
     }
     let c = DecoderConfig::from_dir(&config.model)?;

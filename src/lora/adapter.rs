@@ -128,7 +128,7 @@ impl Adapter {
     }
 
     fn with_tensors<T>(&self, f: impl FnOnce(&[PeftTensor]) -> Result<T>) -> Result<T> {
-        let data = self.slots.iter().map(|s| Ok((s.a.to_vec()?, s.b.to_vec()?))).collect::<Result<Vec<_>>>()?;
+        let data = self.slots.iter().map(|s| Ok((s.a.numbers()?, s.b.numbers()?))).collect::<Result<Vec<_>>>()?;
         let named = self.slots.iter().zip(&data).map(|(s, (a, b))| PeftTensor {
             module: &s.module,
             r: s.r,

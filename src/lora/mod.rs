@@ -2,5 +2,6 @@
 
 mod adapter;
 pub mod peft;
+pub(crate) mod tensors;
 
 pub use adapter::Adapter;

@@ -1,19 +1,16 @@
 //! LoRA adapter folders as Hugging Face PEFT writes and reads them: `adapter_config.json` beside
 //! `adapter_model.safetensors`.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::fs;
 use std::path::Path;
 
-use memmap2::Mmap;
-use safetensors::SafeTensors;
 use serde_json::{json, Map, Value};
 
 use crate::config::{LoraConfig, TargetModules};
 use crate::error::{Error, Result};
-use crate::model::weights::Dtype;
+use crate::lora::tensors::{le_bytes, write_tensors, Matrix};
+pub use crate::lora::tensors::{load_tensors, Tensors};
 
 const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapter_model.safetensors";
@@ -95,9 +92,6 @@ pub struct PeftAdapter {
     pub scales: BTreeMap<String, f64>,
 }
 
-/// Tensors by name: shape and numbers.
-pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
-
 /// Writes an adapter folder; the same arguments give the same bytes. The folder is created; files of an
 /// earlier adapter in it are overwritten in place, so write to a temporary folder where a kill matters.
 pub fn save_adapter(dir: &Path, config: &LoraConfig, base_model: &str, tensors: &[PeftTensor]) -> Result<()> {
@@ -140,7 +134,7 @@ pub fn save_adapter(dir: &Path, config: &LoraConfig, base_model: &str, tensors: 
         .map_err(|e| Error::Adapter { path: path.clone(), reason: e.to_string() })?;
     fs::write(&path, json).map_err(Error::io(&path))?;
     let path = dir.join(TENSORS);
-    write_tensors(&path, &matrices).map_err(Error::io(&path))
+    write_tensors(&path, json!({"format": "pt"}), &matrices)
 }
 
 /// Reads an adapter folder. What plain LoRA cannot express is refused by name, never dropped.
@@ -181,30 +175,6 @@ pub fn load_adapter(dir: &Path) -> Result<PeftAdapter> {
     Ok(PeftAdapter { config, base_model, modules, scales })
 }
 
-/// Every tensor of a safetensors file, converted from F32, F16 or BF16.
-pub fn load_tensors(path: &Path) -> Result<Tensors> {
-    let fault = |reason: String| Error::Adapter { path: path.into(), reason };
-    let file = File::open(path).map_err(Error::io(path))?;
-    let length = file.metadata().map_err(Error::io(path))?.len();
-    if length < 8 {
-        return Err(fault(format!("expected at least 8 bytes, found {length}: truncated")));
-    }
-    // SAFETY: read-only, and gone when this function returns.
-    let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
-    let tensors =
-        SafeTensors::deserialize(&map).map_err(|e| fault(format!("truncated or damaged ({length} bytes): {e}")))?;
-    let mut out = BTreeMap::new();
-    for (name, view) in tensors.iter() {
-        let Some(dtype) = Dtype::from_safetensors(view.dtype()) else {
-            return Err(fault(format!("{name}: expected F32, F16 or BF16, found {:?}", view.dtype())));
-        };
-        let mut data = vec![0.0; view.data().len() / dtype.size()];
-        dtype.decode(view.data(), &mut data);
-        out.insert(name.to_string(), (view.shape().to_vec(), data));
-    }
-    Ok(out)
-}
-
 /// BLAKE3 over the tensors in name order: names, shapes and little-endian numbers. The order of the
 /// argument does not matter, nor do the settings.
 pub fn adapter_hash(tensors: &[PeftTensor]) -> [u8; 32] {
@@ -221,47 +191,12 @@ pub fn adapter_hash(tensors: &[PeftTensor]) -> [u8; 32] {
     hasher.finalize().into()
 }
 
-struct Matrix<'a> {
-    shape: [usize; 2],
-    data: &'a [f32],
-}
-
 /// A and B under their keys.
 fn matrices_of<'a>(t: &PeftTensor<'a>) -> [(String, Matrix<'a>); 2] {
     [
         (format!("{PREFIX}{}{SUFFIX_A}", t.module), Matrix { shape: [t.r, t.in_features], data: t.a }),
         (format!("{PREFIX}{}{SUFFIX_B}", t.module), Matrix { shape: [t.out_features, t.r], data: t.b }),
     ]
-}
-
-fn le_bytes(data: &[f32]) -> Cow<'_, [u8]> {
-    if cfg!(target_endian = "little") {
-        // SAFETY: f32 has no padding, and every byte is a u8.
-        Cow::Borrowed(unsafe { data.align_to::<u8>().1 })
-    } else {
-        Cow::Owned(data.iter().flat_map(|x| x.to_le_bytes()).collect())
-    }
-}
-
-/// What `safetensors::serialize` writes, without a second copy in memory.
-fn write_tensors(path: &Path, matrices: &BTreeMap<String, Matrix>) -> std::io::Result<()> {
-    let mut header = Map::new();
-    header.insert("__metadata__".into(), json!({"format": "pt"}));
-    let mut offset = 0;
-    for (key, matrix) in matrices {
-        let end = offset + matrix.data.len() * 4;
-        header.insert(key.clone(), json!({"dtype": "F32", "shape": matrix.shape, "data_offsets": [offset, end]}));
-        offset = end;
-    }
-    let mut header = serde_json::to_vec(&header)?;
-    header.resize(header.len().next_multiple_of(8), b' ');
-    let mut out = BufWriter::new(File::create(path)?);
-    out.write_all(&(header.len() as u64).to_le_bytes())?;
-    out.write_all(&header)?;
-    for matrix in matrices.values() {
-        out.write_all(&le_bytes(matrix.data))?;
-    }
-    out.flush()
 }
 
 /// PEFT declares the type as int; readers in other languages insist. A scale went through f32, so an alpha

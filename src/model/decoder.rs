@@ -23,6 +23,8 @@ pub struct Decoder {
     pub(super) norm: Param,
     head: Matrix,
     rope: rope::Table,
+    /// Blocks from below whose weights are given up behind their use; `None` leaves all to the system.
+    pub(super) streamed: Option<usize>,
 }
 
 /// What a forward pass keeps for its backward pass. Whatever is kept, the same bits come out.
@@ -121,7 +123,7 @@ impl Decoder {
         let head = if c.tie_word_embeddings { embed.clone() } else { matrix("lm_head.weight", c.vocab_size, h)? };
         let norm = vector("model.norm.weight", h)?;
         let rope = rope::Table::new(engine, &c.inv_freq(), positions)?;
-        Ok(Decoder { config: c, embed, blocks, norm, head, rope })
+        Ok(Decoder { config: c, embed, blocks, norm, head, rope, streamed: None })
     }
 
     /// Every linear that can carry an adapter, in order.
@@ -210,7 +212,9 @@ impl Decoder {
         let mut kept = Vec::with_capacity(self.blocks.len());
         for (l, block) in self.blocks.iter().enumerate() {
             let cx = self.context(engine, adapter, &layout, dropout);
+            self.enter(Some(l + 1));
             let (y, saved) = block.forward(cx, x)?;
+            self.leave(l);
             kept.push(match keep {
                 _ if l < lowest => Kept::Nothing,
                 Keep::Nothing => Kept::Nothing,
@@ -260,12 +264,15 @@ impl Decoder {
         for l in (lowest..self.blocks.len()).rev() {
             let block = &self.blocks[l];
             let cx = self.context(engine, Some(adapter), &layout, dropout);
+            self.enter(l.checked_sub(1).filter(|&l| l >= lowest));
             let saved = match kept.pop() {
                 Some(Kept::All(saved)) => *saved,
                 Some(Kept::Input(x)) => block.forward_saved(cx, x)?,
                 _ => return Err(Error::Misuse("a pass that kept nothing was run backward".into())),
             };
-            match block.backward(cx, saved, g, grads, l > lowest)? {
+            let dx = block.backward(cx, saved, g, grads, l > lowest)?;
+            self.leave(l);
+            match dx {
                 Some(dx) => g = dx,
                 None => break,
             }

@@ -5,6 +5,7 @@ pub mod config;
 mod config_keys;
 pub mod decode;
 pub mod decoder;
+mod residency;
 pub mod shapes;
 mod weight;
 pub mod weights;

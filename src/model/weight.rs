@@ -150,9 +150,17 @@ impl Weight {
     /// The elements as stored: little endian, at any alignment (for an owned tensor, as in memory).
     pub fn bytes(&self) -> &[u8] {
         match &self.data {
-            Data::Mapped { store, shard, bytes } => store.bytes(*shard, bytes.clone()),
+            Data::Mapped { store, shard, bytes } => &store.map(*shard)[bytes.clone()],
             // SAFETY: f32 has no padding, and every byte is a u8.
             Data::Owned(data) => unsafe { data.align_to::<u8>().1 },
+        }
+    }
+
+    /// The map that holds them and where, when it is one.
+    pub(super) fn mapped(&self) -> Option<(&memmap2::Mmap, Range<usize>)> {
+        match &self.data {
+            Data::Mapped { store, shard, bytes } => Some((store.map(*shard), bytes.clone())),
+            Data::Owned(_) => None,
         }
     }
 

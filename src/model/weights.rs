@@ -139,9 +139,9 @@ impl WeightStore {
         &self.files
     }
 
-    /// Bytes of a mapped file.
-    pub(super) fn bytes(&self, shard: usize, bytes: Range<usize>) -> &[u8] {
-        &self.maps[shard][bytes]
+    /// A mapped file.
+    pub(super) fn map(&self, shard: usize) -> &Mmap {
+        &self.maps[shard]
     }
 
     /// Bytes mapped, headers included.

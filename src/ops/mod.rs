@@ -21,6 +21,7 @@ pub mod rope;
 pub mod rows;
 pub mod transfer;
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
@@ -303,6 +304,22 @@ impl Buf {
         match self {
             Buf::Host(b) => Ok(b.to_vec()),
             Buf::Dev(t) => transfer::values(t),
+        }
+    }
+
+    /// Elements.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Buf::Host(b) => b.len(),
+            Buf::Dev(t) => t.elem_count(),
+        }
+    }
+
+    /// The elements in f32, row-major: where they are on the host, else copied there.
+    pub(crate) fn numbers(&self) -> Result<Cow<'_, [f32]>> {
+        match self {
+            Buf::Host(b) => Ok(Cow::Borrowed(b)),
+            Buf::Dev(t) => transfer::values(t).map(Cow::Owned),
         }
     }
 

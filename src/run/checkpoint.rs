@@ -3,7 +3,6 @@
 
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -11,7 +10,8 @@ use super::atomic::{replace_dir, write_file};
 use super::folder::pretty;
 use crate::dynamics::Position;
 use crate::error::{Error, Result};
-use crate::lora::{peft::load_tensors, Adapter};
+use crate::lora::tensors::{load_tensors, write_tensors, Matrix};
+use crate::lora::Adapter;
 use crate::train::optimizer::AdamW;
 
 /// Where a run stands. No generator state: random numbers are functions of (seed, step, row).
@@ -125,8 +125,10 @@ pub fn state(checkpoint: &Checkpoint) -> Result<State> {
 pub fn whole(checkpoint: &Checkpoint) -> Result<State> {
     for name in ["adapter_model.safetensors", "optimizer.safetensors"] {
         let path = checkpoint.path.join(name);
-        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
-        if let Err(e) = safetensors::SafeTensors::deserialize(&bytes) {
+        let file = std::fs::File::open(&path).map_err(Error::io(&path))?;
+        // SAFETY: a read-only map of a file that nobody changes: the run folder is locked.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(&path))?;
+        if let Err(e) = safetensors::SafeTensors::deserialize(&map) {
             return Err(Error::Checkpoint { path, reason: e.to_string() });
         }
     }
@@ -138,22 +140,16 @@ fn key(module: &str, ab: &str, moment: &str) -> String {
 }
 
 fn save_optimizer(path: &Path, adapter: &Adapter, adam: &AdamW) -> Result<()> {
-    let (step, slots) = adam.state()?;
-    let bytes = |v: &[f32]| -> Vec<u8> { v.iter().flat_map(|x| x.to_le_bytes()).collect() };
-    let mut data = Vec::new();
-    for (s, [ma, va, mb, vb]) in adapter.slots.iter().zip(&slots) {
+    let mut numbers = Vec::new();
+    for (s, [ma, va, mb, vb]) in adapter.slots.iter().zip(adam.moments()) {
         for (ab, shape, moments) in [("A", [s.r, s.in_features], [ma, va]), ("B", [s.out_features, s.r], [mb, vb])] {
             for (name, v) in ["exp_avg", "exp_avg_sq"].iter().zip(moments) {
-                data.push((key(&s.module, ab, name), shape, bytes(v)));
+                numbers.push((key(&s.module, ab, name), shape, v.numbers()?));
             }
         }
     }
-    let bad = |e: safetensors::SafeTensorError| Error::Checkpoint { path: path.to_path_buf(), reason: e.to_string() };
-    let views = data.iter().map(|(k, shape, b)| Ok((k, TensorView::new(Dtype::F32, shape.to_vec(), b).map_err(bad)?)));
-    let views = views.collect::<Result<Vec<_>>>()?;
-    let meta = std::collections::HashMap::from([("step".to_string(), step.to_string())]);
-    let out = safetensors::serialize(views, Some(meta)).map_err(bad)?;
-    write_file(path, &out)
+    let matrices = numbers.iter().map(|(key, shape, data)| (key.clone(), Matrix { shape: *shape, data }));
+    write_tensors(path, json!({ "step": adam.steps().to_string() }), &matrices.collect())
 }
 
 /// Puts the optimizer of a checkpoint back.

@@ -7,6 +7,7 @@ use crate::config::MixReduction;
 use crate::data::batch::Ragged;
 use crate::data::store::TokenStore;
 use crate::recipe::{LossWeights, Step};
+use crate::train::footprint::Rows;
 
 /// How steps are cut.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -68,46 +69,93 @@ pub(crate) struct Lengths<'a> {
     pub single: &'a [(usize, u32)],
 }
 
-/// Groups of a step whose rows are numbered: pair after pair, then the single ones. Pairs stay together; where
-/// a pair is more than may run together, its rows run one after the other and meet in the loss.
+/// One group of a step: its pairs, and the rows of each micro-batch. Rows are numbered: pair after pair, then
+/// the single ones.
+struct Part {
+    pairs: Range<usize>,
+    micros: Vec<Range<usize>>,
+}
+
+/// The groups of a step. Pairs stay together; where a pair is more than may run together, its rows run one
+/// after the other and meet in the loss.
+fn parts(rows: &Lengths, cut: Cut) -> Vec<Part> {
+    let mut parts = Vec::new();
+    let tokens: Vec<usize> = rows.pairs.iter().map(|(_, [c, u])| c.0 + u.0).collect();
+    for pairs in runs(&tokens, (cut.micro_batch / 2).max(1), cut.micro_tokens) {
+        let (first, end) = (2 * pairs.start, 2 * pairs.end);
+        let apart = cut.micro_batch == 1 || (pairs.len() == 1 && tokens[pairs.start] > cut.micro_tokens);
+        let micros = if apart { (first..end).map(|r| r..r + 1).collect() } else { vec![first..end] };
+        parts.push(Part { pairs, micros });
+    }
+    let (tokens, first) = (rows.single.iter().map(|r| r.0).collect::<Vec<_>>(), 2 * rows.pairs.len());
+    for run in runs(&tokens, cut.micro_batch, cut.micro_tokens) {
+        parts.push(Part { pairs: 0..0, micros: vec![first + run.start..first + run.end] });
+    }
+    parts
+}
+
+/// What the footprints of a step's groups depend on, from the rows' lengths alone.
+pub(crate) fn shapes(rows: &Lengths, how: Cut) -> Vec<Rows> {
+    let row = |i: usize| match i.checked_sub(2 * rows.pairs.len()) {
+        Some(single) => rows.single[single],
+        None => rows.pairs[i / 2].1[i % 2],
+    };
+    let of = |part: Part| {
+        let tokens = |m: &Range<usize>| m.clone().map(|i| row(i).0).sum::<usize>();
+        let all = || part.micros.iter().cloned().flatten().map(row);
+        Rows {
+            tokens: all().map(|r| r.0).sum(),
+            together: part.micros.iter().map(tokens).max().unwrap_or(0),
+            longest: all().map(|r| r.0).max().unwrap_or(0),
+            supervised: all().map(|r| r.1 as usize).sum(),
+        }
+    };
+    parts(rows, how).into_iter().map(of).collect()
+}
+
+/// Groups of a step whose rows are numbered: pair after pair, then the single ones.
 pub(crate) fn cut(rows: Lengths, cut: Cut, micro: impl Fn(Range<usize>) -> MicroBatch) -> StepGroups {
     let supervised: Vec<(u32, u32)> = rows.pairs.iter().map(|(_, [c, u])| (c.1, u.1)).collect();
     let alone: Vec<u32> = rows.single.iter().map(|r| r.1).collect();
     // With μ = 1 the weights b are the norms of the pairs' sums; μ is applied in the loss.
     let w = LossWeights::new(&supervised, &alone, 1.0, cut.reduction);
-    let mut groups = Vec::new();
-    let tokens: Vec<usize> = rows.pairs.iter().map(|(_, [c, u])| c.0 + u.0).collect();
-    for run in runs(&tokens, (cut.micro_batch / 2).max(1), cut.micro_tokens) {
-        let specs = run.clone().enumerate().map(|(i, pair)| PairSpec {
+    let group = |part: Part| {
+        let specs = part.pairs.enumerate().map(|(i, pair)| PairSpec {
             confident: 2 * i,
             unconfident: 2 * i + 1,
             lambda: rows.pairs[pair].0,
             norm: w.b[pair],
         });
-        let (first, end) = (2 * run.start, 2 * run.end);
-        let apart = cut.micro_batch == 1 || (run.len() == 1 && tokens[run.start] > cut.micro_tokens);
-        let micros = if apart { (first..end).map(|r| micro(r..r + 1)).collect() } else { vec![micro(first..end)] };
-        groups.push(Group { micros, pairs: specs.collect(), a: w.a, mu: cut.mu });
-    }
-    let (tokens, first) = (rows.single.iter().map(|r| r.0).collect::<Vec<_>>(), 2 * rows.pairs.len());
-    for run in runs(&tokens, cut.micro_batch, cut.micro_tokens) {
-        groups.push(Group::plain(vec![micro(first + run.start..first + run.end)], w.a));
-    }
+        let pairs: Vec<PairSpec> = specs.collect();
+        let mu = if pairs.is_empty() { 0.0 } else { cut.mu };
+        Group { micros: part.micros.into_iter().map(&micro).collect(), pairs, a: w.a, mu }
+    };
+    let groups = parts(&rows, cut).into_iter().map(group).collect();
     StepGroups { groups, supervised: w.t_ntp, mixed: w.t_mix, coverage: w.coverage() }
 }
 
-/// The groups of a step over a store.
-pub fn groups(store: &TokenStore, step: &Step, how: Cut) -> StepGroups {
+/// The lengths of a step's rows.
+fn with_lengths<T>(store: &TokenStore, step: &Step, f: impl FnOnce(Lengths) -> T) -> T {
     let of = |i: u32| {
         let e = store.example(i as usize);
         (e.tokens.len(), e.n_supervised)
     };
     let pairs: Vec<_> = step.pairs.iter().map(|p| (p.lambda, [of(p.confident), of(p.unconfident)])).collect();
     let single: Vec<_> = step.single.iter().map(|&i| of(i)).collect();
+    f(Lengths { pairs: &pairs, single: &single })
+}
+
+/// The groups of a step over a store.
+pub fn groups(store: &TokenStore, step: &Step, how: Cut) -> StepGroups {
     let numbered: Vec<u32> =
         step.pairs.iter().flat_map(|p| [p.confident, p.unconfident]).chain(step.single.iter().copied()).collect();
     let micro = |rows: Range<usize>| MicroBatch::new(&Ragged::from_store(store, &numbered[rows]));
-    cut(Lengths { pairs: &pairs, single: &single }, how, micro)
+    with_lengths(store, step, |lengths| cut(lengths, how, micro))
+}
+
+/// What the footprints of their groups depend on.
+pub(crate) fn group_shapes(store: &TokenStore, step: &Step, how: Cut) -> Vec<Rows> {
+    with_lengths(store, step, |lengths| shapes(&lengths, how))
 }
 
 #[cfg(test)]

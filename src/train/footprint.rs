@@ -4,6 +4,7 @@
 //!
 //! Letters as in `ops`: C hidden, F intermediate, Q and K the widths of queries and keys, V vocabulary, R rank.
 
+use crate::kernels::cpu::attention::{self, Shape};
 use crate::kernels::cpu::product::scratch_floats;
 use crate::lora::Adapter;
 use crate::model::{DecoderConfig, Keep};
@@ -17,6 +18,7 @@ pub struct Footprint {
     queries: usize,
     keys: usize,
     heads: usize,
+    head_dim: usize,
     grouped: bool,
     vocab: usize,
     /// Blocks from the lowest adapted one up.
@@ -81,6 +83,7 @@ impl Footprint {
             queries,
             keys,
             heads: c.num_heads,
+            head_dim: c.head_dim,
             grouped: c.num_heads != c.num_kv_heads,
             vocab: c.vocab_size,
             blocks: c.num_layers - slots.iter().map(|s| s.0).min().unwrap_or(c.num_layers),
@@ -119,7 +122,7 @@ impl Footprint {
         // The top block is never run twice.
         let whole = kept.clamp(self.blocks.min(1), self.blocks);
         let kept = t * (whole * self.saved + (self.blocks - whole) * c);
-        let scores = self.threads * self.tile.min(longest) * longest;
+        let scores = self.attention(longest);
         let product = self.product(n);
         // Other micro-batches' outputs wait beside.
         let waiting = (t - n) * c;
@@ -128,7 +131,7 @@ impl Footprint {
         let backward = s * c + n * c + n * 2 * f + masked + 2 * n * self.rank + self.widest + product;
         // By then gate, up and the state between the halves are gone.
         let spread = if self.grouped { 2 * self.queries } else { 0 };
-        let attention = s * c + n * (c + 3 * self.queries + 2 * self.keys + self.heads + spread) + 2 * scores;
+        let attention = s * c + n * (c + 3 * self.queries + 2 * self.keys + self.heads + spread) + scores;
         let attention = attention.saturating_sub(n * (2 * f + c));
         let k = chunk.min(s);
         let loss = t * c + 3 * s * c + k * (c + self.vocab) + self.product(k);
@@ -141,7 +144,7 @@ impl Footprint {
         let Rows { together: n, longest, supervised: s, .. } = rows;
         let (c, f) = (self.hidden, self.inner);
         let block = n * (self.saved + f + c) + self.product(n);
-        let scores = n * 3 * c + self.threads * self.tile.min(longest) * longest;
+        let scores = n * 3 * c + self.attention(longest);
         let k = chunk.min(s);
         let loss = n * c + 2 * s * c + k * (c + self.vocab) + self.product(k);
         4 * block.max(scores).max(loss)
@@ -156,6 +159,13 @@ impl Footprint {
                 (0..=self.blocks).rev().find(|&k| self.group(rows, k, chunk).total() <= bytes).unwrap_or(0)
             }
         }
+    }
+
+    /// Scratch of attention over rows of up to `n` tokens on every thread.
+    fn attention(&self, n: usize) -> usize {
+        let (heads, head_dim) = (self.heads, self.head_dim);
+        let shape = Shape { heads, kv_heads: heads, head_dim, scale: 1.0, window: None, tile: self.tile };
+        self.threads.min(self.heads) * attention::scratch_floats(shape, n)
     }
 
     /// Scratch of a product with `m` rows on every thread.

@@ -272,6 +272,7 @@ impl Group {
         let (units, owners) = self.units(&rows)?;
         let (stats, dh) = head_loss::forward_backward(engine, model.head(), &h, &units, grads.is_some())?;
         drop(h);
+        model.leave_head();
 
         let mut out = GroupResult {
             kept_blocks: if let Keep::Top(k) = keep { k } else { 0 },

@@ -94,14 +94,9 @@ impl AdamW {
         })
     }
 
-    /// Steps taken and each slot's moments, as (A's first, A's second, B's first, B's second).
-    ///
-    /// # Errors
-    /// When the device refuses the copy.
-    pub fn state(&self) -> Result<(u64, Vec<[Vec<f32>; 4]>)> {
-        let slots = self.first.iter().zip(&self.second);
-        let all = slots.map(|(m, v)| Ok([m.a.to_vec()?, v.a.to_vec()?, m.b.to_vec()?, v.b.to_vec()?]));
-        Ok((self.step, all.collect::<Result<_>>()?))
+    /// Each slot's moments: A's first and second, B's first and second.
+    pub(crate) fn moments(&self) -> impl Iterator<Item = [&Buf; 4]> {
+        self.first.iter().zip(&self.second).map(|(m, v)| [&m.a, &v.a, &m.b, &v.b])
     }
 
     /// Puts a saved state back.
@@ -109,9 +104,8 @@ impl AdamW {
     /// # Errors
     /// [`Error::Misuse`] when it is another adapter's; when the device refuses the copy.
     pub fn restore(&mut self, step: u64, slots: &[[Vec<f32>; 4]]) -> Result<()> {
-        let lengths = |[ma, va, mb, vb]: &[Vec<f32>; 4]| [ma.len(), va.len(), mb.len(), vb.len()];
-        let expected = self.state()?.1.iter().map(lengths).collect::<Vec<_>>();
-        if slots.iter().map(lengths).collect::<Vec<_>>() != expected {
+        let fits = |(has, new): ([&Buf; 4], &[Vec<f32>; 4])| has.iter().zip(new).all(|(h, n)| h.len() == n.len());
+        if slots.len() != self.first.len() || !self.moments().zip(slots).all(fits) {
             return Err(Error::Misuse("moments of another adapter".into()));
         }
         self.step = step;

@@ -20,6 +20,8 @@ const LOSS: f64 = 0.15;
 const CHUNKS: [usize; 11] = [512, 384, 256, 192, 128, 96, 64, 48, 32, 16, 8];
 /// Bytes of logits beyond which more positions at a time gain nothing.
 const LOGITS: usize = 64 << 20;
+/// Bytes of the program itself that are resident.
+const PROGRAM: usize = 24 << 20;
 /// Tokens of a forward pass that keeps nothing.
 const SCORED: [usize; 5] = [2048, 1024, 512, 256, 128];
 
@@ -42,6 +44,10 @@ pub struct Asked {
     pub recompute: Recompute,
     /// Bytes that the library may hold in all.
     pub memory_limit: Option<usize>,
+    /// Bytes that the process may have resident in all.
+    pub resident_limit: Option<usize>,
+    /// Bytes of a block's weights and of the head's.
+    pub streamed: (usize, usize),
     /// Bytes that it holds beside the adapter and the rows in work.
     pub fixed: usize,
     /// Bytes of the base's weights, as they are stored.
@@ -70,6 +76,8 @@ pub struct Choice {
     pub keep: Keep,
     /// Tokens that run together in a forward pass that keeps nothing, unless one row has more.
     pub score_tokens: usize,
+    /// Blocks from the top whose weights stay in memory, where the others' are given up.
+    pub pinned: Option<usize>,
 }
 
 /// No choice stays within the limit.
@@ -80,6 +88,19 @@ pub struct Short {
 }
 
 impl Asked {
+    /// Bytes that are resident while the head is read, or a block and the next one, beside what is held.
+    fn mapped(&self) -> usize {
+        let (block, head) = self.streamed;
+        head.max(2 * block) + PROGRAM
+    }
+
+    /// Bytes that the library may hold.
+    pub fn granted(&self) -> usize {
+        // Larger models are held by larger machines, and gain more by more tokens at a time.
+        let usual = self.memory_limit.unwrap_or(USUAL.max(self.weights / 4 * 3));
+        self.resident_limit.map_or(usual, |r| usual.min(r.saturating_sub(self.mapped())))
+    }
+
     /// The rows of a group of up to `tokens` tokens that run together.
     fn rows(&self, tokens: usize) -> Rows {
         // A pair that is more than may run together runs row by row and is held until its loss.
@@ -126,10 +147,9 @@ impl Asked {
 /// [`Short`] when nothing stays within the limit.
 pub fn choose(f: &Footprint, asked: &Asked) -> Result<Choice, Short> {
     let held = asked.fixed + f.adapter_bytes();
-    // Larger models are held by larger machines, and gain more by more tokens at a time.
-    let granted = asked.memory_limit.unwrap_or(USUAL.max(asked.weights / 4 * 3));
+    let limited = asked.memory_limit.is_some() || asked.resident_limit.is_some();
     // Which thread takes its scratch first decides which gap it fills: a little is left for that.
-    let room = granted.saturating_sub(held) / 64 * 63;
+    let room = asked.granted().saturating_sub(held) / 64 * 63;
     let keep = match asked.recompute {
         Recompute::On => Keep::INPUTS,
         Recompute::Off => Keep::ALL,
@@ -161,9 +181,13 @@ pub fn choose(f: &Footprint, asked: &Asked) -> Result<Choice, Short> {
     }
     let (tokens, loss_chunk) = match best {
         Some((_, tokens, chunk)) => (tokens, chunk),
-        None if asked.memory_limit.is_some() => return Err(Short { needed: held + smallest.0 / 63 * 64 + 64 }),
+        None if limited => return Err(Short { needed: held + smallest.0 / 63 * 64 + 64 }),
         None => (smallest.1, smallest.2),
     };
+    let rows = asked.rows(tokens);
+    let most = held + f.group(rows, f.kept_blocks(keep, rows, loss_chunk), loss_chunk).total();
+    let left = asked.resident_limit.map(|r| r.saturating_sub(asked.mapped() + most));
+    let pinned = left.map(|bytes| bytes / asked.streamed.0.max(1));
     let score_rows = |n: usize| Rows { tokens: n, together: n, longest: asked.longest, supervised: n };
     let fits = |n: &usize| f.scoring(score_rows((*n).max(asked.longest)), loss_chunk) <= room;
     let made = Settled {
@@ -174,6 +198,7 @@ pub fn choose(f: &Footprint, asked: &Asked) -> Result<Choice, Short> {
     Ok(Choice {
         cut: asked.settled.unwrap_or(made),
         keep,
+        pinned,
         score_tokens: SCORED.into_iter().find(fits).unwrap_or(SCORED[SCORED.len() - 1]),
     })
 }

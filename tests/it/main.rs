@@ -11,6 +11,8 @@ mod generate;
 mod golden;
 #[cfg(feature = "cli")]
 mod kill;
+#[cfg(feature = "cli")]
+mod memory;
 mod ops;
 mod runs;
 mod support;

@@ -3,14 +3,17 @@
 //!
 //! `D = Σ g·o; p = exp(score − lse); ds = p·(g·vᵀ − D)·scale; dq = ds·k; dk += dsᵀ·q; dv += pᵀ·g`.
 //!
+//! Products are made of the tiles of `product`, panel by panel of keys up to the causal edge. The gradients of
+//! keys and values are summed transposed, so that the scores are read as they lie.
+//!
 //! Tasks are (row, head); each writes its own columns, and the key and value gradients of the heads of
 //! a group are summed afterwards in head order, so the bits do not depend on scheduling.
 
-use std::ops::Range;
+use std::ops::{DerefMut, Range};
 
 use rayon::prelude::*;
 
-use super::gemm::{gemm, gemm_raw, Par, View};
+use super::product::{Columns, Plain, Right, Rows, Tiles};
 use super::simd::{dot, exp, simd_kernel};
 use super::{for_rows, Shared};
 
@@ -129,9 +132,166 @@ fn check(s: Shape, offsets: &[u32], (q, k, v): (&[f32], &[f32], &[f32]), o: usiz
     assert_eq!([q.len(), o, k.len(), v.len()], [q_len, q_len, kv_len, kv_len], "attention: operands of other lengths");
 }
 
+/// The keys or values of one head of a row, brought into the order that tiles read.
+struct Panels<B> {
+    tiles: Tiles,
+    /// First element of the first panel, floats from one panel to the next, floats from row to row.
+    at: (*const f32, usize, usize),
+    _packed: Option<B>,
+}
+
+impl<B: DerefMut<Target = [f32]>> Panels<B> {
+    /// `x[n,d]`, `rs` floats from row to row, transposed: panels of keys.
+    fn transposed(x: &[f32], rs: usize, (n, d): (usize, usize), scratch: &impl Fn(usize) -> B) -> Panels<B> {
+        let tiles = Tiles::new(usize::MAX);
+        let w = tiles.width();
+        let mut packed = scratch(n.next_multiple_of(w) * d + turning(d));
+        let (panels, row) = packed.split_at_mut(n.next_multiple_of(w) * d);
+        let columns = Columns(Plain::new(x, rs));
+        for (j, panel) in (0..n).step_by(w).zip(panels.chunks_exact_mut(w * d)) {
+            columns.pack(0..d, j..(j + w).min(n), w, panel, row);
+        }
+        Panels { tiles, at: (packed.as_ptr(), w * d, w), _packed: Some(packed) }
+    }
+
+    /// `x[n,d]` as it is: panels of features, in place where they fill them.
+    fn rows(x: &[f32], rs: usize, (n, d): (usize, usize), scratch: &impl Fn(usize) -> B) -> Panels<B> {
+        let tiles = Tiles::new(d);
+        let w = tiles.width();
+        assert!(n == 0 || (n - 1) * rs + d <= x.len(), "attention: operands of other lengths");
+        if d.is_multiple_of(w) {
+            return Panels { tiles, at: (x.as_ptr(), w, rs), _packed: None };
+        }
+        let mut packed = scratch(n * d.next_multiple_of(w));
+        let rows = Rows(Plain::new(x, rs));
+        for (j, panel) in (0..d).step_by(w).zip(packed.chunks_exact_mut(n * w)) {
+            rows.pack(0..n, j..(j + w).min(d), w, panel, &mut []);
+        }
+        Panels { tiles, at: (packed.as_ptr(), n * w, w), _packed: Some(packed) }
+    }
+
+    /// Panel `i` from row `first` on.
+    fn panel(&self, i: usize, first: usize) -> (*const f32, usize) {
+        let (start, step, rs) = self.at;
+        (start.wrapping_add(i * step + first * rs), rs)
+    }
+}
+
+/// Floats that turning rows of `d` floats takes beside.
+fn turning(d: usize) -> usize {
+    8 * d.next_multiple_of(8)
+}
+
+/// A tile of query rows of one head and the keys that they see.
+#[derive(Clone, Copy)]
+struct Block {
+    /// Query rows t0..t1 of the row.
+    t0: usize,
+    t1: usize,
+    /// First key of the first panel that any of them sees.
+    k0: usize,
+    /// Floats from row to row of the scores.
+    stride: usize,
+}
+
+/// Floats from row to row of a matrix of `n` columns in whole panels: not a power of two, or rows would fall on
+/// one another in the first cache.
+fn strided(n: usize, width: usize) -> usize {
+    n.next_multiple_of(width) + 16
+}
+
+impl Shape {
+    /// Query rows of a tile in a row of `n` tokens: their scores stay in the second cache.
+    fn rows(&self, n: usize) -> usize {
+        self.tile.min((1 << 16) / n.max(1)).max(24.min(self.tile))
+    }
+
+    fn blocks(self, n: usize, width: usize) -> impl Iterator<Item = Block> {
+        let rows = self.rows(n);
+        (0..n).step_by(rows).map(move |t0| {
+            let t1 = (t0 + rows).min(n);
+            let k0 = self.first_key(t0) / width * width;
+            Block { t0, t1, k0, stride: strided(t1 - k0, width) }
+        })
+    }
+
+    /// Floats of a block's scores at most.
+    fn scores(&self, n: usize, width: usize) -> usize {
+        self.rows(n).min(n) * strided(n, width)
+    }
+}
+
+/// The most floats that a task of the backward pass takes for a row of `n` tokens and heads of `d`.
+pub fn scratch_floats(s: Shape, n: usize) -> usize {
+    let (w, d) = (Tiles::new(usize::MAX).width(), s.head_dim);
+    let (padded, turned) = (strided(n, w), s.rows(n).min(n).next_multiple_of(8) * d);
+    2 * s.scores(n, w) + 4 * padded * d + 2 * turned + 3 * turning(s.rows(n).max(d))
+}
+
+/// `out[rows of b, keys] = x·yᵀ` for the block's queries: only panels up to the causal edge.
+///
+/// # Safety
+/// `x` leads to the block's rows; `out` has room for its scores.
+unsafe fn scores<B: DerefMut<Target = [f32]>>(
+    b: Block,
+    d: usize,
+    x: (*const f32, usize),
+    y: &Panels<B>,
+    out: *mut f32,
+) {
+    let w = y.tiles.width();
+    for j in (0..b.t1 - b.k0).step_by(w) {
+        // Rows whose last key lies before the panel have nothing in it.
+        let skip = (b.k0 + j).saturating_sub(b.t0).min(b.t1 - b.t0);
+        let (x, out) = ((x.0.add(skip * x.1), x.1), out.add(skip * b.stride + j));
+        y.tiles.panel((b.t1 - b.t0 - skip, d, w), x, y.panel((b.k0 + j) / w, 0), (out, b.stride), false, 1.0);
+    }
+}
+
+/// `out[rows of b, D] = p[rows, keys]·y`.
+///
+/// # Safety
+/// `p` holds the block's scores, zero where a query sees no key; `out` leads to the block's rows, which are this
+/// task's alone.
+unsafe fn weighted<B: DerefMut<Target = [f32]>>(b: Block, d: usize, p: &[f32], y: &Panels<B>, out: (*mut f32, usize)) {
+    let w = y.tiles.width();
+    // A few rows at a time, so that each run of rows ends at its own causal edge.
+    let few = 24;
+    for r in (0..b.t1 - b.t0).step_by(few) {
+        let rows = few.min(b.t1 - b.t0 - r);
+        let keys = b.t0 + r + rows - b.k0;
+        for (i, j) in (0..d).step_by(w).enumerate() {
+            let left = (p[r * b.stride..].as_ptr(), b.stride);
+            let to = (out.0.add(r * out.1 + j), out.1);
+            y.tiles.panel((rows, keys, w.min(d - j)), left, y.panel(i, b.k0), to, false, 1.0);
+        }
+    }
+}
+
+/// `out[D, n] += xᵀ[D, rows]·p[rows, keys]` for the block's queries; `out` has `padded` floats from row to row.
+///
+/// # Safety
+/// `x` is `[rows, D]` as [`turn`] leaves it; `p` holds the block's scores.
+unsafe fn spread(b: Block, d: usize, x: &[f32], p: &[f32], out: &mut [f32], padded: usize) {
+    let tiles = Tiles::new(usize::MAX);
+    let (w, rows) = (tiles.width(), b.t1 - b.t0);
+    for j in (0..b.t1 - b.k0).step_by(w) {
+        let skip = (b.k0 + j).saturating_sub(b.t0).min(rows);
+        let left = (x[skip..].as_ptr(), rows.next_multiple_of(8));
+        let right = (p[skip * b.stride + j..].as_ptr(), b.stride);
+        let to = (out[b.k0 + j..].as_mut_ptr(), padded);
+        tiles.panel((d, rows - skip, w), left, right, to, true, 1.0);
+    }
+}
+
+/// `x[rows, d]`, `rs` floats from row to row, transposed: d rows, as far apart as rows rounded up to 8.
+fn turn(x: &[f32], rs: usize, (rows, d): (usize, usize), out: &mut [f32], spare: &mut [f32]) {
+    Columns(Plain::new(x, rs)).pack(0..d, 0..rows, rows.next_multiple_of(8), out, spare);
+}
+
 /// `o[N,H·D]` and `lse[N,H]` of `q[N,H·D]`, `k[N,H_kv·D]`, `v[N,H_kv·D]`; `offsets` are the cumulated row
 /// lengths. `scratch(n)` lends a buffer.
-pub fn forward<B: std::ops::DerefMut<Target = [f32]>>(
+pub fn forward<B: DerefMut<Target = [f32]>>(
     s: Shape,
     offsets: &[u32],
     (q, k, v): (&[f32], &[f32], &[f32]),
@@ -145,33 +305,34 @@ pub fn forward<B: std::ops::DerefMut<Target = [f32]>>(
     assert_eq!(lse.len() * d, q.len(), "attention: one lse a head and token");
     let (o_out, lse_out) = (Shared(o.as_mut_ptr()), Shared(lse.as_mut_ptr()));
     tasks(offsets, s.heads).into_par_iter().with_max_len(1).for_each(|(row, h)| {
-        let (qo, ko) = (h * d, h / group * d);
-        let mut scores = scratch(s.tile.min(row.len()) * row.len());
-        for t0 in (0..row.len()).step_by(s.tile) {
-            let t1 = (t0 + s.tile).min(row.len());
-            let lo = s.first_key(t0);
-            let (rows, keys) = (t1 - t0, t1 - lo);
-            let scores = &mut scores[..rows * keys];
-            let qv = View { data: &q[(row.start + t0) * qw + qo..], rs: qw, cs: 1 };
-            let kt = View { data: &k[(row.start + lo) * kw + ko..], rs: 1, cs: kw };
-            gemm(scores, keys, false, (rows, keys, d), 1.0, qv, kt, Par::Here);
-            for (r, p) in scores.chunks_exact_mut(keys).enumerate() {
-                let t = t0 + r;
-                let l = softmax_row(p, s.first_key(t) - lo, t + 1 - lo, s.scale);
+        let n = row.len();
+        let (q0, k0) = (row.start * qw + h * d, row.start * kw + h / group * d);
+        if n == 0 {
+            return;
+        }
+        let keys = Panels::transposed(&k[k0..], kw, (n, d), &scratch);
+        let values = Panels::rows(&v[k0..], kw, (n, d), &scratch);
+        let width = keys.tiles.width();
+        let mut held = scratch(s.scores(n, width));
+        for b in s.blocks(n, width) {
+            let p = &mut held[..(b.t1 - b.t0) * b.stride];
+            // SAFETY: the block's queries lie within q; its scores within p.
+            unsafe { scores(b, d, (q[q0 + b.t0 * qw..].as_ptr(), qw), &keys, p.as_mut_ptr()) };
+            for (r, p) in p.chunks_exact_mut(b.stride).enumerate() {
+                let t = b.t0 + r;
+                let l = softmax_row(p, s.first_key(t) - b.k0, t + 1 - b.k0, s.scale);
                 // SAFETY: one element, of this row and head.
                 unsafe { lse_out.slice((row.start + t) * s.heads + h, 1)[0] = l };
             }
-            let vv = View { data: &v[(row.start + lo) * kw + ko..], rs: kw, cs: 1 };
-            let out = o_out.at((row.start + t0) * qw + qo);
             // SAFETY: the columns of head h in this row's tokens are this task's alone.
-            unsafe { gemm_raw(out, qw, false, (rows, d, keys), 1.0, View::rows(scores, keys), vv, Par::Here) };
+            unsafe { weighted(b, d, p, &values, (o_out.at(q0 + b.t0 * qw).0, qw)) };
         }
     });
 }
 
 /// Gradients of q, k, v from `g[N,H·D]`. `dq[N,H·D]`, `dk`, `dv` `[N,H_kv·D]` are overwritten.
 #[allow(clippy::too_many_arguments)]
-pub fn backward<B: std::ops::DerefMut<Target = [f32]>>(
+pub fn backward<B: DerefMut<Target = [f32]>>(
     s: Shape,
     offsets: &[u32],
     (q, k, v): (&[f32], &[f32], &[f32]),
@@ -203,40 +364,68 @@ pub fn backward<B: std::ops::DerefMut<Target = [f32]>>(
     let dq_out = Shared(dq.as_mut_ptr());
     let delta: &[f32] = &delta;
     tasks(offsets, s.heads).into_par_iter().with_max_len(1).for_each(|(row, h)| {
-        let (qo, ko) = (h * d, h / group * d);
-        let square = s.tile.min(row.len()) * row.len();
-        let (mut p, mut dp) = (scratch(square), scratch(square));
-        for t in row.clone() {
-            // SAFETY: the columns of head h in this row's tokens are this task's alone, here and below.
+        let n = row.len();
+        let (q0, k0) = (row.start * qw + h * d, row.start * kw + h / group * d);
+        if n == 0 {
+            return;
+        }
+        let keys = Panels::transposed(&k[k0..], kw, (n, d), &scratch);
+        let values = Panels::transposed(&v[k0..], kw, (n, d), &scratch);
+        let key_rows = Panels::rows(&k[k0..], kw, (n, d), &scratch);
+        let width = keys.tiles.width();
+        let padded = strided(n, width);
+        let (size, turned) = (s.scores(n, width), s.rows(n).min(n).next_multiple_of(8) * d);
+        let spare = turning(s.rows(n).max(d));
+        let mut held = scratch(2 * size + 2 * padded * d + 2 * turned + spare);
+        let (p, rest) = held.split_at_mut(size);
+        let (dp, rest) = rest.split_at_mut(size);
+        let (dk_t, rest) = rest.split_at_mut(padded * d);
+        let (dv_t, rest) = rest.split_at_mut(padded * d);
+        let (q_t, rest) = rest.split_at_mut(turned);
+        let (g_t, spare) = rest.split_at_mut(turned);
+        dk_t.fill(0.0);
+        dv_t.fill(0.0);
+        for b in s.blocks(n, width) {
+            let rows = b.t1 - b.t0;
+            let (p, dp) = (&mut p[..rows * b.stride], &mut dp[..rows * b.stride]);
+            let from = q0 + b.t0 * qw;
+            // SAFETY: the block's queries and gradients lie within q and g; its scores within p and dp.
             unsafe {
-                dk_out.slice(t * kv_stride + qo, d).fill(0.0);
-                dv_out.slice(t * kv_stride + qo, d).fill(0.0);
+                scores(b, d, (q[from..].as_ptr(), qw), &keys, p.as_mut_ptr());
+                scores(b, d, (g[from..].as_ptr(), qw), &values, dp.as_mut_ptr());
+            }
+            for (r, (p, dp)) in p.chunks_exact_mut(b.stride).zip(dp.chunks_exact_mut(b.stride)).enumerate() {
+                let t = b.t0 + r;
+                let at = (row.start + t) * s.heads + h;
+                let (lo, hi) = (s.first_key(t) - b.k0, t + 1 - b.k0);
+                probabilities_row(p, lo, hi, s.scale, lse[at]);
+                score_gradient_row(&p[lo..hi], &mut dp[lo..hi], delta[at], s.scale);
+                dp[..lo].fill(0.0);
+                dp[hi..].fill(0.0);
+            }
+            turn(&q[from..], qw, (rows, d), q_t, spare);
+            turn(&g[from..], qw, (rows, d), g_t, spare);
+            // SAFETY: the columns of head h in this row's tokens are this task's alone.
+            unsafe {
+                weighted(b, d, dp, &key_rows, (dq_out.at(from).0, qw));
+                spread(b, d, q_t, dp, dk_t, padded);
+                spread(b, d, g_t, p, dv_t, padded);
             }
         }
-        for t0 in (0..row.len()).step_by(s.tile) {
-            let t1 = (t0 + s.tile).min(row.len());
-            let lo = s.first_key(t0);
-            let (rows, keys) = (t1 - t0, t1 - lo);
-            let (p, dp) = (&mut p[..rows * keys], &mut dp[..rows * keys]);
-            let (q0, k0) = ((row.start + t0) * qw + qo, (row.start + lo) * kw + ko);
-            let qv = View { data: &q[q0..], rs: qw, cs: 1 };
-            let gv = View { data: &g[q0..], rs: qw, cs: 1 };
-            gemm(p, keys, false, (rows, keys, d), 1.0, qv, View { data: &k[k0..], rs: 1, cs: kw }, Par::Here);
-            gemm(dp, keys, false, (rows, keys, d), 1.0, gv, View { data: &v[k0..], rs: 1, cs: kw }, Par::Here);
-            for (r, (p, dp)) in p.chunks_exact_mut(keys).zip(dp.chunks_exact_mut(keys)).enumerate() {
-                let t = t0 + r;
-                let at = (row.start + t) * s.heads + h;
-                probabilities_row(p, s.first_key(t) - lo, t + 1 - lo, s.scale, lse[at]);
-                score_gradient_row(p, dp, delta[at], s.scale);
-            }
-            let (dst_q, dst_kv) = (q0, (row.start + lo) * kv_stride + qo);
-            let (pt, ds, dst) = (View::transposed(p, keys), View::rows(dp, keys), View::transposed(dp, keys));
-            // SAFETY: as above; keys lo..t1 are tokens of this row.
-            unsafe {
-                let kv = View { data: &k[k0..], rs: kw, cs: 1 };
-                gemm_raw(dq_out.at(dst_q), qw, false, (rows, d, keys), 1.0, ds, kv, Par::Here);
-                gemm_raw(dk_out.at(dst_kv), kv_stride, true, (keys, d, rows), 1.0, dst, qv, Par::Here);
-                gemm_raw(dv_out.at(dst_kv), kv_stride, true, (keys, d, rows), 1.0, pt, gv, Par::Here);
+        // q_t is free by now: the gradients turn back through it, some tokens at a time.
+        let (at_once, wide) = (s.rows(n).min(n), d.next_multiple_of(8));
+        let through = &mut q_t[..];
+        for (out, columns) in [(dk_out, &*dk_t), (dv_out, &*dv_t)] {
+            let column = if group == 1 { h / group * d } else { h * d };
+            let fits = (through.len() / wide).min(at_once).max(1);
+            for t0 in (0..n).step_by(fits) {
+                let tokens = t0..(t0 + fits).min(n);
+                Columns(Plain::new(columns, padded)).pack(tokens.clone(), 0..d, wide, through, spare);
+                for (t, from) in tokens.zip(through.chunks_exact(wide)) {
+                    // SAFETY: as above.
+                    let row = unsafe { out.slice((row.start + t) * kv_stride + column, d) };
+                    row.copy_from_slice(&from[..d]);
+                }
             }
         }
     });

@@ -12,8 +12,6 @@ use super::Shared;
 /// Where a product may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Par {
-    /// On this thread: the caller is one task of many.
-    Here,
     /// Over the pool.
     Pool,
     /// Over the pool, one row at a time in generation: its short cut for one row is wanted there.
@@ -181,7 +179,7 @@ mod tests {
             (View::rows(&a, k), View::transposed(&bt, k)),
         ] {
             let mut dst = vec![1.0f32; m * (n + 2)];
-            gemm(&mut dst, n + 2, true, (m, n, k), 2.0, a, b, Par::Here);
+            gemm(&mut dst, n + 2, true, (m, n, k), 2.0, a, b, Par::Pool);
             for i in 0..m {
                 for j in 0..n {
                     let want: f32 = 1.0

@@ -286,6 +286,59 @@ impl Work<'_> {
     }
 }
 
+/// The machine's tiles for callers that lay out their operands themselves.
+#[derive(Clone, Copy)]
+pub(crate) struct Tiles(tile::Kernel);
+
+/// Floats of the largest tile of any kernel.
+const TILE: usize = 24 * 64;
+
+impl Tiles {
+    /// For results of `n` columns.
+    pub fn new(n: usize) -> Tiles {
+        Tiles(tile::kernel(n))
+    }
+
+    /// Columns of a panel.
+    pub fn width(&self) -> usize {
+        self.0.width
+    }
+
+    /// `out[rows, valid] (+)= alpha · left[rows, k] · right[k, width]`, each as pointer and floats from row to row.
+    ///
+    /// # Safety
+    /// The operands have these shapes; `out` can be written for `rows` rows of `valid` ≤ width floats and is
+    /// nobody else's.
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn panel(
+        &self,
+        (rows, k, valid): (usize, usize, usize),
+        left: tile::Left,
+        right: tile::Left,
+        out: (*mut f32, usize),
+        add: bool,
+        alpha: f32,
+    ) {
+        let w = self.0.width;
+        let mut i = 0;
+        while i < rows {
+            let (height, tile) = self.0.tile(rows - i);
+            let (a, c) = (left.0.add(i * left.1), out.0.add(i * out.1));
+            if valid == w {
+                tile(k, (a, left.1), right, (c, out.1), add, alpha);
+            } else {
+                let mut edge = [0f32; TILE];
+                tile(k, (a, left.1), right, (edge.as_mut_ptr(), w), false, alpha);
+                for (r, edge) in edge.chunks_exact(w).take(height).enumerate() {
+                    let row = std::slice::from_raw_parts_mut(c.add(r * out.1), valid);
+                    row.iter_mut().zip(edge).for_each(|(d, &v)| *d = if add { *d + v } else { v });
+                }
+            }
+            i += height;
+        }
+    }
+}
+
 /// Columns p of some rows of a, `stride` floats from row to row.
 fn copy_rows(a: View, rows: Range<usize>, p: &Range<usize>, out: &mut [f32], stride: usize) {
     for (i, out) in rows.zip(out.chunks_exact_mut(stride)) {

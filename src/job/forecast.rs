@@ -1,0 +1,76 @@
+//! What a run will need: its steps replayed by the lengths of their rows.
+
+use super::settle::Needs;
+use super::stage::StageRun;
+use crate::config::{Recipe, TrainConfig};
+use crate::data::store::TokenStore;
+use crate::recipe::{Halves, PlannedStage};
+use crate::train::batches::{group_shapes, Cut};
+use crate::train::plan::Choice;
+
+/// Steps that are replayed of each stage: more hardly find a larger group.
+const REPLAYED: u64 = 20_000;
+
+/// What a run will need.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Forecast {
+    /// Bytes kept between the passes, and held beside that, in the group that needs most.
+    pub kept: usize,
+    pub working: usize,
+    /// Most bytes at once, of all.
+    pub peak: usize,
+    /// Operations of all steps' floors and of the sweeps, 1e9.
+    pub gflop: f64,
+    /// Mean share of the blocks that keep their activations.
+    pub blocks_kept: f64,
+}
+
+/// Replays a run. Which rows are confident is not known before the reference run: the halves are taken by the
+/// rows' order instead, whose groups are as large.
+pub(crate) fn forecast(
+    config: &TrainConfig,
+    needs: &Needs,
+    choice: &Choice,
+    stages: &[PlannedStage],
+    store: &TokenStore,
+) -> Forecast {
+    let (footprint, chunk) = (&needs.footprint, choice.cut.loss_chunk);
+    let cut = Cut {
+        micro_batch: choice.cut.micro_batch,
+        micro_tokens: choice.cut.micro_tokens,
+        mu: config.mu,
+        reduction: config.mix_reduction,
+    };
+    let held = needs.asked.fixed + footprint.adapter_bytes();
+    let mut f = Forecast::default();
+    let (mut kept_blocks, mut groups) = (0usize, 0usize);
+    let order: Vec<f32> = match config.recipe {
+        Recipe::Sftmix => (0..store.len()).map(|i| (i % 2) as f32).collect(),
+        Recipe::Ntp => Vec::new(),
+    };
+    let halves = Halves::split(&order).ok();
+    for stage in StageRun::from_plan(stages) {
+        let replayed = stage.steps.min(REPLAYED);
+        let mut rows = super::stage::Rows::default();
+        let mut gflop = 0.0;
+        for step in 0..replayed {
+            let taken = rows.step(&stage, config, store.len() as u32, step, halves.as_ref());
+            for rows in group_shapes(store, &taken, cut) {
+                let blocks = footprint.kept_blocks(choice.keep, rows, chunk);
+                let parts = footprint.group(rows, blocks, chunk);
+                if held + parts.total() > f.peak {
+                    (f.kept, f.working, f.peak) = (parts.kept, parts.working, held + parts.total());
+                }
+                kept_blocks += blocks;
+                groups += 1;
+                gflop += needs.step_gflop(rows);
+            }
+        }
+        f.gflop += gflop * stage.steps as f64 / replayed.max(1) as f64;
+    }
+    let sweeps = stages.iter().filter(|s| matches!(s, PlannedStage::Sweep { .. })).count();
+    // A forward pass is 0.48 of a step's floor.
+    f.gflop += 0.48 * sweeps as f64 * needs.gflop(store.total_tokens() as f64, store.supervised_tokens() as f64);
+    f.blocks_kept = kept_blocks as f64 / (groups.max(1) * footprint.blocks().max(1)) as f64;
+    f
+}
