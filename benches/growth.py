@@ -4,7 +4,7 @@
 
     growth.py [--again] [--short]      length, batch, rank, threads, model
     growth.py --limits                 what --memory-limit costs in speed, both models
-    growth.py --draw                   table and plots from the stored results alone
+    growth.py [--limits] --draw        table and plots from the stored results alone
 
 A point whose report is stored is not measured again, so an interrupted run goes on where it was. The line "floor"
 is the step's floor at the rate of the machine's fastest f32 product, timed beside the step. Needs matplotlib.
@@ -127,10 +127,17 @@ def axes(title, x_label):
     return figure, pair
 
 
-def plain(axis, values):
-    """Ticks at the points themselves, written out."""
-    axis.set_ticks(values, [str(v) for v in values])
-    axis.set_minor_locator(__import__("matplotlib").ticker.NullLocator())
+def logarithmic(a, values):
+    """Ticks of x at the points themselves, of y at 1, 2 and 5, written out."""
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
+
+    a.set(xscale="log")
+    a.xaxis.set_ticks(values, [str(v) for v in values])
+    a.xaxis.set_minor_locator(NullLocator())
+    if a.get_yscale() == "log":
+        a.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        a.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        a.yaxis.set_minor_formatter(NullFormatter())
 
 
 def draw_growth(results, args):
@@ -148,24 +155,27 @@ def draw_growth(results, args):
             memory.plot(x, [peak_mib(r) for _, r in points], color=color, marker="o", label=name)
         ticks = sorted({p[factor] for points in found for p, _ in points})
         for a, label in ((time, "seconds"), (memory, "peak anonymous MiB")):
-            a.set(xscale="log", ylabel=label)
-            # The rank moves little: from 0, so that the plot does not make a hill of it.
-            a.set(ylim=(0, None)) if factor == "lora-r" else a.set(yscale="log")
-            plain(a.xaxis, ticks)
+            a.set(ylabel=label)
+            if factor == "lora-r":
+                # The rank moves little: from 0, so that the plot does not make a hill of it.
+                a.set_ylim(0, 1.15 * a.dataLim.y1)
+            else:
+                a.set_yscale("log")
+            logarithmic(a, ticks)
             a.legend()
         finish(figure, args.results / f"growth-{factor}.svg")
 
 
 def finish(figure, path):
     figure.savefig(path, metadata={"Date": None})
-    __import__("matplotlib").pyplot.close(figure)
 
 
 def limit_points(results, base):
     """Those limits that bind: without one the step takes what it takes."""
     free = stored(results, [base])
     peak = peak_mib(free[0][1]) if free else 0
-    return [{**base, "memory-limit": f"{mib}MiB"} for mib in MIB_LIMITS if mib < peak]
+    limits = [5, 10, 20] if base["shape"] == "tiny" else MIB_LIMITS
+    return [{**base, "memory-limit": f"{mib}MiB"} for mib in limits if mib < peak]
 
 
 def limit_bases(short):
