@@ -6,12 +6,14 @@ the largest difference.
     gpu-peft.py DIR [--device cuda|cpu] [--losses BENCH.json] [--tf32]
 
 Needs torch, transformers, peft and safetensors. Rows are padded to the longest of the step, as PEFT users do.
+benches/peers/compare.py runs it on the CPU by turns with sftmix, with --threads and --json.
 """
 
 import argparse
 import json
 import pathlib
 import statistics
+import sys
 import time
 
 parser = argparse.ArgumentParser()
@@ -19,6 +21,9 @@ parser.add_argument("dir", type=pathlib.Path)
 parser.add_argument("--device", default="cuda")
 parser.add_argument("--losses", type=pathlib.Path)
 parser.add_argument("--tf32", action="store_true", help="let PyTorch round products to 10 bits: faster, not f32")
+parser.add_argument("--threads", type=int, help="CPU threads")
+parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing: less memory, slower")
+parser.add_argument("--json", action="store_true", help="print one JSON object")
 args = parser.parse_args()
 
 import torch
@@ -27,6 +32,8 @@ import transformers
 
 device = torch.device("cpu" if args.device in ("cpu", "portable") else args.device)
 torch.backends.cuda.matmul.allow_tf32 = args.tf32
+if args.threads:
+    torch.set_num_threads(args.threads)
 about = json.loads((args.dir / "bench.json").read_text())
 steps = {}
 for line in (args.dir / "rows.jsonl").read_text().splitlines():
@@ -36,6 +43,9 @@ for line in (args.dir / "rows.jsonl").read_text().splitlines():
 opened = time.perf_counter()
 model = transformers.AutoModelForCausalLM.from_pretrained(about["model"], dtype=torch.float32)
 model.config.use_cache = False
+if args.checkpointing:
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.enable_input_require_grads()
 model = peft.PeftModel.from_pretrained(model.to(device), str(args.dir / "adapter"), is_trainable=True)
 model.train()
 trained = [p for p in model.parameters() if p.requires_grad]
@@ -73,9 +83,21 @@ for number in sorted(steps):
     tokens.append(sum(len(r["input_ids"]) for r in rows))
     if number == 0:
         first = time.perf_counter() - opened
+        first_ended = time.time()
 
 # As sftmix does, the first step is not in the figures.
 rate = sum(tokens[1:]) / sum(seconds[1:])
+if args.json:
+    print(json.dumps({
+        "real_tokens_per_second": rate,
+        "step_seconds_median": statistics.median(seconds[1:]),
+        # Seconds since 1970: who started this process knows how long that took.
+        "first_step_ended": first_ended,
+        "losses": losses,
+        "threads": torch.get_num_threads(),
+        "versions": f"torch {torch.__version__}, transformers {transformers.__version__}, PEFT {peft.__version__}",
+    }))
+    sys.exit()
 parts = [f"{rate:.1f} tokens/s", f"{statistics.median(seconds[1:]):.4f} s a step", f"{first:.1f} s to the first"]
 if device.type == "cuda":
     parts.append(f"{torch.cuda.max_memory_reserved() / 2**20:.0f} MiB")
