@@ -1,6 +1,6 @@
 //! The engine's buffers: parts of a few anonymous maps, which a page takes memory of only once it is written.
 //!
-//! The first gap that is large enough is taken, so buffers lie as low as they can; between two groups of rows
+//! The smallest gap that is large enough is taken, so buffers lie close; between two groups of rows
 //! only parameters are lent, so every group finds the same map, whatever ran before it. What is held is how
 //! far up each map has ever been used: a function of the largest group, not of their order.
 
@@ -45,9 +45,10 @@ impl Map {
         self.memory.as_ptr().cast_mut().cast()
     }
 
-    /// The first gap of `len` floats.
+    /// The smallest gap of at least `len` floats, the lowest of equals: what lies above all buffers comes last.
     fn take(&mut self, len: usize) -> Option<usize> {
-        let i = self.gaps.iter().position(|g| g.len() >= len)?;
+        let fits = self.gaps.iter().enumerate().filter(|(_, g)| g.len() >= len);
+        let (i, _) = fits.min_by_key(|(_, g)| g.len())?;
         let at = self.gaps[i].start;
         self.gaps[i].start += len;
         if self.gaps[i].is_empty() {
