@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::index::{Header, Record, HEADER_BYTES};
-use super::pipeline::{Blocks, Made};
+use super::pipeline::{Blocks, Made, MadeExample};
 use super::rows::RowReader;
 use super::source_hash::{changed, Stamp};
 use super::store::StoreRequest;
@@ -73,30 +73,25 @@ impl Writer {
         })
     }
 
-    fn add(&mut self, data: &Path, made: Made) -> Result<()> {
-        let counts = &mut self.header.counts;
-        counts.rows += 1;
-        counts.cut += u64::from(made.encoded.cut);
-        if made.empty {
-            counts.empty += 1;
-            return Ok(());
-        }
-        let split = made.encoded.windows.len() > 1;
-        let mut kept = false;
-        for (tokens, text_hash) in made.encoded.windows.iter().zip(&made.hashes) {
-            let supervised = tokens.iter().filter(|t| **t & TARGET != 0).count();
-            if supervised == 0 {
-                continue;
+    fn add(&mut self, data: &Path, made: &Made) -> Result<()> {
+        let (mut examples, mut tokens) = (made.examples.iter(), &made.tokens[..]);
+        for row in &made.rows {
+            let counts = &mut self.header.counts;
+            counts.rows += 1;
+            counts.cut += u64::from(row.cut);
+            counts.empty += u64::from(row.empty);
+            counts.no_target += u64::from(!row.empty && row.examples == 0);
+            counts.windows += if row.split { row.examples as u64 } else { 0 };
+            for example in examples.by_ref().take(row.examples) {
+                let (own, rest) = tokens.split_at(example.tokens);
+                self.example(data, own, row.row, example)?;
+                tokens = rest;
             }
-            kept = true;
-            self.header.counts.windows += u64::from(split);
-            self.example(data, tokens, supervised as u32, made.row, *text_hash)?;
         }
-        self.header.counts.no_target += u64::from(!kept);
         Ok(())
     }
 
-    fn example(&mut self, data: &Path, tokens: &[u32], supervised: u32, row: u64, text_hash: [u8; 16]) -> Result<()> {
+    fn example(&mut self, data: &Path, tokens: &[u32], row: u64, made: &MadeExample) -> Result<()> {
         let header = &mut self.header;
         if header.examples == u64::from(u32::MAX) {
             return Err(invalid(data, row, "more than 2^32 - 1 examples"));
@@ -107,11 +102,12 @@ impl Writer {
             header.max_id = header.max_id.max(token & !TARGET);
         }
         self.tokens.1.write_all(&self.bytes).map_err(Error::io(self.tokens.0.path()))?;
-        self.content.update(&text_hash);
+        self.content.update(&made.text_hash);
         self.content.update(&(tokens.len() as u64).to_le_bytes());
         self.content.update(&self.bytes);
-        let n_tokens = tokens.len() as u32;
-        let record = Record { offset: header.tokens, tokens: n_tokens, supervised, source_row: row, text_hash };
+        let (n_tokens, supervised) = (tokens.len() as u32, made.supervised);
+        let record =
+            Record { offset: header.tokens, tokens: n_tokens, supervised, source_row: row, text_hash: made.text_hash };
         let bytes = record.to_bytes();
         self.records.update(&bytes);
         self.index.1.write_all(&bytes).map_err(Error::io(self.index.0.path()))?;

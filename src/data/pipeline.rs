@@ -18,21 +18,69 @@ use std::thread::{Builder, Scope};
 use std::time::Duration;
 
 use super::rows::{RowParser, RowReader};
-use super::template::Template;
-use super::tokenizer::{EncodedRow, Tokenizer};
+use super::template::{Rendered, Template};
+use super::tokenizer::{EncodedRow, Tokenizer, TARGET};
 use crate::error::{panic_text, Error, Result};
 
 /// A block ends at so many rows or bytes of JSON, whichever comes first: some 50 ms of work.
 const BLOCK_ROWS: usize = 1024;
 const BLOCK_BYTES: usize = 256 << 10;
 
-/// What one row became.
+/// What the rows of a block became, all in three lists: a list a row would lie in the allocator's way, and be freed
+/// on another thread.
+#[derive(Default)]
 pub(super) struct Made {
+    pub rows: Vec<MadeRow>,
+    /// The examples of the rows, one behind the other.
+    pub examples: Vec<MadeExample>,
+    /// The tokens of the examples, likewise.
+    pub tokens: Vec<u32>,
+}
+
+/// What one row became.
+pub(super) struct MadeRow {
     pub row: u64,
     pub empty: bool,
-    pub encoded: EncodedRow,
-    /// One an example.
-    pub hashes: Vec<[u8; 16]>,
+    pub cut: bool,
+    /// It is a text in several windows.
+    pub split: bool,
+    /// Windows with a token to train on.
+    pub examples: usize,
+}
+
+/// One example, without its tokens.
+pub(super) struct MadeExample {
+    pub tokens: usize,
+    pub supervised: u32,
+    pub text_hash: [u8; 16],
+}
+
+impl Made {
+    fn clear(&mut self) {
+        self.rows.clear();
+        self.examples.clear();
+        self.tokens.clear();
+        self.tokens.shrink_to(2 * BLOCK_BYTES);
+    }
+
+    fn push(&mut self, row: u64, rendered: &Rendered, encoded: &EncodedRow) {
+        let before = self.examples.len();
+        for (window, tokens) in encoded.windows.iter().enumerate() {
+            let supervised = tokens.iter().filter(|t| **t & TARGET != 0).count() as u32;
+            if supervised > 0 {
+                self.tokens.extend_from_slice(tokens);
+                let text_hash = rendered.hash(window as u32);
+                self.examples.push(MadeExample { tokens: tokens.len(), supervised, text_hash });
+            }
+        }
+        self.rows.push(MadeRow {
+            row,
+            empty: rendered.text.is_empty(),
+            cut: encoded.cut,
+            split: encoded.windows.len() > 1,
+            examples: self.examples.len() - before,
+        });
+    }
 }
 
 /// Rows that go together.
@@ -43,7 +91,7 @@ struct Block {
     json: Vec<u8>,
     /// Number of each row, and where its JSON ends.
     rows: Vec<(u64, usize)>,
-    made: Vec<Made>,
+    made: Made,
     /// What befell the row behind those that were made.
     fault: Option<Error>,
 }
@@ -92,8 +140,8 @@ pub(super) struct Blocks<'a> {
 }
 
 impl Blocks<'_> {
-    /// Gives `each` what every row became, in the order of the file, on this thread, as it does `stop` before
-    /// each block and at least every `asked`.
+    /// Gives `each` what the rows became, block after block in the order of the file. That and `stop`, asked before
+    /// each block and at least every `asked`, are called on this thread.
     ///
     /// # Errors
     /// The first of the file, whichever thread met it; [`Error::Stopped`]; what `each` returned.
@@ -102,7 +150,7 @@ impl Blocks<'_> {
         threads: usize,
         asked: Duration,
         stop: &dyn Fn() -> bool,
-        each: impl FnMut(Made) -> Result<()>,
+        each: impl FnMut(&Made) -> Result<()>,
     ) -> Result<()> {
         let (empty, waiting) = channel();
         // One being written, and for each worker one at hand and one done.
@@ -170,8 +218,7 @@ impl Blocks<'_> {
             start = end;
             let rendered = self.template.render(self.data, row, &object)?;
             let encoded = self.tokenizer.encode_row(&rendered, self.max_length)?;
-            let hashes = (0..encoded.windows.len() as u32).map(|window| rendered.hash(window)).collect();
-            block.made.push(Made { row, empty: rendered.text.is_empty(), encoded, hashes });
+            block.made.push(row, &rendered, &encoded);
         }
         Ok(())
     }
@@ -183,7 +230,7 @@ fn write(
     full: Receiver<Block>,
     asked: Duration,
     stop: &dyn Fn() -> bool,
-    mut each: impl FnMut(Made) -> Result<()>,
+    mut each: impl FnMut(&Made) -> Result<()>,
 ) -> Result<()> {
     let mut early = BTreeMap::new();
     let mut next = 0;
@@ -198,7 +245,7 @@ fn write(
         };
         while let Some(mut block) = early.remove(&next) {
             next += 1;
-            block.made.drain(..).try_for_each(&mut each)?;
+            each(&block.made)?;
             if let Some(fault) = block.fault.take() {
                 return Err(fault);
             }
