@@ -124,7 +124,7 @@ impl Settings {
 
 /// Rows of each round of the rate.
 fn rate_rows(rows: u64) -> u64 {
-    rows.min(30_000)
+    rows.min(60_000)
 }
 
 fn mib(figures: &Value, key: &str) -> f64 {

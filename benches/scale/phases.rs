@@ -21,7 +21,7 @@ use crate::{rows, Outcome, Settings};
 const CHECKPOINTS: u64 = 5;
 /// The demo's model takes 256 tokens.
 const MAX_LENGTH: usize = 256;
-const ROUNDS: u64 = 5;
+const ROUNDS: u64 = 3;
 
 /// A phase over so many rows: its figures, with its seconds and the peak of its memory.
 pub fn run(s: &Settings, phase: &str, n: u64) -> Outcome<Value> {
