@@ -13,4 +13,5 @@ mod golden;
 mod kill;
 mod ops;
 mod runs;
+mod scale;
 mod support;
