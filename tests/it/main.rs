@@ -13,5 +13,6 @@ mod golden;
 mod kill;
 mod ops;
 mod runs;
+#[cfg(feature = "cli")]
 mod scale;
 mod support;

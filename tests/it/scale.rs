@@ -52,7 +52,6 @@ fn write_log(dir: &Path, examples: impl ExactSizeIterator<Item = (u64, [u8; 16])
 }
 
 /// Peak memory of a short run, as it reports it.
-#[cfg(feature = "cli")]
 fn train(dir: &Path, name: &str, settings: &[&str]) -> u64 {
     let (model, out) = (project("assets/demo"), dir.join(name));
     let mut c = Command::new(env!("CARGO_BIN_EXE_sftmix"));
@@ -65,7 +64,6 @@ fn train(dir: &Path, name: &str, settings: &[&str]) -> u64 {
 }
 
 /// The store is made and trained on, then split by an imported log whose examples come in another order.
-#[cfg(feature = "cli")]
 #[test]
 fn six_times_the_rows_need_no_more_memory() {
     // The first fill every block that goes round; the others' tokens alone would be 11 MiB more.
