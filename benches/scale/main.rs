@@ -103,8 +103,9 @@ impl Settings {
         twice("run-ntp")?;
         twice("log")?;
         let (_, split) = twice("split")?;
-        let held = (mib(&split, "peak_bytes") - mib(&split, "start_bytes")) * (1 << 20) as f64 / large as f64;
-        println!("{:<12} {held:.1} bytes a row at the peak", "");
+        let figure = |key: &str| split[key].as_f64().unwrap_or(f64::NAN);
+        let held = (figure("peak_bytes") - figure("start_bytes")) / figure("examples");
+        println!("{:<12} {} examples, {held:.1} bytes each at the peak", "", split["examples"]);
         twice("run-log")?;
         twice("run-turned")?;
         let rate = self.run("rate", rate_rows(large))?;
