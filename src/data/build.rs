@@ -1,25 +1,24 @@
-//! Building a token store: rows are read in blocks, a block is tokenised in parallel, and its
-//! examples are written in order, so memory is that of one block and the result does not depend on
-//! the number of threads.
+//! Building a token store. Blocks of rows go round: each worker cuts one off the file, tokenises it and hands it
+//! over; the thread that asked for the store writes them in order and gives them back. So memory is that of a
+//! few blocks, no worker waits for the file or the disk, and the result does not depend on their number.
 
 use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
-
-use rayon::prelude::*;
+use std::time::Duration;
 
 use super::index::{Header, Record, HEADER_BYTES};
-use super::rows::{Row, RowReader};
+use super::pipeline::{Blocks, Made, MadeExample};
+use super::rows::RowReader;
 use super::source_hash::{changed, Stamp};
 use super::store::StoreRequest;
 use super::template::{invalid, Template};
 use super::temporary::Temporary;
-use super::tokenizer::{EncodedRow, Tokenizer, TARGET};
+use super::tokenizer::TARGET;
 use crate::error::{Error, Result};
 
-/// A block ends at so many rows or bytes of JSON, whichever comes first.
-const BLOCK_ROWS: usize = 1024;
-const BLOCK_BYTES: usize = 4 << 20;
+/// How long a stop may go unheard while no block is done.
+const STOP_ASKED: Duration = Duration::from_millis(100);
 
 /// Both files, whole and synced, under their temporary names.
 pub(super) struct Built {
@@ -27,81 +26,21 @@ pub(super) struct Built {
     pub index: Temporary,
 }
 
-/// What one row became.
-struct Made {
-    row: u64,
-    empty: bool,
-    encoded: EncodedRow,
-    /// One an example.
-    hashes: Vec<[u8; 16]>,
-}
-
 pub(super) fn build(request: &StoreRequest<'_>, key: &[u8; 32], stamp: &Stamp) -> Result<Built> {
-    // The request itself holds `stop`, which stays on this thread.
-    let StoreRequest { data, tokenizer, max_length, .. } = *request;
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(request.threads.max(1))
-        .thread_name(|i| format!("tokenise-{i}"))
-        .build()
-        .map_err(|e| Error::Threads(e.to_string()))?;
+    let data = request.data;
     let name = blake3::Hash::from_bytes(*key).to_hex();
     let mut writer = Writer::new(&request.cache_dir.join(format!("{name}.store")), *key)?;
-    let mut reader = RowReader::open(data)?;
-    let mut template: Option<Template> = None;
-    let mut block = Vec::new();
-    loop {
-        if (request.stop)() {
-            return Err(Error::Stopped { checkpoint: None });
-        }
-        let fault = fill(&mut reader, &mut block);
-        if template.is_none() {
-            if let Some((row, object)) = block.first() {
-                template = Some(Template::resolve(request.options, request.tokenizer.eos_text(), data, *row, object)?);
-            }
-        }
-        let Some(template) = template.as_ref().filter(|_| !block.is_empty()) else {
-            fault?;
-            break;
-        };
-        let made: Vec<Result<Made>> =
-            pool.install(|| block.par_iter().map(|row| make(data, tokenizer, max_length, template, row)).collect());
-        for made in made {
-            writer.add(data, made?)?;
-        }
-        // A fault behind the block is told after those in it: the first of the file, always.
-        fault?;
+    // The first row may decide the shape of all, so it is read ahead of them.
+    if let Some(first) = RowReader::open(data)?.next() {
+        let (row, object) = first?;
+        let template = Template::resolve(request.options, request.tokenizer.eos_text(), data, row, &object)?;
+        let blocks = Blocks { data, tokenizer: request.tokenizer, max_length: request.max_length, template: &template };
+        blocks.run(request.threads.max(1), STOP_ASKED, request.stop, |made| writer.add(data, made))?;
     }
     if Stamp::of(data)? != *stamp {
         return Err(changed(data));
     }
     writer.finish(data)
-}
-
-/// Reads the next block; an error ends it early.
-fn fill(reader: &mut RowReader, block: &mut Vec<Row>) -> Result<()> {
-    block.clear();
-    let mut bytes = 0;
-    while block.len() < BLOCK_ROWS && bytes < BLOCK_BYTES {
-        match reader.next() {
-            None => break,
-            Some(row) => block.push(row?),
-        }
-        bytes += reader.row_bytes();
-    }
-    Ok(())
-}
-
-fn make(
-    data: &Path,
-    tokenizer: &Tokenizer,
-    max_length: usize,
-    template: &Template,
-    (row, object): &Row,
-) -> Result<Made> {
-    let rendered = template.render(data, *row, object)?;
-    let encoded = tokenizer.encode_row(&rendered, max_length)?;
-    let hashes = (0..encoded.windows.len() as u32).map(|window| rendered.hash(window)).collect();
-    Ok(Made { row: *row, empty: rendered.text.is_empty(), encoded, hashes })
 }
 
 /// Both files while they are written. The header is written last, over the room left for it.
@@ -134,30 +73,25 @@ impl Writer {
         })
     }
 
-    fn add(&mut self, data: &Path, made: Made) -> Result<()> {
-        let counts = &mut self.header.counts;
-        counts.rows += 1;
-        counts.cut += u64::from(made.encoded.cut);
-        if made.empty {
-            counts.empty += 1;
-            return Ok(());
-        }
-        let split = made.encoded.windows.len() > 1;
-        let mut kept = false;
-        for (tokens, text_hash) in made.encoded.windows.iter().zip(&made.hashes) {
-            let supervised = tokens.iter().filter(|t| **t & TARGET != 0).count();
-            if supervised == 0 {
-                continue;
+    fn add(&mut self, data: &Path, made: &Made) -> Result<()> {
+        let (mut examples, mut tokens) = (made.examples.iter(), &made.tokens[..]);
+        for row in &made.rows {
+            let counts = &mut self.header.counts;
+            counts.rows += 1;
+            counts.cut += u64::from(row.cut);
+            counts.empty += u64::from(row.empty);
+            counts.no_target += u64::from(!row.empty && row.examples == 0);
+            counts.windows += if row.split { row.examples as u64 } else { 0 };
+            for example in examples.by_ref().take(row.examples) {
+                let (own, rest) = tokens.split_at(example.tokens);
+                self.example(data, own, row.row, example)?;
+                tokens = rest;
             }
-            kept = true;
-            self.header.counts.windows += u64::from(split);
-            self.example(data, tokens, supervised as u32, made.row, *text_hash)?;
         }
-        self.header.counts.no_target += u64::from(!kept);
         Ok(())
     }
 
-    fn example(&mut self, data: &Path, tokens: &[u32], supervised: u32, row: u64, text_hash: [u8; 16]) -> Result<()> {
+    fn example(&mut self, data: &Path, tokens: &[u32], row: u64, made: &MadeExample) -> Result<()> {
         let header = &mut self.header;
         if header.examples == u64::from(u32::MAX) {
             return Err(invalid(data, row, "more than 2^32 - 1 examples"));
@@ -168,11 +102,12 @@ impl Writer {
             header.max_id = header.max_id.max(token & !TARGET);
         }
         self.tokens.1.write_all(&self.bytes).map_err(Error::io(self.tokens.0.path()))?;
-        self.content.update(&text_hash);
+        self.content.update(&made.text_hash);
         self.content.update(&(tokens.len() as u64).to_le_bytes());
         self.content.update(&self.bytes);
-        let n_tokens = tokens.len() as u32;
-        let record = Record { offset: header.tokens, tokens: n_tokens, supervised, source_row: row, text_hash };
+        let (n_tokens, supervised) = (tokens.len() as u32, made.supervised);
+        let record =
+            Record { offset: header.tokens, tokens: n_tokens, supervised, source_row: row, text_hash: made.text_hash };
         let bytes = record.to_bytes();
         self.records.update(&bytes);
         self.index.1.write_all(&bytes).map_err(Error::io(self.index.0.path()))?;

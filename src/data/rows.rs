@@ -21,12 +21,42 @@ pub type Row = (u64, Map<String, Value>);
 /// error. Blank lines and a UTF-8 byte order mark are skipped.
 #[derive(Debug)]
 pub struct RowReader {
-    path: PathBuf,
+    parser: RowParser,
     input: BufReader<File>,
-    array: bool,
     row: u64,
     bytes: Vec<u8>,
     done: bool,
+}
+
+/// Makes objects of the bytes that [`RowReader::next_raw`] cut, on any thread.
+#[derive(Clone, Debug)]
+pub(super) struct RowParser {
+    path: PathBuf,
+    array: bool,
+}
+
+impl RowParser {
+    fn fault(&self, row: u64, reason: impl Into<String>) -> Error {
+        Error::DataInvalid { path: self.path.clone(), row, reason: reason.into() }
+    }
+
+    /// The object of a row; the number is for the error.
+    pub fn parse(&self, row: u64, bytes: &[u8]) -> Result<Map<String, Value>> {
+        match serde_json::from_slice::<Value>(bytes) {
+            Ok(Value::Object(map)) => Ok(map),
+            Ok(other) => Err(self.fault(row, format!("expected an object, found {}", kind(&other)))),
+            Err(e) => {
+                // The parser's line is that of the row, which for JSONL is always 1.
+                let text = e.to_string();
+                let what = text.split(" at line ").next().unwrap_or(&text);
+                let place = match self.array {
+                    true => format!("line {}, column {} of the element", e.line(), e.column()),
+                    false => format!("column {}", e.column()),
+                };
+                Err(self.fault(row, format!("not valid JSON: {what} ({place})")))
+            }
+        }
+    }
 }
 
 impl RowReader {
@@ -38,9 +68,8 @@ impl RowReader {
         let path = path.as_ref().to_path_buf();
         let file = File::open(&path).map_err(Error::io(&path))?;
         let mut reader = RowReader {
-            path,
+            parser: RowParser { path, array: false },
             input: BufReader::with_capacity(1 << 16, file),
-            array: false,
             row: 0,
             bytes: Vec::new(),
             done: false,
@@ -59,7 +88,7 @@ impl RowReader {
                 b'\n' => reader.row += 1,
                 b' ' | b'\t' | b'\r' => {}
                 b'[' => {
-                    reader.array = true;
+                    reader.parser.array = true;
                     reader.row = 0;
                     break;
                 }
@@ -70,17 +99,23 @@ impl RowReader {
         Ok(reader)
     }
 
-    /// Bytes of JSON of the row last returned.
-    pub fn row_bytes(&self) -> usize {
-        self.bytes.len()
+    pub(super) fn parser(&self) -> &RowParser {
+        &self.parser
+    }
+
+    /// Appends the JSON of the next row, as it stands in the file, and returns its number; `None` at the
+    /// end. Not to be called again after an error.
+    pub(super) fn next_raw(&mut self, bytes: &mut Vec<u8>) -> Result<Option<u64>> {
+        let found = if self.parser.array { self.next_element(bytes)? } else { self.next_line(bytes)? };
+        Ok(found.then_some(self.row))
     }
 
     fn fault(&self, reason: impl Into<String>) -> Error {
-        Error::DataInvalid { path: self.path.clone(), row: self.row, reason: reason.into() }
+        self.parser.fault(self.row, reason)
     }
 
     fn fill(&mut self) -> Result<&[u8]> {
-        self.input.fill_buf().map_err(Error::io(&self.path))
+        self.input.fill_buf().map_err(Error::io(&self.parser.path))
     }
 
     fn peek(&mut self) -> Result<Option<u8>> {
@@ -102,12 +137,13 @@ impl RowReader {
         self.fault(format!("the row is longer than {} MiB", MAX_ROW_BYTES >> 20))
     }
 
-    /// Reads the next line that is not blank into `bytes`; false at the end.
-    fn next_line(&mut self) -> Result<bool> {
+    /// Appends the next line that is not blank; false at the end.
+    fn next_line(&mut self, bytes: &mut Vec<u8>) -> Result<bool> {
+        let start = bytes.len();
         loop {
-            self.bytes.clear();
+            bytes.truncate(start);
             let limit = MAX_ROW_BYTES as u64 + 2;
-            let n = (&mut self.input).take(limit).read_until(b'\n', &mut self.bytes).map_err(Error::io(&self.path))?;
+            let n = (&mut self.input).take(limit).read_until(b'\n', bytes).map_err(Error::io(&self.parser.path))?;
             if n == 0 {
                 return Ok(false);
             }
@@ -115,14 +151,14 @@ impl RowReader {
             if n > MAX_ROW_BYTES {
                 return Err(self.too_long());
             }
-            if !self.bytes.iter().all(u8::is_ascii_whitespace) {
+            if !bytes[start..].iter().all(u8::is_ascii_whitespace) {
                 return Ok(true);
             }
         }
     }
 
-    /// Reads the next element of the array into `bytes`; false behind the closing bracket.
-    fn next_element(&mut self) -> Result<bool> {
+    /// Appends the next element of the array; false behind the closing bracket.
+    fn next_element(&mut self, bytes: &mut Vec<u8>) -> Result<bool> {
         let first = self.row == 0;
         self.row += 1;
         if first {
@@ -144,7 +180,7 @@ impl RowReader {
             next = self.peek_token()?;
         }
         match next {
-            Some(b'{') => self.copy_object().map(|()| true),
+            Some(b'{') => self.copy_object(bytes).map(|()| true),
             Some(b']') => Err(self.fault("expected an element after the comma, found the closing bracket")),
             Some(byte) => Err(self.fault(format!("expected an object, found {}", kind_of_byte(byte)))),
             None => Err(self.fault("the file ends before the closing bracket of the array")),
@@ -152,11 +188,11 @@ impl RowReader {
     }
 
     /// Copies one balanced object; whether it is valid JSON is the parser's business.
-    fn copy_object(&mut self) -> Result<()> {
-        self.bytes.clear();
+    fn copy_object(&mut self, bytes: &mut Vec<u8>) -> Result<()> {
+        let start = bytes.len();
         let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
         loop {
-            let chunk = self.input.fill_buf().map_err(Error::io(&self.path))?;
+            let chunk = self.input.fill_buf().map_err(Error::io(&self.parser.path))?;
             if chunk.is_empty() {
                 return Err(self.fault("the file ends inside this element"));
             }
@@ -178,9 +214,9 @@ impl RowReader {
                     _ => {}
                 }
             }
-            self.bytes.extend_from_slice(&chunk[..used]);
+            bytes.extend_from_slice(&chunk[..used]);
             self.input.consume(used);
-            if self.bytes.len() > MAX_ROW_BYTES {
+            if bytes.len() - start > MAX_ROW_BYTES {
                 return Err(self.too_long());
             }
             if whole {
@@ -189,26 +225,13 @@ impl RowReader {
         }
     }
 
-    fn parse(&self) -> Result<Map<String, Value>> {
-        match serde_json::from_slice::<Value>(&self.bytes) {
-            Ok(Value::Object(map)) => Ok(map),
-            Ok(other) => Err(self.fault(format!("expected an object, found {}", kind(&other)))),
-            Err(e) => {
-                // The parser's line is that of the row, which for JSONL is always 1.
-                let text = e.to_string();
-                let what = text.split(" at line ").next().unwrap_or(&text);
-                let place = match self.array {
-                    true => format!("line {}, column {} of the element", e.line(), e.column()),
-                    false => format!("column {}", e.column()),
-                };
-                Err(self.fault(format!("not valid JSON: {what} ({place})")))
-            }
-        }
-    }
-
     fn advance(&mut self) -> Result<Option<Row>> {
-        let found = if self.array { self.next_element()? } else { self.next_line()? };
-        Ok(if found { Some((self.row, self.parse()?)) } else { None })
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.clear();
+        let found = self.next_raw(&mut bytes)?;
+        let row = found.map(|row| Ok((row, self.parser.parse(row, &bytes)?))).transpose();
+        self.bytes = bytes;
+        row
     }
 }
 

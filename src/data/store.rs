@@ -42,7 +42,7 @@ pub struct StoreRequest<'a> {
     pub cache_dir: &'a Path,
     /// Threads that tokenise, ≥ 1.
     pub threads: usize,
-    /// Asked between blocks of rows; true ends the build.
+    /// Asked on the caller's thread, ten times a second or oftener; true ends the build.
     pub stop: &'a dyn Fn() -> bool,
 }
 

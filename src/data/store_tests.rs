@@ -199,8 +199,38 @@ fn the_first_fault_of_the_file_is_named() {
     let path = bench.file("{\"text\":\"a\"}\n{\"text\"\n");
     let e = bench.open(&path).unwrap_err().to_string();
     assert!(e.contains(": row 2: not valid JSON: "), "{e}");
+    // Faults in several blocks, which different threads meet: a quick one must not outrun an earlier slow one.
+    let mut lines = vec!["{\"text\":\"a\"}".to_string(); 9000];
+    lines[3000] = format!("{{\"text\":\"{}\"}}", "once upon a time ".repeat(4000));
+    for bad in [3001, 3002, 4500, 6000, 8999] {
+        lines[bad] = "{\"text\":null}".into();
+    }
+    let path = bench.file(&lines.join("\n"));
+    let e = bench.open(&path).unwrap_err().to_string();
+    assert!(e.contains(": row 3002: text: "), "{e}");
     assert!(bench.files("").is_empty());
     assert!(matches!(bench.open(&bench.dir.path().join("absent")), Err(Error::Io { .. })));
+}
+
+#[test]
+fn any_number_of_threads_writes_the_same_bytes() {
+    let Some(mut bench) = Bench::new() else { return };
+    // Rows of very different lengths, so that blocks overtake each other.
+    let row = |i: usize| match i % 1000 {
+        0 => "once upon a time ".repeat(3000),
+        _ => format!("line {i}"),
+    };
+    let text: String = (0..9000).map(|i| format!("{{\"text\":\"{}\"}}\n", row(i))).collect();
+    let data = bench.file(&text);
+    let written = [1, 2, 7].map(|threads| {
+        bench.threads = threads;
+        check(&bench.open(&data).unwrap());
+        let files = [bench.files(".tokens").remove(0), bench.files(".index").remove(0)];
+        let bytes = files.each_ref().map(|f| std::fs::read(f).unwrap());
+        files.iter().for_each(|f| std::fs::remove_file(f).unwrap());
+        bytes
+    });
+    assert!(written[0] == written[1] && written[0] == written[2]);
 }
 
 #[test]

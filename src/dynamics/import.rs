@@ -23,7 +23,8 @@ pub struct ImportReport {
 
 /// Confidence of each of our examples (source row and text hash, in order of our set) from another
 /// run's log, over its [`split_checkpoints`]; NaN where the log does not know the row. Equal texts
-/// join in order of occurrence. 32 bytes an example of the log while it joins.
+/// join in order of occurrence. 4 bytes for each example of ours and of the log, and 4⅛ more of the
+/// log's unless ours come in its order.
 ///
 /// # Errors
 /// More than 1 % of our examples are missing (ours), or as [`confidences`].
@@ -33,32 +34,30 @@ pub fn import_confidences(
     kind: Confidence,
 ) -> Result<(Vec<f32>, ImportReport)> {
     let known = confidences(foreign, kind, &split_checkpoints(foreign)?)?;
-    let mut index: Vec<([u8; 16], u32)> = foreign.examples().enumerate().map(|(i, (_, h))| (h, i as u32)).collect();
-    index.sort_unstable();
-    // For the first entry of each hash: how many of its occurrences are taken.
-    let mut taken = vec![0u32; index.len()];
-
+    let mut index = None;
     let mut joined = Vec::with_capacity(ours.size_hint().0);
     let mut report = ImportReport::default();
-    for (row, hash) in ours {
-        let first = index.partition_point(|(h, _)| *h < hash);
-        if index.get(first).is_none_or(|(h, _)| *h != hash) {
-            report.missing += 1;
-            if report.missing_rows.len() < 10 {
-                report.missing_rows.push(row);
+    for (n, (row, hash)) in ours.enumerate() {
+        let in_order = || u32::try_from(n).ok().filter(|&n| foreign.example(n).is_some_and(|(_, h)| h == hash));
+        let found = match (&index, in_order()) {
+            // So far both have the same texts, so this is the same occurrence of its own.
+            (None, Some(n)) => Some((n, true)),
+            _ => index.get_or_insert_with(|| Index::new(foreign, n)).take(&hash),
+        };
+        match found {
+            Some((at, first)) => {
+                report.matched += 1;
+                report.repeated += u64::from(!first);
+                joined.push(known[at as usize]);
             }
-            joined.push(f32::NAN);
-            continue;
+            None => {
+                report.missing += 1;
+                if report.missing_rows.len() < 10 {
+                    report.missing_rows.push(row);
+                }
+                joined.push(f32::NAN);
+            }
         }
-        let mut at = first + taken[first] as usize;
-        if index.get(at).is_some_and(|(h, _)| *h == hash) {
-            taken[first] += 1;
-        } else {
-            at -= 1;
-            report.repeated += 1;
-        }
-        joined.push(known[index[at].1 as usize]);
-        report.matched += 1;
     }
 
     let all = report.matched + report.missing;
@@ -75,6 +74,74 @@ pub fn import_confidences(
         ::log::warn!("{}: {} of {all} rows are not in it", foreign.dir().display(), report.missing);
     }
     Ok((joined, report))
+}
+
+/// The examples of a log by the hash of their text. The hashes stay in the log's map.
+struct Index<'a> {
+    log: &'a DynamicsLog,
+    /// In order of hash, equal ones in order of the log.
+    sorted: Vec<u32>,
+    /// A bit for each of `sorted`; of equal hashes, the first are taken first.
+    taken: Vec<u64>,
+}
+
+impl Index<'_> {
+    /// The first `n` of the log are taken.
+    fn new(log: &DynamicsLog, n: usize) -> Index<'_> {
+        let mut sorted: Vec<u32> = (0..log.len() as u32).collect();
+        sorted.sort_unstable_by_key(|&i| (log.example(i).map(|(_, h)| h), i));
+        let mut index = Index { log, taken: vec![0; sorted.len().div_ceil(64)], sorted };
+        for at in 0..index.sorted.len() {
+            if (index.sorted[at] as usize) < n {
+                index.set_taken(at);
+            }
+        }
+        index
+    }
+
+    fn hash(&self, at: usize) -> Option<[u8; 16]> {
+        self.sorted.get(at).and_then(|&i| self.log.example(i)).map(|(_, h)| h)
+    }
+
+    fn is_taken(&self, at: usize) -> bool {
+        self.taken[at / 64] & (1 << (at % 64)) != 0
+    }
+
+    fn set_taken(&mut self, at: usize) {
+        self.taken[at / 64] |= 1 << (at % 64);
+    }
+
+    /// The next occurrence of a text, or its last, and whether that was not taken before.
+    fn take(&mut self, hash: &[u8; 16]) -> Option<(u32, bool)> {
+        let end = self.sorted.len();
+        let start = partition_point(0, end, |at| self.hash(at).is_some_and(|h| h < *hash));
+        if self.hash(start) != Some(*hash) {
+            return None;
+        }
+        let next = match self.is_taken(start) {
+            true => partition_point(start, end, |at| self.hash(at) == Some(*hash) && self.is_taken(at)),
+            false => start,
+        };
+        if self.hash(next) != Some(*hash) {
+            return Some((self.sorted[next - 1], false));
+        }
+        self.set_taken(next);
+        Some((self.sorted[next], true))
+    }
+}
+
+/// The first place from `low` to `high` for which `holds` does not, given that it does for all before and for none
+/// after. The standard library's looks at elements, not at places.
+fn partition_point(mut low: usize, mut high: usize, holds: impl Fn(usize) -> bool) -> usize {
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if holds(middle) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    low
 }
 
 #[cfg(test)]
@@ -111,5 +178,28 @@ mod tests {
         ours[11].1 = [11, 8].repeat(8).try_into().unwrap();
         let e = import_confidences(&log, ours.into_iter(), Confidence::Nll).unwrap_err().to_string();
         assert!(e.contains("3 of 200 rows are not in it") && e.contains("8, 10, 12"), "{e}");
+    }
+
+    #[test]
+    fn any_order_joins_as_a_search_from_the_front_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let texts: Vec<(u64, [u8; 16])> = (0..90u64).map(|i| (i, hash((i * i % 23) as u8))).collect();
+        let log = log_of(dir.path(), &texts, &[&nll(&(0..90).map(|i| i as f64 / 8.0).collect::<Vec<_>>())]);
+        // In the log's order for a while, then from behind; at last more than the log has.
+        for same in [0, 1, 40, 90] {
+            let ours: Vec<_> = texts[..same].iter().chain(texts[same..].iter().rev()).chain(&texts).copied().collect();
+            let mut left: Vec<Option<[u8; 16]>> = texts.iter().map(|t| Some(t.1)).collect();
+            let expected: Vec<f32> = ours
+                .iter()
+                .map(|(_, h)| {
+                    let next = left.iter().position(|l| *l == Some(*h));
+                    let at = next.unwrap_or_else(|| texts.iter().rposition(|t| t.1 == *h).unwrap());
+                    left[at] = None;
+                    -(at as f32) / 8.0
+                })
+                .collect();
+            let (conf, report) = import_confidences(&log, ours.into_iter(), Confidence::Nll).unwrap();
+            assert_eq!((conf, report.matched, report.repeated), (expected, 180, 90), "{same}");
+        }
     }
 }

@@ -15,4 +15,6 @@ mod kill;
 mod memory;
 mod ops;
 mod runs;
+#[cfg(feature = "cli")]
+mod scale;
 mod support;
