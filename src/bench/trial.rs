@@ -89,7 +89,6 @@ impl Trial {
             for group in &step.groups {
                 let run = GroupRun { engine, model, adapter: Some(&*adapter), keep: choice.keep, dropout: None };
                 let r = group.run(&run, Some(grads))?;
-                if std::env::var("DBG").is_ok() { eprintln!("{:?} kept {} predicted {} account {} held {}", group.shape(), r.kept_blocks, needs.bytes(group.shape(), choice), engine.account().peak(), engine.account().held()); }
                 *kept += r.kept_blocks;
                 *predicted = (*predicted).max(needs.bytes(group.shape(), choice));
                 loss += group.a * r.rows.iter().map(|r| r.nll).sum::<f64>() + group.mu * r.mixup;

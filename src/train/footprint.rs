@@ -134,7 +134,9 @@ impl Footprint {
         let attention = s * c + n * (c + 3 * self.queries + 2 * self.keys + self.heads + spread) + scores;
         let attention = attention.saturating_sub(n * (2 * f + c));
         let k = chunk.min(s);
-        let loss = t * c + 3 * s * c + k * (c + self.vocab) + self.product(k);
+        // The logits need one gap, and those that the last block left are too small for them.
+        let left = n * (f + c) + masked + product;
+        let loss = t * c + left.max(3 * s * c + k * c + self.product(k)) + k * self.vocab;
         let working = [forward, n * 2 * c + scores, waiting + backward, waiting + attention, loss];
         Parts { kept: 4 * kept, working: 4 * working.into_iter().max().unwrap_or(0) }
     }
@@ -146,7 +148,8 @@ impl Footprint {
         let block = n * (self.saved + f + c) + self.product(n);
         let scores = n * 3 * c + self.attention(longest);
         let k = chunk.min(s);
-        let loss = n * c + 2 * s * c + k * (c + self.vocab) + self.product(k);
+        let left = n * (f + c) + self.product(n);
+        let loss = n * c + left.max(2 * s * c + k * c + self.product(k)) + k * self.vocab;
         4 * block.max(scores).max(loss)
     }
 

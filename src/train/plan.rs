@@ -148,8 +148,8 @@ impl Asked {
 pub fn choose(f: &Footprint, asked: &Asked) -> Result<Choice, Short> {
     let held = asked.fixed + f.adapter_bytes();
     let limited = asked.memory_limit.is_some() || asked.resident_limit.is_some();
-    // Which thread takes its scratch first decides which gap it fills: a little is left for that.
-    let room = asked.granted().saturating_sub(held) / 64 * 63;
+    // Gaps between buffers are up to 3 % of them.
+    let room = asked.granted().saturating_sub(held) / 28 * 27;
     let keep = match asked.recompute {
         Recompute::On => Keep::INPUTS,
         Recompute::Off => Keep::ALL,
@@ -181,7 +181,7 @@ pub fn choose(f: &Footprint, asked: &Asked) -> Result<Choice, Short> {
     }
     let (tokens, loss_chunk) = match best {
         Some((_, tokens, chunk)) => (tokens, chunk),
-        None if limited => return Err(Short { needed: held + smallest.0 / 63 * 64 + 64 }),
+        None if limited => return Err(Short { needed: held + smallest.0 / 27 * 28 + 28 }),
         None => (smallest.1, smallest.2),
     };
     let rows = asked.rows(tokens);
