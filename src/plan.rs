@@ -125,14 +125,13 @@ pub fn plan(config: &TrainConfig) -> Result<RunPlan> {
         }
         Err(e) => return Err(e),
     };
-    let Forecast { kept, working, peak, gflop, blocks_kept } =
-        forecast(config, &needs, &choice, &stages.stages, &store);
-    out.predicted_peak_bytes = peak as u64;
+    let Forecast { most, gflop, blocks_kept } = forecast(config, &needs, &choice, &stages.stages, &store);
+    out.predicted_peak_bytes = (needs.held() + most.total()) as u64;
     out.memory = Some(PlannedMemory {
         fixed: needs.asked.fixed as u64,
         adapter: needs.footprint.adapter_bytes() as u64,
-        activations: kept as u64,
-        working: working as u64,
+        activations: most.kept as u64,
+        working: most.working as u64,
     });
     out.micro_batch = Some(choice.cut.micro_batch as u64);
     out.micro_tokens = Some(choice.cut.micro_tokens as u64).filter(|&t| t != usize::MAX as u64);

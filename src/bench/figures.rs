@@ -90,7 +90,7 @@ impl Figures {
             blocks_kept: self.blocks_kept as f64 / (self.groups * trial.model.config.num_layers) as f64,
             loss_chunk: trial.choice.cut.loss_chunk,
             memory_limit: config.memory_limit,
-            predicted_peak_bytes: trial.predicted as u64,
+            predicted_peak_bytes: trial.predicted() as u64,
             lora_r: config.lora_r,
             tokens_per_step: tokens / n,
             real_tokens_per_second: tokens / seconds,

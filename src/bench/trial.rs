@@ -11,6 +11,7 @@ use crate::lora::Adapter;
 use crate::model::{Decoder, DecoderConfig};
 use crate::ops::linear::SlotGrad;
 use crate::ops::{available_threads, Engine, EngineOptions};
+use crate::train::footprint::Parts;
 use crate::train::group::GroupRun;
 use crate::train::optimizer::{AdamW, AdamWConfig};
 use crate::train::plan::Choice;
@@ -43,8 +44,8 @@ pub(super) struct Trial {
     pub choice: Choice,
     /// Blocks that kept their activations in the last step, of all groups together.
     pub kept: usize,
-    /// Bytes that the plan says the largest group so far needs, with all that is held beside it.
-    pub predicted: usize,
+    /// What the plan says of the groups so far.
+    most: Parts,
 }
 
 impl Trial {
@@ -76,12 +77,17 @@ impl Trial {
         let adapter = Adapter::fresh(&engine, &model, &like.lora(), config.seed)?;
         let adam = AdamW::new(&engine, &adapter, ADAMW)?;
         let grads = adapter.zero_gradients(&engine)?;
-        Ok(Trial { engine, model, adapter, adam, grads, needs, choice, kept: 0, predicted: 0 })
+        Ok(Trial { engine, model, adapter, adam, grads, needs, choice, kept: 0, most: Parts::default() })
+    }
+
+    /// Bytes that the plan says these steps need.
+    pub fn predicted(&self) -> usize {
+        self.needs.held() + self.most.total()
     }
 
     /// One optimizer step; gives the loss.
     pub fn step(&mut self, step: &Step) -> Result<f64> {
-        let Trial { engine, model, adapter, adam, grads, needs, choice, kept, predicted } = self;
+        let Trial { engine, model, adapter, adam, grads, needs, choice, kept, most } = self;
         let engine = &*engine;
         *kept = 0;
         engine.run(|| {
@@ -90,7 +96,7 @@ impl Trial {
                 let run = GroupRun { engine, model, adapter: Some(&*adapter), keep: choice.keep, dropout: None };
                 let r = group.run(&run, Some(grads))?;
                 *kept += r.kept_blocks;
-                *predicted = (*predicted).max(needs.bytes(group.shape(), choice));
+                *most = most.max(needs.parts(group.shape(), choice));
                 loss += group.a * r.rows.iter().map(|r| r.nll).sum::<f64>() + group.mu * r.mixup;
             }
             adam.apply(engine, adapter, grads, LEARNING_RATE)?;

@@ -6,19 +6,17 @@ use crate::config::{Recipe, TrainConfig};
 use crate::data::store::TokenStore;
 use crate::recipe::{Halves, PlannedStage};
 use crate::train::batches::{group_shapes, Cut};
+use crate::train::footprint::Parts;
 use crate::train::plan::Choice;
 
 /// Steps that are replayed of each stage: more hardly find a larger group.
 const REPLAYED: u64 = 20_000;
 
 /// What a run will need.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Forecast {
-    /// Bytes kept between the passes, and held beside that, in the group that needs most.
-    pub kept: usize,
-    pub working: usize,
-    /// Most bytes at once, of all.
-    pub peak: usize,
+    /// Most bytes of the groups.
+    pub most: Parts,
     /// Operations of all steps' floors and of the sweeps, 1e9.
     pub gflop: f64,
     /// Mean share of the blocks that keep their activations.
@@ -41,7 +39,6 @@ pub(crate) fn forecast(
         mu: config.mu,
         reduction: config.mix_reduction,
     };
-    let held = needs.asked.fixed + footprint.adapter_bytes();
     let mut f = Forecast::default();
     let (mut kept_blocks, mut groups) = (0usize, 0usize);
     let order: Vec<f32> = match config.recipe {
@@ -57,10 +54,7 @@ pub(crate) fn forecast(
             let taken = rows.step(&stage, config, store.len() as u32, step, halves.as_ref());
             for rows in group_shapes(store, &taken, cut) {
                 let blocks = footprint.kept_blocks(choice.keep, rows, chunk);
-                let parts = footprint.group(rows, blocks, chunk);
-                if held + parts.total() > f.peak {
-                    (f.kept, f.working, f.peak) = (parts.kept, parts.working, held + parts.total());
-                }
+                f.most = f.most.max(footprint.group(rows, blocks, chunk));
                 kept_blocks += blocks;
                 groups += 1;
                 gflop += needs.step_gflop(rows);

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::lora::peft::load_adapter;
 use crate::model::DecoderConfig;
 use crate::ops::{FIXED, PER_THREAD};
-use crate::train::footprint::{Footprint, Rows, Slots};
+use crate::train::footprint::{Footprint, Parts, Rows, Slots};
 use crate::train::plan::{choose, Asked, Choice, Settled, Short};
 
 /// Bytes an example of a run: its place in the order, its half, its confidence.
@@ -97,11 +97,15 @@ impl Needs {
         self.gflop(rows.tokens as f64, rows.supervised as f64) + 12e-9 * self.queries as f64 * squares
     }
 
-    /// Bytes held while a group of these rows runs.
-    pub fn bytes(&self, rows: Rows, choice: &Choice) -> usize {
+    /// Bytes of a group of these rows.
+    pub fn parts(&self, rows: Rows, choice: &Choice) -> Parts {
         let kept = self.footprint.kept_blocks(choice.keep, rows, choice.cut.loss_chunk);
-        let group = self.footprint.group(rows, kept, choice.cut.loss_chunk).total();
-        self.asked.fixed + self.footprint.adapter_bytes() + group
+        self.footprint.group(rows, kept, choice.cut.loss_chunk)
+    }
+
+    /// Bytes held beside groups.
+    pub fn held(&self) -> usize {
+        self.asked.fixed + self.footprint.adapter_bytes()
     }
 
     /// Bytes that the library may hold beside mapped weights.

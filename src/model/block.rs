@@ -133,7 +133,7 @@ impl Block {
 
     /// The last linear.
     fn forward_last(&self, cx: Context, saved: &Saved) -> Result<Buf> {
-        let a = elementwise::silu_mul(cx.engine, &saved.gate, &saved.up)?;
+        let a = cx.engine.passing(|| elementwise::silu_mul(cx.engine, &saved.gate, &saved.up))?;
         // The t of the last linear is made again from `a` in the backward pass, as it is after a recompute.
         let mut y = cx.project(&self.down, &a, &mut Vec::new())?;
         elementwise::add(cx.engine, &mut y, &saved.x2)?;
@@ -153,7 +153,7 @@ impl Block {
     ) -> Result<Saved> {
         let (e, c, layout) = (cx.engine, cx.config, cx.call.layout);
         let mut t = Vec::new();
-        let n1 = rms_norm::forward(e, &x, &self.input_norm, c.rms_norm_eps)?;
+        let n1 = e.passing(|| rms_norm::forward(e, &x, &self.input_norm, c.rms_norm_eps))?;
         let mut q = cx.project(&self.q, &n1, &mut t)?;
         let mut k = cx.project(&self.k, &n1, &mut t)?;
         let v = cx.project(&self.v, &n1, &mut t)?;
@@ -171,7 +171,7 @@ impl Block {
         let (o, lse) = attend(cx.attention_shape(self), &q, &k, &v)?;
         let mut x2 = cx.project(&self.o, &o, &mut t)?;
         elementwise::add(e, &mut x2, &x)?;
-        let n2 = rms_norm::forward(e, &x2, &self.post_norm, c.rms_norm_eps)?;
+        let n2 = e.passing(|| rms_norm::forward(e, &x2, &self.post_norm, c.rms_norm_eps))?;
         let gate = cx.project(&self.gate, &n2, &mut t)?;
         let up = cx.project(&self.up, &n2, &mut t)?;
         Ok(Saved { x, raw, q, k, v, o, lse, x2, gate, up, t })

@@ -34,8 +34,8 @@ pub enum Keep {
     Nothing,
     /// Everything of so many blocks from the top, the input of the others: those run forward again.
     Top(usize),
-    /// As many blocks as leave a group of rows within these bytes: [`Group`](crate::train::group::Group) finds
-    /// the number, and here it is none.
+    /// As many blocks as keep a group's activations within these bytes: [`Group`](crate::train::group::Group)
+    /// finds the number, and here it is none.
     Within(usize),
 }
 
@@ -253,14 +253,15 @@ impl Decoder {
         let Pass { mut kept, out, layout, dropout, positions } = pass;
         let c = self.config.hidden_size;
         // The final norm's gradient on the supervised rows alone, then spread over the tokens.
-        let x = rows::gather(engine, &out, c, &positions)?;
-        let at: Vec<u32> = (first as u32..(first + positions.len()) as u32).collect();
-        let g = rows::gather(engine, dh, c, &at)?;
-        let mut dx = engine.take(positions.len(), c)?;
-        rms_norm::backward(engine, &x, &self.norm, self.config.rms_norm_eps, &g, &mut dx, false)?;
-        drop((x, g, out));
-        let mut g = rows::scatter(engine, layout.tokens(), c, &dx, 0, &positions)?;
-        drop(dx);
+        let mut g = engine.passing(|| {
+            let x = rows::gather(engine, &out, c, &positions)?;
+            let at: Vec<u32> = (first as u32..(first + positions.len()) as u32).collect();
+            let g = rows::gather(engine, dh, c, &at)?;
+            let mut dx = engine.take(positions.len(), c)?;
+            rms_norm::backward(engine, &x, &self.norm, self.config.rms_norm_eps, &g, &mut dx, false)?;
+            drop((x, g, out));
+            rows::scatter(engine, layout.tokens(), c, &dx, 0, &positions)
+        })?;
         for l in (lowest..self.blocks.len()).rev() {
             let block = &self.blocks[l];
             let cx = self.context(engine, Some(adapter), &layout, dropout);
@@ -270,7 +271,7 @@ impl Decoder {
                 Some(Kept::Input(x)) => block.forward_saved(cx, x)?,
                 _ => return Err(Error::Misuse("a pass that kept nothing was run backward".into())),
             };
-            let dx = block.backward(cx, saved, g, grads, l > lowest)?;
+            let dx = engine.passing(|| block.backward(cx, saved, g, grads, l > lowest))?;
             self.leave(l);
             match dx {
                 Some(dx) => g = dx,

@@ -16,7 +16,7 @@ pub fn forward(engine: &Engine, s: Shape, layout: &Layout, q: &Buf, k: &Buf, v: 
             let mut o = engine.pool.take(q.len());
             let mut lse = engine.pool.take(layout.tokens() * s.heads);
             let operands = (&q[..], k.host(), v.host());
-            kernel::forward(s, &layout.offsets, operands, &mut o, &mut lse, |n| engine.pool.take(n));
+            kernel::forward(s, &layout.offsets, operands, &mut o, &mut lse, |n| engine.pool.scratch(n));
             Ok((Buf::Host(o), Buf::Host(lse)))
         }
         Buf::Dev(q) => {
@@ -59,7 +59,7 @@ pub fn backward(engine: &Engine, s: Shape, layout: &Layout, saved: Saved, g: &Bu
             let (mut dq, mut dk, mut dv) =
                 (engine.pool.take(q.len()), engine.pool.take(k.len()), engine.pool.take(v.len()));
             let out = (&mut dq[..], &mut dk[..], &mut dv[..]);
-            let scratch = |n| engine.pool.take(n);
+            let scratch = |n| engine.pool.scratch(n);
             kernel::backward(s, &layout.offsets, (q, k, v), (saved.o.host(), saved.lse.host()), g, out, scratch);
             Ok((Buf::Host(dq), Buf::Host(dk), Buf::Host(dv)))
         }

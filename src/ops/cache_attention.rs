@@ -32,7 +32,7 @@ pub fn forward(engine: &Engine, s: Shape, q: &Buf, k: &Buf, v: &Buf, tokens: usi
             let mut lse = engine.pool.take(s.heads);
             let visible = first * kw..tokens * kw;
             let operands = (&q[..], &k.host()[visible.clone()], &v.host()[visible]);
-            kernel::forward(s, operands, &mut o, &mut lse, |n| engine.pool.take(n));
+            kernel::forward(s, operands, &mut o, &mut lse, |n| engine.pool.scratch(n));
             Ok((Buf::Host(o), Buf::Host(lse)))
         }
         Buf::Dev(q) => {

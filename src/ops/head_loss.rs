@@ -137,12 +137,12 @@ fn fused(
     stats: &mut Vec<RowStats>,
 ) -> Result<()> {
     let (v, c, k) = (head.rows(), head.cols(), chunk.positions.len());
-    let mut hc = engine.pool.take(k * c);
+    let mut hc = engine.pool.scratch(k * c);
     for (row, p) in hc.chunks_exact_mut(c).zip(&chunk.positions) {
         row.copy_from_slice(&h[p.state as usize * c..(p.state as usize + 1) * c]);
     }
-    let scratch = |n| engine.pool.take(n);
-    let mut logits = engine.pool.take(k * v);
+    let scratch = |n| engine.pool.scratch(n);
+    let mut logits = engine.pool.scratch(k * v);
     let w = Columns(head.stored(engine));
     let states = Term { a: View::rows(&hc, c), k: c, b: &w, alpha: 1.0 };
     product(&mut logits, v, false, (k, v), &[states], scratch);

@@ -86,7 +86,7 @@ impl Call<'_> {
 
 /// `y[N,out]` and, with a slot, `t[N,R]`.
 pub fn forward(engine: &Engine, lin: &Linear, slot: Option<&Slot>, x: &Buf, call: Call) -> Result<(Buf, Option<Buf>)> {
-    let dropped = slot.map(|s| call.dropped(engine, x, s)).transpose()?.flatten();
+    let dropped = engine.passing(|| Ok(slot.map(|s| call.dropped(engine, x, s)).transpose()?.flatten()))?;
     engine.timed(Phase::Linear, || {
         let t = slot.map(|s| down(engine, s, dropped.as_ref().unwrap_or(x))).transpose()?;
         match x {
@@ -103,7 +103,7 @@ pub fn forward(engine: &Engine, lin: &Linear, slot: Option<&Slot>, x: &Buf, call
                     if let (Some(s), Some(t), Some(b)) = (slot, &t, &b) {
                         terms.push(Term { a: View::rows(t.host(), s.r), k: s.r, b, alpha: s.scale });
                     }
-                    product(&mut y, out, false, (n, out), &terms, |n| engine.pool.take(n));
+                    product(&mut y, out, false, (n, out), &terms, |n| engine.pool.scratch(n));
                 }
                 if let Some(bias) = &lin.bias {
                     add_bias(&mut y, bias.host());
@@ -147,7 +147,7 @@ fn down(engine: &Engine, slot: &Slot, x: &Buf) -> Result<Buf> {
             let mut t = engine.pool.take(n * r);
             let a = Columns(Plain::new(slot.a.host(), inp));
             let term = Term { a: View::rows(x, inp), k: inp, b: &a, alpha: 1.0 };
-            product(&mut t, r, false, (n, r), &[term], |n| engine.pool.take(n));
+            product(&mut t, r, false, (n, r), &[term], |n| engine.pool.scratch(n));
             Ok(Buf::Host(t))
         }
         Buf::Dev(x) => Ok(Buf::Dev(x.to_dtype(DType::F32)?.matmul(&slot.a.tensor().t()?)?)),
@@ -210,13 +210,13 @@ fn adapter_gradients(engine: &Engine, slot: &Slot, grad: &mut SlotGrad, x: &Buf,
         Buf::Host(g) => {
             let (out, inp, r) = (slot.out_features, slot.in_features, slot.r);
             let n = g.len() / out;
-            let scratch = |n| engine.pool.take(n);
+            let scratch = |n| engine.pool.scratch(n);
             let mut u = engine.pool.take(n * r);
             let b = Rows(Plain::new(slot.b.host(), r));
             let gb = Term { a: View::rows(g, out), k: out, b: &b, alpha: slot.scale };
             product(&mut u, r, false, (n, r), &[gb], scratch);
             // dBᵀ: few rows, so that g is read once, where it stands.
-            let mut db = engine.pool.take(r * out);
+            let mut db = engine.pool.scratch(r * out);
             let rows = Rows(Plain::new(g, out));
             let tg = Term { a: View::transposed(t.host(), r), k: n, b: &rows, alpha: slot.scale };
             product(&mut db, out, false, (r, out), &[tg], scratch);
@@ -249,7 +249,7 @@ fn up(engine: &Engine, slot: &Slot, u: &Buf) -> Result<Buf> {
             let mut ua = engine.pool.take(n * inp);
             let a = Rows(Plain::new(slot.a.host(), inp));
             let term = Term { a: View::rows(u, r), k: r, b: &a, alpha: 1.0 };
-            product(&mut ua, inp, false, (n, inp), &[term], |n| engine.pool.take(n));
+            product(&mut ua, inp, false, (n, inp), &[term], |n| engine.pool.scratch(n));
             Ok(Buf::Host(ua))
         }
         Buf::Dev(u) => Ok(Buf::Dev(u.matmul(slot.a.tensor())?.to_dtype(engine.options.dtype)?)),
@@ -275,7 +275,7 @@ fn input_gradient(
             if let (Some((s, u)), Some(a)) = (slot, &a) {
                 terms.push(Term { a: View::rows(u.host(), s.r), k: s.r, b: a, alpha: 1.0 });
             }
-            product(dx, inp, add, (g.len() / out, inp), &terms, |n| engine.pool.take(n));
+            product(dx, inp, add, (g.len() / out, inp), &terms, |n| engine.pool.scratch(n));
         }
         Buf::Dev(dx) => {
             let mut v = g.tensor().matmul(lin.weight.tensor())?;

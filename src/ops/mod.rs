@@ -211,6 +211,14 @@ impl Engine {
         }
     }
 
+    /// Runs `f`; the buffers that it takes pass soon, and lie apart from those that are kept.
+    pub(crate) fn passing<T>(&self, f: impl FnOnce() -> Result<T>) -> Result<T> {
+        let before = self.pool.set_passing(true);
+        let out = f();
+        self.pool.set_passing(before);
+        out
+    }
+
     /// A buffer of zeros.
     pub fn zeros(&self, rows: usize, cols: usize) -> Result<Buf> {
         Ok(if self.fused() {
@@ -403,7 +411,7 @@ impl Matrix {
         if let Some(all) = self.weight.as_f32() {
             return f(&all[rows.start * cols..rows.end * cols]);
         }
-        let mut scratch = engine.pool.take(rows.len() * cols);
+        let mut scratch = engine.pool.scratch(rows.len() * cols);
         crate::kernels::cpu::for_rows(&mut scratch, cols, |r0, out| {
             let first = rows.start + r0;
             self.weight.read_rows(first..first + out.len() / cols, out);

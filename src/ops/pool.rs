@@ -1,11 +1,13 @@
 //! The engine's buffers: parts of a few anonymous maps, which a page takes memory of only once it is written.
 //!
-//! The smallest gap that is large enough is taken, so buffers lie close; between two groups of rows
-//! only parameters are lent, so every group finds the same map, whatever ran before it. What is held is how
-//! far up each map has ever been used: a function of the largest group, not of their order.
+//! What is kept between the passes and what passes within one lie apart, so that neither leaves gaps in the
+//! other; the smallest gap that is large enough is taken. Between two groups of rows only parameters are lent,
+//! so every group finds the same maps, whatever ran before it. What is held is how far up each map has ever
+//! been used: a function of the largest group, not of their order.
 
 use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use memmap2::MmapMut;
@@ -14,20 +16,25 @@ use crate::memory::Account;
 
 /// Floats to whose multiples buffers are rounded: a cache line.
 const LINE: usize = 16;
-/// Floats of a map at least, unless a buffer needs more: 64 MiB.
-const MAP: usize = 16 << 20;
+/// Floats of a map at least, unless a buffer needs more: 1 GiB of addresses where those cost nothing, so that
+/// buffers of all sizes lie in one map; 64 MiB where the system counts what may be written, not what is.
+const MAP: usize = if cfg!(all(unix, target_pointer_width = "64")) { 256 << 20 } else { 16 << 20 };
 
 /// A store of buffers.
 #[derive(Default, Debug)]
 pub struct Pool {
     account: Arc<Account>,
     maps: Mutex<Vec<Map>>,
+    /// Whether buffers that are taken now pass.
+    passing: AtomicBool,
 }
 
 /// One anonymous map.
 #[derive(Debug)]
 struct Map {
     memory: MmapMut,
+    /// Whether its buffers pass.
+    passing: bool,
     /// Gaps in order, in floats; no two touch.
     gaps: Vec<Range<usize>>,
     /// Floats from the beginning that have been lent once.
@@ -75,7 +82,12 @@ impl Map {
 impl Pool {
     /// A pool that enters what it holds in an account.
     pub fn new(account: Arc<Account>) -> Pool {
-        Pool { account, maps: Mutex::default() }
+        Pool { account, maps: Mutex::default(), passing: AtomicBool::new(false) }
+    }
+
+    /// Whether buffers that are taken from now on pass, rather than are kept; gives what was set before.
+    pub(crate) fn set_passing(&self, passing: bool) -> bool {
+        self.passing.swap(passing, Relaxed)
     }
 
     /// A buffer of `len` elements with unspecified contents.
@@ -83,12 +95,25 @@ impl Pool {
     /// # Panics
     /// When the system has no more memory; [`Engine::run`](super::Engine::run) makes that an error.
     pub fn take(self: &Arc<Self>, len: usize) -> HostBuf {
+        self.take_from(self.passing.load(Relaxed), len)
+    }
+
+    /// A buffer for within an operation.
+    ///
+    /// # Panics
+    /// As [`Pool::take`].
+    pub fn scratch(self: &Arc<Self>, len: usize) -> HostBuf {
+        self.take_from(true, len)
+    }
+
+    fn take_from(self: &Arc<Self>, passing: bool, len: usize) -> HostBuf {
         if len == 0 {
             return HostBuf { data: NonNull::dangling(), len, part: 0..0, pool: self.clone() };
         }
         let room = len.next_multiple_of(LINE);
         let mut maps = self.lock();
-        let found = maps.iter_mut().enumerate().find_map(|(i, m)| Some((i, m.take(room)?)));
+        let mut fitting = maps.iter_mut().enumerate().filter(|(_, m)| m.passing == passing);
+        let found = fitting.find_map(|(i, m)| Some((i, m.take(room)?)));
         let (i, at) = found.unwrap_or_else(|| {
             let held: usize = maps.iter().map(Map::floats).sum();
             let floats = room.max(MAP).max(held / 2);
@@ -96,7 +121,7 @@ impl Pool {
                 .or_else(|_| MmapMut::map_anon(room * size_of::<f32>()))
                 .unwrap_or_else(|e| panic!("no memory for a buffer of {} bytes: {e}", 4 * room));
             let floats = memory.len() / size_of::<f32>();
-            maps.push(Map { memory, gaps: vec![room..floats], used: 0, lent: 1 });
+            maps.push(Map { memory, passing, gaps: vec![room..floats], used: 0, lent: 1 });
             (maps.len() - 1, 0)
         });
         let map = &mut maps[i];
@@ -242,6 +267,9 @@ mod tests {
         // A buffer that no map of the usual size could hold.
         let large = pool.take(MAP + 1);
         assert_eq!(pool.lock().len(), 2);
+        // What passes lies in a map of its own.
+        drop(pool.scratch(10));
+        assert_eq!(pool.lock().len(), 3);
         drop((large, lent));
         assert!(pool.lock().iter().all(|m| m.gaps.len() == 1 && m.lent == 0));
         assert!(pool.take(0).is_empty());

@@ -52,7 +52,8 @@ pub struct Rows {
     pub supervised: usize,
 }
 
-/// Bytes of a group, by what they are for.
+/// Bytes of a group, by what they are for: each in maps of its own, so the most of each adds up, whichever
+/// groups need them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Parts {
     /// Kept between the passes.
@@ -62,6 +63,11 @@ pub struct Parts {
 }
 
 impl Parts {
+    /// The most of each.
+    pub fn max(self, other: Parts) -> Parts {
+        Parts { kept: self.kept.max(other.kept), working: self.working.max(other.working) }
+    }
+
     /// Both.
     pub fn total(&self) -> usize {
         self.kept + self.working
@@ -121,36 +127,29 @@ impl Footprint {
         let (c, f) = (self.hidden, self.inner);
         // The top block is never run twice.
         let whole = kept.clamp(self.blocks.min(1), self.blocks);
-        let kept = t * (whole * self.saved + (self.blocks - whole) * c);
+        // Every pass keeps its output until its backward pass.
+        let kept = t * (whole * self.saved + (self.blocks - whole + 1) * c);
         let scores = self.attention(longest);
         let product = self.product(n);
-        // Other micro-batches' outputs wait beside.
-        let waiting = (t - n) * c;
         let masked = if self.dropout { n * f } else { 0 };
-        let forward = waiting + n * (f + c) + masked + product;
-        let backward = s * c + n * c + n * 2 * f + masked + 2 * n * self.rank + self.widest + product;
-        // By then gate, up and the state between the halves are gone.
+        let forward = n * f.max(c) + masked + product;
+        let backward = s * c + n * (c + 2 * f + 2 * self.rank) + masked + self.widest + product;
         let spread = if self.grouped { 2 * self.queries } else { 0 };
-        let attention = s * c + n * (c + 3 * self.queries + 2 * self.keys + self.heads + spread) + scores;
-        let attention = attention.saturating_sub(n * (2 * f + c));
+        let attention = s * c + n * (c + 2 * self.queries + 2 * self.keys + self.heads + spread) + scores;
         let k = chunk.min(s);
-        // The logits need one gap, and those that the last block left are too small for them.
-        let left = n * (f + c) + masked + product;
-        let loss = t * c + left.max(3 * s * c + k * c + self.product(k)) + k * self.vocab;
-        let working = [forward, n * 2 * c + scores, waiting + backward, waiting + attention, loss];
-        Parts { kept: 4 * kept, working: 4 * working.into_iter().max().unwrap_or(0) }
+        let loss = 3 * s * c + k * (c + self.vocab) + self.product(k);
+        let working = [forward, n * c + scores, backward, attention, loss].into_iter().max().unwrap_or(0);
+        Parts { kept: 4 * kept, working: 4 * working }
     }
 
     /// Bytes of a forward pass that keeps nothing.
     pub fn scoring(&self, rows: Rows, chunk: usize) -> usize {
         let Rows { together: n, longest, supervised: s, .. } = rows;
         let (c, f) = (self.hidden, self.inner);
-        let block = n * (self.saved + f + c) + self.product(n);
-        let scores = n * 3 * c + self.attention(longest);
         let k = chunk.min(s);
-        let left = n * (f + c) + self.product(n);
-        let loss = n * c + left.max(2 * s * c + k * c + self.product(k)) + k * self.vocab;
-        4 * block.max(scores).max(loss)
+        let loss = 2 * s * c + k * (c + self.vocab) + self.product(k);
+        let working = (n * f.max(c) + self.product(n)).max(n * c + self.attention(longest)).max(loss);
+        4 * (n * (self.saved + c) + working)
     }
 
     /// How many blocks from the top can keep their activations.
@@ -159,7 +158,7 @@ impl Footprint {
             Keep::Nothing => 0,
             Keep::Top(k) => k.min(self.blocks),
             Keep::Within(bytes) => {
-                (0..=self.blocks).rev().find(|&k| self.group(rows, k, chunk).total() <= bytes).unwrap_or(0)
+                (0..=self.blocks).rev().find(|&k| self.group(rows, k, chunk).kept <= bytes).unwrap_or(0)
             }
         }
     }

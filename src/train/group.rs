@@ -264,13 +264,14 @@ impl Group {
         let (mut passes, mut states) = (Vec::new(), Vec::new());
         for m in &self.micros {
             let mut pass = model.forward(engine, adapter, &m.ids, m.layout.clone(), keep, run.dropout)?;
-            states.push(model.states(engine, &mut pass, m.positions.clone())?);
+            states.push(engine.passing(|| model.states(engine, &mut pass, m.positions.clone()))?);
             passes.push(pass);
         }
-        let h = rows::stack(engine, states, model.config.hidden_size)?;
+        let h = engine.passing(|| rows::stack(engine, states, model.config.hidden_size))?;
         let rows = self.rows();
         let (units, owners) = self.units(&rows)?;
-        let (stats, dh) = head_loss::forward_backward(engine, model.head(), &h, &units, grads.is_some())?;
+        let loss = || head_loss::forward_backward(engine, model.head(), &h, &units, grads.is_some());
+        let (stats, dh) = engine.passing(loss)?;
         drop(h);
         model.leave_head();
 

@@ -148,15 +148,15 @@ impl Asked {
 pub fn choose(f: &Footprint, asked: &Asked) -> Result<Choice, Short> {
     let held = asked.fixed + f.adapter_bytes();
     let limited = asked.memory_limit.is_some() || asked.resident_limit.is_some();
-    // Gaps between buffers are up to 3 % of them.
-    let room = asked.granted().saturating_sub(held) / 28 * 27;
-    let keep = match asked.recompute {
+    // Which thread takes its scratch first decides which gap it fills: a little is left for that.
+    let room = asked.granted().saturating_sub(held) / 64 * 63;
+    let keep = |tokens: usize, chunk: usize| match asked.recompute {
         Recompute::On => Keep::INPUTS,
         Recompute::Off => Keep::ALL,
-        Recompute::Auto => Keep::Within(room),
+        Recompute::Auto => Keep::Within(room.saturating_sub(f.group(asked.rows(tokens), 0, chunk).working)),
     };
     let least = |tokens: usize, chunk: usize| {
-        let kept = if keep == Keep::ALL { f.blocks() } else { 0 };
+        let kept = if asked.recompute == Recompute::Off { f.blocks() } else { 0 };
         f.group(asked.rows(tokens), kept, chunk).total()
     };
     let most = (LOGITS / (4 * asked.vocab.max(1))).clamp(32, 512);
@@ -173,7 +173,7 @@ pub fn choose(f: &Footprint, asked: &Asked) -> Result<Choice, Short> {
             if bytes > room {
                 continue;
             }
-            let cost = asked.cost(f, tokens, keep, chunk);
+            let cost = asked.cost(f, tokens, keep(tokens, chunk), chunk);
             if best.is_none_or(|b| cost < b.0) {
                 best = Some((cost, tokens, chunk));
             }
@@ -181,10 +181,10 @@ pub fn choose(f: &Footprint, asked: &Asked) -> Result<Choice, Short> {
     }
     let (tokens, loss_chunk) = match best {
         Some((_, tokens, chunk)) => (tokens, chunk),
-        None if limited => return Err(Short { needed: held + smallest.0 / 27 * 28 + 28 }),
+        None if limited => return Err(Short { needed: held + smallest.0 / 63 * 64 + 64 }),
         None => (smallest.1, smallest.2),
     };
-    let rows = asked.rows(tokens);
+    let (rows, keep) = (asked.rows(tokens), keep(tokens, loss_chunk));
     let most = held + f.group(rows, f.kept_blocks(keep, rows, loss_chunk), loss_chunk).total();
     let left = asked.resident_limit.map(|r| r.saturating_sub(asked.mapped() + most));
     let pinned = left.map(|bytes| bytes / asked.streamed.0.max(1));
