@@ -18,7 +18,11 @@ pub(super) struct Figures {
     micros: usize,
     groups: usize,
     blocks_kept: usize,
+    /// Seconds of the step that is not counted.
+    pub first_step: f64,
     pub losses: Vec<f64>,
+    /// Seconds of a forward pass over the step's rows, in those of the step.
+    pub scored: Vec<f64>,
     peak_anonymous: Option<u64>,
     peak_resident: Option<u64>,
     /// What was there before, and what the reference has left behind in memory; not the step's.
@@ -102,6 +106,7 @@ impl Figures {
             sgemm_gflops: best.gflops,
             sgemm_library,
             sgemm,
+            score_share: median(self.scored),
             step_seconds_median: median(self.steps.iter().map(|s| s.seconds).collect()),
             peak_anonymous_bytes: trial.engine.account().peak() as u64,
             peak_rss_anonymous_bytes: self.peak_anonymous,
@@ -118,6 +123,7 @@ impl Figures {
                 })
                 .collect(),
             seconds_to_first_step,
+            first_step_seconds: self.first_step,
             phases: BenchPhases {
                 linear: phase(Phase::Linear),
                 attention: phase(Phase::Attention),

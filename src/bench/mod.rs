@@ -193,6 +193,10 @@ pub fn run(config: &BenchConfig, observe: &mut dyn FnMut(&BenchStep)) -> Result<
         figures.see_memory(sampler.peak(), peak_resident_bytes());
         drop(sampler);
 
+        let began = Instant::now();
+        trial.score(&step)?;
+        let scored = began.elapsed().as_secs_f64() / seconds;
+
         let held = anonymous_bytes();
         let tokens = step.micro_tokens().max().unwrap_or(1);
         let after = reference.measure(&trial.engine, tokens)?;
@@ -210,10 +214,14 @@ pub fn run(config: &BenchConfig, observe: &mut dyn FnMut(&BenchStep)) -> Result<
             loss,
         };
         figures.losses.push(loss);
+        if number == 0 {
+            figures.first_step = seconds;
+        }
         if let Some(rates) = beside {
             let now = trial.engine.phase_seconds();
             figures.add(&done, rates, data, std::array::from_fn(|i| now[i] - phases[i]));
             figures.see_groups(&step, trial.kept);
+            figures.scored.push(scored);
             figures.see_transfers(transfers, trial.engine.transfers());
             figures.device_bytes = figures.device_bytes.max(device::used_bytes(trial.engine.device()));
         }

@@ -112,6 +112,9 @@ pub struct BenchReport {
     pub sgemm_library: &'static str,
     /// Mean rates of the libraries that were timed.
     pub sgemm: Rates,
+    /// Median over the steps of the seconds of a forward pass over their rows, as a sweep makes it, in those of
+    /// the step.
+    pub score_share: f64,
     /// Median wall seconds of a step.
     pub step_seconds_median: f64,
     /// Most that the library held by its own account, bytes.
@@ -128,6 +131,8 @@ pub struct BenchReport {
     /// From the start of the process (from opening the model, where the system does not tell) to the start of the
     /// first step.
     pub seconds_to_first_step: f64,
+    /// Seconds of the first step, which is in no other figure.
+    pub first_step_seconds: f64,
     /// Mean seconds of a step in each phase.
     pub phases: BenchPhases,
     /// Loss of every step, the first included.

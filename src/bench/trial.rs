@@ -8,7 +8,7 @@ use crate::config::TrainConfig;
 use crate::error::Result;
 use crate::job::settle::{settle, weight_bytes, Needs, RowFacts};
 use crate::lora::Adapter;
-use crate::model::{Decoder, DecoderConfig};
+use crate::model::{Decoder, DecoderConfig, Keep};
 use crate::ops::linear::SlotGrad;
 use crate::ops::{available_threads, Engine, EngineOptions};
 use crate::train::footprint::Parts;
@@ -102,6 +102,18 @@ impl Trial {
             adam.apply(engine, adapter, grads, LEARNING_RATE)?;
             engine.synchronize()?;
             Ok(loss)
+        })
+    }
+
+    /// The forward pass of a step's rows that a sweep makes at a checkpoint.
+    pub fn score(&self, step: &Step) -> Result<()> {
+        let Trial { engine, model, adapter, .. } = self;
+        engine.run(|| {
+            for group in &step.groups {
+                let run = GroupRun { engine, model, adapter: Some(adapter), keep: Keep::Nothing, dropout: None };
+                group.run(&run, None)?;
+            }
+            engine.synchronize()
         })
     }
 }

@@ -140,6 +140,7 @@ fn table(r: &BenchReport) -> String {
         ("supervised tokens", format!("{:.1} /s", r.supervised_tokens_per_second)),
         ("floor", format!("{:.1} GFLOP a step", r.floor_gflop)),
         ("share of the floor", format!("{:.3}, by CPU time {}", r.floor_share, optional(r.floor_share_cpu, 3))),
+        ("forward pass alone", format!("{:.2} of a step", r.score_share)),
         ("memory limit", r.memory_limit.map_or("none".into(), |b| mib(Some(b)))),
         (
             "peak memory",
