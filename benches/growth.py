@@ -187,7 +187,12 @@ def limits_table(results, short):
     for base in limit_bases(short):
         for point, report in stored(results, [*limit_points(results, base), base]):
             row = [NAMES[base["shape"]], point.get("memory-limit", "none")]
-            refused = [report["refused"], *["–"] * (len(HEAD) - 1)] if "refused" in report else None
+            # What would be needed is the same under every limit that is refused: the last one says it.
+            refused = None
+            if "refused" in report:
+                needs = report["refused"].partition("at least ")[2].partition(" are needed")[0]
+                refused = [f"refused: needs {needs}" if needs else report["refused"], *["–"] * (len(HEAD) - 1)]
+                rows = [r for r in rows if r[0] != row[0] or r[2] != refused[0]]
             rows.append([*row, *(refused or cells(report))])
     return table(["model", "limit", *HEAD], rows) + below(results)
 
@@ -198,7 +203,9 @@ def draw_limits(results, args):
         found = stored(results, [*limit_points(results, base), base])
         found = sorted((r for _, r in found if "refused" not in r), key=peak_mib)
         plot.plot([peak_mib(r) for r in found], [r["floor_share"] for r in found], marker="o")
-        plot.set(title=NAMES[base["shape"]], ylabel="share of the floor", ylim=(0, 1), xlim=(0, None))
+        # Matrix units go beyond the floor, which is f32's.
+        top = 1.1 * max([1.0, *(r["floor_share"] for r in found)])
+        plot.set(title=NAMES[base["shape"]], ylabel="share of the floor", ylim=(0, top), xlim=(0, None))
     finish(figure, args.results / "limits.svg")
 
 

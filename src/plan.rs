@@ -16,8 +16,8 @@ use crate::model::DecoderConfig;
 use crate::ops::{available_threads, Engine, EngineOptions};
 use crate::recipe::StagePlan;
 
-/// Share of the machine's f32 rate that steps reach (docs/performance.md).
-const REACHED: f64 = 0.75;
+/// Share of the machine's f32 rate that steps reach, in f32 and with matrix units (docs/performance.md).
+const REACHED: [f64; 2] = [0.75, 1.1];
 
 /// Bytes by what they are for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -144,6 +144,7 @@ pub fn plan(config: &TrainConfig) -> Result<RunPlan> {
     let rate = reference_rate(&engine, block)?;
     out.sgemm_gflops = Some(rate);
     // Blocks that keep nothing run forward twice.
-    out.seconds = Some(gflop / (REACHED * rate) * (1.0 + 0.42 * (1.0 - blocks_kept)));
+    let reached = REACHED[engine.matrix_units() as usize] * rate;
+    out.seconds = Some(gflop / reached * (1.0 + 0.42 * (1.0 - blocks_kept)));
     Ok(out)
 }
