@@ -121,7 +121,7 @@ impl Pool {
                 .or_else(|_| MmapMut::map_anon(room * size_of::<f32>()))
                 .unwrap_or_else(|e| panic!("no memory for a buffer of {} bytes: {e}", 4 * room));
             let floats = memory.len() / size_of::<f32>();
-            maps.push(Map { memory, passing, gaps: vec![room..floats], used: 0, lent: 1 });
+            maps.push(Map { memory, passing, gaps: std::iter::once(room..floats).collect(), used: 0, lent: 1 });
             (maps.len() - 1, 0)
         });
         let map = &mut maps[i];

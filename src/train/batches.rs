@@ -84,12 +84,13 @@ fn parts(rows: &Lengths, cut: Cut) -> Vec<Part> {
     for pairs in runs(&tokens, (cut.micro_batch / 2).max(1), cut.micro_tokens) {
         let (first, end) = (2 * pairs.start, 2 * pairs.end);
         let apart = cut.micro_batch == 1 || (pairs.len() == 1 && tokens[pairs.start] > cut.micro_tokens);
-        let micros = if apart { (first..end).map(|r| r..r + 1).collect() } else { vec![first..end] };
+        let each = if apart { 1 } else { end - first };
+        let micros = (first..end).step_by(each).map(|r| r..r + each).collect();
         parts.push(Part { pairs, micros });
     }
     let (tokens, first) = (rows.single.iter().map(|r| r.0).collect::<Vec<_>>(), 2 * rows.pairs.len());
     for run in runs(&tokens, cut.micro_batch, cut.micro_tokens) {
-        parts.push(Part { pairs: 0..0, micros: vec![first + run.start..first + run.end] });
+        parts.push(Part { pairs: 0..0, micros: std::iter::once(first + run.start..first + run.end).collect() });
     }
     parts
 }

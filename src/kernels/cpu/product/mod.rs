@@ -8,7 +8,7 @@
 //! Each element of the result is one sum over k, in runs that are a function of k alone, whatever its place: a
 //! row has the same bits alone as in company, on one thread as on many.
 
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[cfg_attr(not(all(target_arch = "x86_64", target_os = "linux")), path = "no_units.rs")]
 mod amx;
 mod pack;
 mod tile;
@@ -99,7 +99,6 @@ pub fn product<B: DerefMut<Target = [f32]>>(
         for (rows, columns) in shape.parts(i) {
             let mut add = accumulate;
             for t in terms {
-                #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
                 if units(t) {
                     let target = amx::Target { out, dst_rs, rows: rows.clone(), columns: columns.clone() };
                     // SAFETY: b says so only where the units are available; parts do not overlap.
@@ -188,12 +187,11 @@ fn term_scratch(m: usize, k: usize, units: bool) -> usize {
     let tiles = kernel.deepest * (kernel.width + pack::ROWS)
         + kernel.rows * kernel.width
         + m.min(ROWS) * (depth(k, kernel.deepest) + 16);
-    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     if units {
-        return tiles.max(amx::scratch_floats(m, amx::run_depth(k)));
+        tiles.max(amx::scratch_floats(m, amx::run_depth(k)))
+    } else {
+        tiles
     }
-    let _ = units;
-    tiles
 }
 
 /// Terms of the sum that are taken together: about equal runs, and a function of k alone, since it decides bits.
@@ -203,10 +201,7 @@ fn depth(k: usize, most: usize) -> usize {
 
 /// Whether the machine has matrix units for products with bf16 weights.
 pub fn units_available() -> bool {
-    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    return amx::available();
-    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-    false
+    amx::available()
 }
 
 /// Most floats of scratch that a thread takes for a product of `m` rows.
@@ -244,7 +239,7 @@ impl Work<'_> {
         let in_place = t.b.in_place().filter(|_| rows.len() <= FEW * self.kernel.rows);
         // Rows are copied where many columns pass by them, or where rows at such distances would fall on one
         // another in the first cache.
-        let (left, left_rs) = if t.a.cs == 1 && columns.len() <= 2 * w && t.a.rs % 256 != 0 {
+        let (left, left_rs) = if t.a.cs == 1 && columns.len() <= 2 * w && !t.a.rs.is_multiple_of(256) {
             (t.a.data[rows.start * t.a.rs + p.start..].as_ptr(), t.a.rs)
         } else {
             copy_rows(t.a, rows.clone(), &p, self.copied, self.stride);

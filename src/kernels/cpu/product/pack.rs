@@ -75,12 +75,10 @@ impl<S: Stored> Right for Rows<S> {
         self.0.in_place()
     }
 
-    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     fn units(&self) -> bool {
         self.0.units() && self.0.bf16().is_some()
     }
 
-    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     fn pack_pairs(&self, p: Range<usize>, j: Range<usize>, kc: usize, out: &mut [u16]) {
         if let Some(stored) = self.0.bf16() {
             super::amx::pairs_of_rows(stored, p, j, kc, out);
@@ -109,12 +107,10 @@ impl<S: Stored> Right for Columns<S> {
         }
     }
 
-    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     fn units(&self) -> bool {
         self.0.units() && self.0.bf16().is_some()
     }
 
-    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     fn pack_pairs(&self, p: Range<usize>, j: Range<usize>, kc: usize, out: &mut [u16]) {
         if let Some(stored) = self.0.bf16() {
             super::amx::pairs_of_columns(stored, p, j, kc, out);
@@ -125,12 +121,14 @@ impl<S: Stored> Right for Columns<S> {
 /// `out[p·width + r] = rows[r·stride + p]` for p below k and r below [`ROWS`].
 fn transpose(rows: &[f32], stride: usize, k: usize, width: usize, out: &mut [f32]) {
     assert!(rows.len() >= ROWS * stride && k <= stride && (k == 0 || (k - 1) * width + ROWS <= out.len()));
-    let mut done = 0;
     #[cfg(target_arch = "x86_64")]
-    if level() != Level::Base {
+    let done = match level() {
+        Level::Base => 0,
         // SAFETY: the machine has AVX2, and the lengths were checked.
-        done = unsafe { avx2::transpose(rows.as_ptr(), stride, k, width, out.as_mut_ptr()) };
-    }
+        _ => unsafe { avx2::transpose(rows.as_ptr(), stride, k, width, out.as_mut_ptr()) },
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let done = 0;
     for p in done..k {
         for r in 0..ROWS {
             out[p * width + r] = rows[r * stride + p];

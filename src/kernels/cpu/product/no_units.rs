@@ -1,0 +1,37 @@
+//! Where there are no matrix units that we know: the same words as `amx.rs`, never asked to compute.
+
+use std::ops::Range;
+
+use super::super::Shared;
+use super::{Right, View};
+
+pub fn available() -> bool {
+    false
+}
+
+pub(super) fn scratch_floats(_m: usize, _deepest: usize) -> usize {
+    0
+}
+
+pub(super) fn run_depth(k: usize) -> usize {
+    k
+}
+
+pub(super) struct Target {
+    pub out: Shared,
+    pub dst_rs: usize,
+    pub rows: Range<usize>,
+    pub columns: Range<usize>,
+}
+
+/// # Safety
+/// None is needed: it panics, since nobody may call it.
+pub(super) unsafe fn term(t: &Target, _a: View, _k: usize, b: &dyn Right, _add: bool, _space: &mut [f32]) {
+    let Target { out, dst_rs, rows, columns } = t;
+    b.pack_pairs(rows.clone(), columns.clone(), 0, &mut []);
+    unreachable!("matrix units that are not there: {:?} {dst_rs}", out.0);
+}
+
+pub(super) fn pairs_of_rows(_: (&[u8], usize), _: Range<usize>, _: Range<usize>, _: usize, _: &mut [u16]) {}
+
+pub(super) fn pairs_of_columns(_: (&[u8], usize), _: Range<usize>, _: Range<usize>, _: usize, _: &mut [u16]) {}
