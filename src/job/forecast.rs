@@ -1,12 +1,13 @@
 //! What a run will need: its steps replayed by the lengths of their rows.
 
+use super::runner::SCORE_ROWS;
 use super::settle::Needs;
 use super::stage::StageRun;
 use crate::config::{Recipe, TrainConfig};
 use crate::data::store::TokenStore;
 use crate::recipe::{Halves, PlannedStage};
 use crate::train::batches::{group_shapes, Cut};
-use crate::train::footprint::Parts;
+use crate::train::footprint::{Parts, Rows};
 use crate::train::plan::Choice;
 
 /// Steps that are replayed of each stage: more hardly find a larger group.
@@ -63,6 +64,11 @@ pub(crate) fn forecast(
         f.gflop += gflop * stage.steps as f64 / replayed.max(1) as f64;
     }
     let sweeps = stages.iter().filter(|s| matches!(s, PlannedStage::Sweep { .. })).count();
+    if sweeps > 0 || config.valid.is_some() {
+        let tokens = choice.score_tokens.max(needs.asked.longest).min(SCORE_ROWS * needs.asked.longest);
+        let rows = Rows { tokens, together: tokens, longest: needs.asked.longest, supervised: tokens };
+        f.most = f.most.max(footprint.scoring(rows, chunk));
+    }
     // A forward pass is 0.48 of a step's floor.
     f.gflop += 0.48 * sweeps as f64 * needs.gflop(store.total_tokens() as f64, store.supervised_tokens() as f64);
     f.blocks_kept = kept_blocks as f64 / (groups.max(1) * footprint.blocks().max(1)) as f64;

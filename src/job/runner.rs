@@ -39,7 +39,7 @@ use crate::train::schedule::LearningRate;
 use crate::train::score::{evaluate, score, Evaluation, Together};
 
 /// Rows of a forward pass.
-const SCORE_ROWS: usize = 32;
+pub(super) const SCORE_ROWS: usize = 32;
 
 type Observer<'a> = &'a mut (dyn FnMut(&Event) -> Control + Send);
 

@@ -6,6 +6,7 @@ use crate::config::{Recipe, TrainConfig};
 use crate::data::store::TokenStore;
 use crate::error::{Error, Result};
 use crate::lora::peft::load_adapter;
+use crate::model::weights::WeightStore;
 use crate::model::DecoderConfig;
 use crate::ops::{FIXED, PER_THREAD};
 use crate::train::footprint::{Footprint, Parts, Rows, Slots};
@@ -108,11 +109,6 @@ impl Needs {
         self.asked.fixed + self.footprint.adapter_bytes()
     }
 
-    /// Bytes that the library may hold beside mapped weights.
-    fn granted(&self) -> usize {
-        self.asked.granted()
-    }
-
     /// The choice, or what it would need instead.
     pub fn choose(&self) -> Result<Choice, Short> {
         choose(&self.footprint, &self.asked)
@@ -168,8 +164,18 @@ pub(crate) fn settle(
     match needs.choose() {
         Ok(choice) => Ok((needs, choice)),
         Err(Short { needed }) => {
-            let savings = savings(config, c, weights, threads, rows, needed)?;
-            Err(Error::MemoryLimit { limit: needs.granted() as u64, needed: needed as u64, savings })
+            // A run that goes on keeps its settings: there is nothing to change.
+            let savings = match settled {
+                None => savings(config, c, weights, threads, rows, needed)?,
+                Some(_) => Vec::new(),
+            };
+            let mapped = needs.asked.mapped() as u64;
+            let memory = config.memory_limit.unwrap_or(u64::MAX);
+            let (limit, needed) = match config.resident_limit {
+                Some(resident) if resident.saturating_sub(mapped) < memory => (resident, needed as u64 + mapped),
+                _ => (memory, needed as u64),
+            };
+            Err(Error::MemoryLimit { limit, needed, savings })
         }
     }
 }
@@ -227,16 +233,9 @@ fn savings(
     Ok(out)
 }
 
-/// Bytes of a model folder's weights, from the files' sizes alone.
+/// Bytes of a model folder's weights: of the files that a run maps, not of what else lies there.
 pub(crate) fn weight_bytes(model: &Path) -> Result<usize> {
-    let mut bytes = 0;
-    for entry in std::fs::read_dir(model).map_err(Error::io(model))? {
-        let entry = entry.map_err(Error::io(model))?;
-        if entry.path().extension().is_some_and(|e| e == "safetensors") {
-            bytes += std::fs::metadata(entry.path()).map_err(Error::io(entry.path()))?.len() as usize;
-        }
-    }
-    Ok(bytes)
+    Ok(WeightStore::open(model)?.mapped_bytes() as usize)
 }
 
 /// Looks at the limit before anything is opened or read.

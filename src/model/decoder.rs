@@ -209,6 +209,7 @@ impl Decoder {
         let top = if let Keep::Top(k) = keep { k } else { 0 };
         let whole = self.blocks.len() - top.max(1).min(self.blocks.len());
         let mut x = embedding::forward(engine, &self.embed, ids)?;
+        self.leave_embedding();
         let mut kept = Vec::with_capacity(self.blocks.len());
         for (l, block) in self.blocks.iter().enumerate() {
             let cx = self.context(engine, adapter, &layout, dropout);

@@ -43,6 +43,13 @@ impl Decoder {
         }
     }
 
+    /// Rows of the embedding have been read.
+    pub(super) fn leave_embedding(&self) {
+        if self.streamed.is_some() {
+            self.embed.weight().tell(Pages::Given);
+        }
+    }
+
     /// The head has been read.
     pub(crate) fn leave_head(&self) {
         if self.streamed.is_some() {

@@ -213,10 +213,14 @@ impl Engine {
 
     /// Runs `f`; the buffers that it takes pass soon, and lie apart from those that are kept.
     pub(crate) fn passing<T>(&self, f: impl FnOnce() -> Result<T>) -> Result<T> {
-        let before = self.pool.set_passing(true);
-        let out = f();
-        self.pool.set_passing(before);
-        out
+        struct Back<'a>(&'a Pool, bool);
+        impl Drop for Back<'_> {
+            fn drop(&mut self) {
+                self.0.set_passing(self.1);
+            }
+        }
+        let _back = Back(&self.pool, self.pool.set_passing(true));
+        f()
     }
 
     /// A buffer of zeros.

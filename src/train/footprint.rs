@@ -143,13 +143,13 @@ impl Footprint {
     }
 
     /// Bytes of a forward pass that keeps nothing.
-    pub fn scoring(&self, rows: Rows, chunk: usize) -> usize {
+    pub fn scoring(&self, rows: Rows, chunk: usize) -> Parts {
         let Rows { together: n, longest, supervised: s, .. } = rows;
         let (c, f) = (self.hidden, self.inner);
         let k = chunk.min(s);
         let loss = 2 * s * c + k * (c + self.vocab) + self.product(k);
         let working = (n * f.max(c) + self.product(n)).max(n * c + self.attention(longest)).max(loss);
-        4 * (n * (self.saved + c) + working)
+        Parts { kept: 4 * n * (self.saved + c), working: 4 * working }
     }
 
     /// How many blocks from the top can keep their activations.
@@ -167,7 +167,7 @@ impl Footprint {
     fn attention(&self, n: usize) -> usize {
         let (heads, head_dim) = (self.heads, self.head_dim);
         let shape = Shape { heads, kv_heads: heads, head_dim, scale: 1.0, window: None, tile: self.tile };
-        self.threads.min(self.heads) * attention::scratch_floats(shape, n)
+        self.threads * attention::scratch_floats(shape, n)
     }
 
     /// Scratch of a product with `m` rows on every thread.

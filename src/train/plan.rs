@@ -89,7 +89,7 @@ pub struct Short {
 
 impl Asked {
     /// Bytes that are resident while the head is read, or a block and the next one, beside what is held.
-    fn mapped(&self) -> usize {
+    pub fn mapped(&self) -> usize {
         let (block, head) = self.streamed;
         head.max(2 * block) + PROGRAM
     }
@@ -185,11 +185,12 @@ pub fn choose(f: &Footprint, asked: &Asked) -> Result<Choice, Short> {
         None => (smallest.1, smallest.2),
     };
     let (rows, keep) = (asked.rows(tokens), keep(tokens, loss_chunk));
-    let most = held + f.group(rows, f.kept_blocks(keep, rows, loss_chunk), loss_chunk).total();
+    let trains = f.group(rows, f.kept_blocks(keep, rows, loss_chunk), loss_chunk);
+    let most = held + trains.total();
     let left = asked.resident_limit.map(|r| r.saturating_sub(asked.mapped() + most));
     let pinned = left.map(|bytes| bytes / asked.streamed.0.max(1));
     let score_rows = |n: usize| Rows { tokens: n, together: n, longest: asked.longest, supervised: n };
-    let fits = |n: &usize| f.scoring(score_rows((*n).max(asked.longest)), loss_chunk) <= room;
+    let fits = |n: &usize| trains.max(f.scoring(score_rows((*n).max(asked.longest)), loss_chunk)).total() <= room;
     let made = Settled {
         micro_batch: asked.micro_batch.unwrap_or(asked.batch_size).clamp(1, asked.batch_size.max(1)),
         micro_tokens: if asked.micro_batch.is_some() { usize::MAX } else { tokens },
@@ -199,6 +200,6 @@ pub fn choose(f: &Footprint, asked: &Asked) -> Result<Choice, Short> {
         cut: asked.settled.unwrap_or(made),
         keep,
         pinned,
-        score_tokens: SCORED.into_iter().find(fits).unwrap_or(SCORED[SCORED.len() - 1]),
+        score_tokens: SCORED.into_iter().find(fits).unwrap_or(asked.longest),
     })
 }

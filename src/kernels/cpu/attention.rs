@@ -225,7 +225,9 @@ impl Shape {
 pub fn scratch_floats(s: Shape, n: usize) -> usize {
     let (w, d) = (Tiles::new(usize::MAX).width(), s.head_dim);
     let (padded, turned) = (strided(n, w), s.rows(n).min(n).next_multiple_of(8) * d);
-    2 * s.scores(n, w) + 4 * padded * d + 2 * turned + 3 * turning(s.rows(n).max(d))
+    let wide = d.next_multiple_of(Tiles::new(d).width());
+    let rows = if wide == d { 0 } else { n * wide };
+    2 * s.scores(n, w) + 4 * padded * d + rows + 2 * turned + 3 * turning(s.rows(n).max(d))
 }
 
 /// `out[rows of b, keys] = x·yᵀ` for the block's queries: only panels up to the causal edge.

@@ -104,7 +104,7 @@ pub fn gemm(
 /// `dst` points to a row-major matrix of `m` rows with stride `dst_rs` of which the first `n` columns
 /// are this task's alone.
 #[allow(clippy::too_many_arguments)]
-pub(crate) unsafe fn gemm_raw(
+unsafe fn gemm_raw(
     dst: Shared,
     dst_rs: usize,
     accumulate: bool,

@@ -85,17 +85,19 @@ pub fn product<B: DerefMut<Target = [f32]>>(
         return;
     }
     assert!((m - 1) * dst_rs + n <= dst.len(), "product: destination too short");
+    assert!(m == 1 || dst_rs >= n, "product: rows of the destination overlap");
     for t in terms {
         assert!(t.k == 0 || t.a.fits(m, t.k), "product: operand too short");
         let b = t.b.in_place();
         assert!(b.is_none_or(|(b, rs)| t.k == 0 || (t.k - 1) * rs + n <= b.len()), "product: operand too short");
     }
     let kernel = tile::kernel(n);
-    let units = |t: &Term| t.b.units() && t.a.cs == 1 && t.alpha == 1.0;
+    let units = |t: &Term| t.b.units() && amx::available() && t.a.cs == 1 && t.alpha == 1.0;
     let shape = Cuts::new(m, n, &kernel, terms.iter().any(units));
     let out = Shared(dst.as_mut_ptr());
     let run = |i: usize| {
         let mut space = scratch(shape.scratch(terms));
+        assert!(space.len() >= shape.scratch(terms), "product: scratch too short");
         for (rows, columns) in shape.parts(i) {
             let mut add = accumulate;
             for t in terms {
@@ -286,7 +288,7 @@ impl Work<'_> {
 pub(crate) struct Tiles(tile::Kernel);
 
 /// Floats of the largest tile of any kernel.
-const TILE: usize = 24 * 64;
+const TILE: usize = 24 * 16;
 
 impl Tiles {
     /// For results of `n` columns.
@@ -322,6 +324,7 @@ impl Tiles {
             if valid == w {
                 tile(k, (a, left.1), right, (c, out.1), add, alpha);
             } else {
+                debug_assert!(height * w <= TILE);
                 let mut edge = [0f32; TILE];
                 tile(k, (a, left.1), right, (edge.as_mut_ptr(), w), false, alpha);
                 for (r, edge) in edge.chunks_exact(w).take(height).enumerate() {
