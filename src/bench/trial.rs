@@ -6,7 +6,7 @@ use super::rows::{RowShape, Step};
 use super::BenchConfig;
 use crate::config::TrainConfig;
 use crate::error::Result;
-use crate::job::settle::{settle, weight_bytes, Needs, RowFacts};
+use crate::job::settle::{limits_are_kept, settle, weight_bytes, Needs, RowFacts};
 use crate::lora::Adapter;
 use crate::model::{Decoder, DecoderConfig, Keep};
 use crate::ops::linear::SlotGrad;
@@ -66,6 +66,7 @@ impl Trial {
             lora_alpha,
             ..Default::default()
         };
+        limits_are_kept(&like, options.form)?;
         let facts = RowFacts { examples: 0, longest: config.seq, mean: rows.mean() };
         let threads = options.threads.unwrap_or_else(available_threads);
         let (needs, choice) = settle(&like, &DecoderConfig::from_dir(dir)?, weight_bytes(dir)?, threads, facts, None)?;

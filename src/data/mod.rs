@@ -6,7 +6,7 @@
 pub mod batch;
 mod build;
 mod index;
-mod pipeline;
+pub(crate) mod pipeline;
 pub mod prompt;
 pub mod rows;
 mod source_hash;

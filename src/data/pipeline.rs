@@ -26,6 +26,11 @@ use crate::error::{panic_text, Error, Result};
 const BLOCK_ROWS: usize = 1024;
 const BLOCK_BYTES: usize = 256 << 10;
 
+/// About how many bytes the blocks that circulate hold: each its text, rows and tokens.
+pub(crate) fn held_bytes(threads: usize) -> usize {
+    (2 * threads + 1) * 4 * BLOCK_BYTES
+}
+
 /// What the rows of a block became, all in three lists: a list a row would lie in the allocator's way, and be freed
 /// on another thread.
 #[derive(Default)]

@@ -53,6 +53,11 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
+    /// About how many bytes the tokenizer of a model folder will hold, by its file's size.
+    pub(crate) fn expected_bytes(model: &Path) -> usize {
+        std::fs::metadata(model.join("tokenizer.json")).map_or(0, |m| HELD * m.len() as usize)
+    }
+
     /// About how many bytes it holds: the vocabulary stands in it several times, and merges beside it.
     pub fn bytes(&self) -> usize {
         self.bytes

@@ -5,6 +5,7 @@ use std::thread::JoinHandle;
 
 use super::StopHandle;
 use crate::config::DataOptions;
+use crate::data::pipeline;
 use crate::data::store::{StoreRequest, TokenStore};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
@@ -56,13 +57,15 @@ impl Inputs {
         max_length: usize,
         stop: &dyn Fn() -> bool,
     ) -> Result<TokenStore> {
+        let threads = self.engine.threads();
+        let _building = self.engine.account().charge(pipeline::held_bytes(threads));
         let store = TokenStore::open_or_build(&StoreRequest {
             data,
             options,
             tokenizer: &tokenizer.tokenizer,
             max_length,
             cache_dir: &self.cache_dir,
-            threads: self.engine.threads(),
+            threads,
             stop,
         })?;
         let vocab = self.model.config.vocab_size;

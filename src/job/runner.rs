@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::event::{Control, Event, Prepared, StepEvent, TrainReport};
 use super::open::{hex, stopped, Inputs, ModelHash};
-use super::settle::{refuse_early, settle, RowFacts, EXAMPLE};
+use super::settle::{limits_are_kept, refuse_early, settle, RowFacts, EXAMPLE};
 use super::stage::{Rows, StageRun};
 use super::StopHandle;
 use crate::config::{Dynamics, Recipe, TrainConfig};
@@ -122,6 +122,7 @@ impl<'a> Runner<'a> {
             ),
             None => {}
         }
+        limits_are_kept(config, options.form)?;
         refuse_early(config, options.threads.unwrap_or_else(available_threads))?;
         let hash = ModelHash::start(&config.model, &cache)?;
         let (mut inputs, tokenizer) = Inputs::open(&config.model, config.max_length, options, cache)?;

@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use crate::config::{Recipe, TrainConfig};
+use crate::data::pipeline;
 use crate::data::store::TokenStore;
+use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::lora::peft::load_adapter;
 use crate::model::weights::WeightStore;
 use crate::model::DecoderConfig;
-use crate::ops::{FIXED, PER_THREAD};
+use crate::ops::{Form, FIXED, PER_THREAD};
 use crate::train::footprint::{Footprint, Parts, Rows, Slots};
 use crate::train::plan::{choose, Asked, Choice, Settled, Short};
 
@@ -238,8 +240,24 @@ pub(crate) fn weight_bytes(model: &Path) -> Result<usize> {
     Ok(WeightStore::open(model)?.mapped_bytes() as usize)
 }
 
+/// Refuses limits where nobody would keep them: candle's tensors stand in no account of ours.
+pub(crate) fn limits_are_kept(config: &TrainConfig, form: Form) -> Result<()> {
+    let reason = "kept on the CPU only (--device cpu)";
+    match (form, config.memory_limit, config.resident_limit) {
+        (Form::Portable, Some(_), _) => Err(Error::config("memory_limit", reason)),
+        (Form::Portable, _, Some(_)) => Err(Error::config("resident_limit", reason)),
+        _ => Ok(()),
+    }
+}
+
 /// Looks at the limit before anything is opened or read.
 pub(crate) fn refuse_early(config: &TrainConfig, threads: usize) -> Result<()> {
+    // Rows become tokens first.
+    let building =
+        FIXED + threads * PER_THREAD + Tokenizer::expected_bytes(&config.model) + pipeline::held_bytes(threads);
+    if let Some(limit) = config.memory_limit.filter(|&limit| limit < building as u64) {
+        return Err(Error::MemoryLimit { limit, needed: building as u64, savings: Vec::new() });
+    }
     if (config.memory_limit.is_none() && config.resident_limit.is_none()) || config.init_adapter.is_some() {
         return Ok(());
     }

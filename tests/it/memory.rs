@@ -81,6 +81,8 @@ fn what_cannot_fit_is_refused_with_numbers_before_anything_is_opened() {
     {
         assert!(said.contains(part), "{part:?} in {said}");
     }
+    let (code, refused) = run("--memory-limit 100MiB --steps 1 --device portable");
+    assert!(code != Some(0) && refused.contains("CPU only"), "{refused}");
     // What it says is enough.
     let needed = said.split("at least ").nth(1).unwrap().split(" are needed").next().unwrap();
     let mib: f64 = needed.trim_end_matches(" MiB").parse().unwrap();
