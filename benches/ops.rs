@@ -17,7 +17,8 @@ use criterion::{criterion_group, criterion_main, BatchSize, BenchmarkGroup, Crit
 use half::bf16;
 use safetensors::tensor::{serialize_to_file, Dtype, TensorView};
 use sftmix::model::weights::{Weight, WeightStore};
-use sftmix::ops::head_loss::{Position, Unit};
+use sftmix::ops::elementwise::Gate;
+use sftmix::ops::head_loss::{Head, Position, Unit};
 use sftmix::ops::linear::{Call, Linear, Slot, SlotGrad};
 use sftmix::ops::{adamw, attention, elementwise, head_loss, linear, rms_norm, rope};
 use sftmix::ops::{Buf, Engine, EngineOptions, Layout, Matrix, Param};
@@ -202,6 +203,7 @@ fn attentions(criterion: &mut Criterion) {
                 kv_heads: s.h_kv,
                 head_dim: s.d,
                 scale: 1.0 / (s.d as f32).sqrt(),
+                softcap: None,
                 window: None,
                 tile: engine.options.attention_tile,
             };
@@ -243,14 +245,16 @@ fn elementwises(criterion: &mut Criterion) {
 
         let make = || (buf(&engine, N, s.f), buf(&engine, N, s.f));
         bench(&mut group, &engine, title("silu_mul/forward"), floats(3 * nf), make, |(gate, up)| {
-            elementwise::silu_mul(&engine, gate, up).map(drop)
+            elementwise::gate_mul(&engine, Gate::Silu, gate, up).map(drop)
         });
         // In place, so each time wants its operands again: repeated on its own results it would drift into
         // numbers that are slow to compute with.
         let operands = numbers(N * s.f, 1.0);
         let make = || [(); 3].map(|()| engine.parameter(N, s.f, &operands).unwrap());
         group.throughput(floats(5 * nf)).bench_function(title("silu_mul/backward"), |b| {
-            let backward = |[gate, up, g]: &mut [Buf; 3]| elementwise::silu_mul_backward(&engine, gate, up, g).unwrap();
+            let backward = |[gate, up, g]: &mut [Buf; 3]| {
+                elementwise::gate_mul_backward(&engine, Gate::Silu, gate, up, g).unwrap()
+            };
             let timed = engine.run(|| {
                 b.iter_batched_ref(make, backward, BatchSize::PerIteration);
                 Ok(())
@@ -271,15 +275,19 @@ fn head_losses(criterion: &mut Criterion) {
     for s in SIZES {
         let make = || {
             let single = |i: usize| Unit::Single(Position { state: i as u32, target: i as u32, a: 1.0 / S as f32 });
-            (Frozen::new(&engine, s.v, s.c), buf(&engine, S, s.c), (0..S).map(single).collect::<Vec<_>>())
+            (
+                Head::plain(Frozen::new(&engine, s.v, s.c).matrix.clone()),
+                buf(&engine, S, s.c),
+                (0..S).map(single).collect::<Vec<_>>(),
+            )
         };
         let product = 2 * s.c * s.v * S;
         let title = |pass: &str| format!("{}/{pass}", s.name);
         bench(&mut group, &engine, title("forward"), flop(product), make, |(head, h, units)| {
-            head_loss::forward_backward(&engine, &head.matrix, h, units, false).map(drop)
+            head_loss::forward_backward(&engine, head, h, units, false).map(drop)
         });
         bench(&mut group, &engine, title("forward_backward"), flop(2 * product), make, |(head, h, units)| {
-            head_loss::forward_backward(&engine, &head.matrix, h, units, true).map(drop)
+            head_loss::forward_backward(&engine, head, h, units, true).map(drop)
         });
     }
 }

@@ -1,15 +1,17 @@
 //! One decoder block, forward and backward:
 //!
 //! ```text
-//! n1 = norm(x); q, k, v = proj(n1); [norm q, k heads;] rotate q, k; o = attention(q, k, v)
-//! x2 = x + proj(o); n2 = norm(x2); y = x2 + down(silu(gate(n2))·up(n2))
+//! n1 = norm(x); q, k, v = proj(n1); [norm q, k;] [rotate q, k;] o = attention(q, k, v)
+//! x2 = x + r·norm(proj(o)); n2 = norm(x2); y = x2 + r·norm(down(act(gate(n2))·up(n2)))
 //! ```
 //!
-//! `forward` always fills a [`Saved`]; whether it is kept until the backward pass or made again from
-//! `x` is the decoder's choice, so both ways run the same code and give the same bits. Norm outputs and
-//! `silu·up` are made again in the backward pass: they are cheap and as large as what is saved.
+//! A family has each norm or has it not, and most have r = 1. `forward` always fills a [`Saved`]; whether it is
+//! kept until the backward pass or made again from `x` is the decoder's choice, so both ways run the same code and
+//! give the same bits. Norm outputs and `act·up` are made again in the backward pass: they are cheap and as large as
+//! what is saved.
 
 use super::config::DecoderConfig;
+use super::projection::Projection;
 use crate::error::Result;
 use crate::lora::Adapter;
 use crate::ops::attention::{self, Shape};
@@ -19,34 +21,44 @@ use crate::ops::{elementwise, rms_norm, rope, Buf, Engine, Param};
 /// The weights of a block.
 #[derive(Debug)]
 pub struct Block {
-    pub(crate) input_norm: Param,
-    pub(crate) q: Linear,
-    pub(crate) k: Linear,
-    pub(crate) v: Linear,
+    /// Before attention.
+    pub(crate) input_norm: Option<Param>,
+    /// q, k and v.
+    pub(crate) qkv: Projection,
+    /// RMS norms of q and k, over a head or over all.
+    pub(crate) qk_norms: Option<(Param, Param)>,
     pub(crate) o: Linear,
-    /// RMS norms of each q and k head.
-    pub(crate) head_norms: Option<(Param, Param)>,
-    pub(crate) post_norm: Param,
-    pub(crate) gate: Linear,
-    pub(crate) up: Linear,
+    /// Of what attention adds.
+    pub(crate) attention_norm: Option<Param>,
+    /// Before the MLP.
+    pub(crate) mlp_norm: Option<Param>,
+    pub(crate) gate_up: Projection,
     pub(crate) down: Linear,
+    /// Of what the MLP adds.
+    pub(crate) output_norm: Option<Param>,
     pub(crate) window: Option<usize>,
+    /// Which of the model's rotary tables.
+    pub(crate) rope: Option<usize>,
 }
 
 /// What the backward pass of a block reads.
 #[derive(Debug)]
 pub struct Saved {
     x: Buf,
-    /// q and k before their head norms.
+    /// q and k before their norms.
     raw: Option<(Buf, Buf)>,
     q: Buf,
     k: Buf,
     v: Buf,
     o: Buf,
     lse: Buf,
+    /// What attention adds, before its norm.
+    attended: Option<Buf>,
     x2: Buf,
     gate: Buf,
     up: Buf,
+    /// What the MLP adds, before its norm.
+    output: Option<Buf>,
     /// `x·Aᵀ` of each adapted linear, by linear id.
     t: Vec<(usize, Buf)>,
 }
@@ -63,20 +75,20 @@ impl Saved {
 pub(crate) struct Context<'a> {
     pub engine: &'a Engine,
     pub config: &'a DecoderConfig,
-    pub rope: &'a rope::Table,
+    pub ropes: &'a [rope::Table],
     pub adapter: Option<&'a Adapter>,
     pub call: Call<'a>,
 }
 
 impl Context<'_> {
-    fn project(&self, lin: &Linear, x: &Buf, t: &mut Vec<(usize, Buf)>) -> Result<Buf> {
+    pub(super) fn project(&self, lin: &Linear, x: &Buf, t: &mut Vec<(usize, Buf)>) -> Result<Buf> {
         let slot = self.adapter.and_then(|a| a.slot(lin));
         let (y, saved) = linear::forward(self.engine, lin, slot, x, self.call)?;
         t.extend(saved.map(|b| (lin.id, b)));
         Ok(y)
     }
 
-    fn project_back(
+    pub(super) fn project_back(
         &self,
         lin: &Linear,
         x: &Buf,
@@ -91,8 +103,8 @@ impl Context<'_> {
         linear::backward(self.engine, lin, slot, linear::Saved { x, t }, g, self.call, dx)
     }
 
-    fn adapted(&self, lins: &[&Linear]) -> bool {
-        self.adapter.is_some_and(|a| lins.iter().any(|l| a.index(l).is_some()))
+    fn adapted<'b>(&self, mut lins: impl Iterator<Item = &'b Linear>) -> bool {
+        self.adapter.is_some_and(|a| lins.any(|l| a.index(l).is_some()))
     }
 
     fn attention_shape(&self, block: &Block) -> Shape {
@@ -101,17 +113,59 @@ impl Context<'_> {
             heads: c.num_heads,
             kv_heads: c.num_kv_heads,
             head_dim: c.head_dim,
-            scale: (1.0 / (c.head_dim as f64).sqrt()) as f32,
+            scale: c.attention_scale as f32,
+            softcap: c.attention_softcap.map(|c| c as f32),
             window: block.window,
             tile: self.engine.options.attention_tile,
         }
+    }
+
+    fn norm(&self, x: &Buf, w: &Param) -> Result<Buf> {
+        rms_norm::forward(self.engine, x, w, self.config.rms_norm_eps)
+    }
+
+    fn norm_back(&self, x: &Buf, w: &Param, g: &Buf, dx: &mut Buf, add: bool) -> Result<()> {
+        rms_norm::backward(self.engine, x, w, self.config.rms_norm_eps, g, dx, add)
+    }
+
+    fn rotate(&self, block: &Block, x: &mut Buf, heads: usize, inverse: bool) -> Result<()> {
+        let Some(table) = block.rope else { return Ok(()) };
+        rope::rotate(self.engine, x, heads, &self.ropes[table], self.call.layout, inverse)
+    }
+
+    /// `x + r·norm(branch)`, and the branch where its norm's gradient needs it.
+    fn join(&self, x: &Buf, branch: Buf, norm: Option<&Param>) -> Result<(Buf, Option<Buf>)> {
+        let (mut y, raw) = match norm {
+            Some(w) => (self.norm(&branch, w)?, Some(branch)),
+            None => (branch, None),
+        };
+        elementwise::scale(self.engine, &mut y, self.config.residual_scale as f32)?;
+        elementwise::add(self.engine, &mut y, x)?;
+        Ok((y, raw))
+    }
+
+    /// The gradient of a branch from `g`, that of the sum: `None` where it is g itself.
+    fn join_back(&self, g: &Buf, raw: Option<&Buf>, norm: Option<&Param>) -> Result<Option<Buf>> {
+        let r = self.config.residual_scale as f32;
+        let mut d = match (raw, norm) {
+            (Some(raw), Some(w)) => {
+                let mut d = raw.copy(self.engine);
+                self.norm_back(raw, w, g, &mut d, false)?;
+                d
+            }
+            _ if r == 1.0 => return Ok(None),
+            _ => g.copy(self.engine),
+        };
+        elementwise::scale(self.engine, &mut d, r)?;
+        Ok(Some(d))
     }
 }
 
 impl Block {
     /// The linears, in the order of the forward pass.
     pub fn linears(&self) -> impl Iterator<Item = &Linear> {
-        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down].into_iter()
+        let (qkv, gate_up) = (self.qkv.linears.iter(), self.gate_up.linears.iter());
+        qkv.chain([&self.o]).chain(gate_up).chain([&self.down])
     }
 
     /// `y[N,C]` of `x[N,C]`, and what the backward pass reads.
@@ -131,16 +185,27 @@ impl Block {
         self.forward_last(cx, &saved)
     }
 
-    /// The last linear.
-    fn forward_last(&self, cx: Context, saved: &Saved) -> Result<Buf> {
-        let a = cx.engine.passing(|| elementwise::silu_mul(cx.engine, &saved.gate, &saved.up))?;
+    /// `down(act(gate)·up)`.
+    fn mlp_output(&self, cx: Context, gate: &Buf, up: &Buf) -> Result<Buf> {
+        let e = cx.engine;
+        let a = e.passing(|| elementwise::gate_mul(e, cx.config.activation, gate, up))?;
         // The t of the last linear is made again from `a` in the backward pass, as it is after a recompute.
-        let mut y = cx.project(&self.down, &a, &mut Vec::new())?;
+        cx.project(&self.down, &a, &mut Vec::new())
+    }
+
+    /// What is left behind what is saved.
+    fn forward_last(&self, cx: Context, saved: &Saved) -> Result<Buf> {
+        let r = cx.config.residual_scale as f32;
+        let mut y = match (&saved.output, &self.output_norm) {
+            (Some(raw), Some(w)) => cx.norm(raw, w)?,
+            _ => self.mlp_output(cx, &saved.gate, &saved.up)?,
+        };
+        elementwise::scale(cx.engine, &mut y, r)?;
         elementwise::add(cx.engine, &mut y, &saved.x2)?;
         Ok(y)
     }
 
-    /// The forward pass up to what the backward pass reads: all but the last linear.
+    /// The forward pass up to what the backward pass reads.
     pub(crate) fn forward_saved(&self, cx: Context, x: Buf) -> Result<Saved> {
         self.forward_attending(cx, x, |shape, q, k, v| attention::forward(cx.engine, shape, cx.call.layout, q, k, v))
     }
@@ -151,30 +216,29 @@ impl Block {
         x: Buf,
         attend: impl FnOnce(Shape, &Buf, &Buf, &Buf) -> Result<(Buf, Buf)>,
     ) -> Result<Saved> {
-        let (e, c, layout) = (cx.engine, cx.config, cx.call.layout);
+        let (e, c) = (cx.engine, cx.config);
         let mut t = Vec::new();
-        let n1 = e.passing(|| rms_norm::forward(e, &x, &self.input_norm, c.rms_norm_eps))?;
-        let mut q = cx.project(&self.q, &n1, &mut t)?;
-        let mut k = cx.project(&self.k, &n1, &mut t)?;
-        let v = cx.project(&self.v, &n1, &mut t)?;
+        let normed = |x: &Buf, w: &Option<Param>| w.as_ref().map(|w| e.passing(|| cx.norm(x, w))).transpose();
+        let n1 = normed(&x, &self.input_norm)?;
+        let [mut q, mut k, v] = self.qkv.forward(cx, n1.as_ref().unwrap_or(&x), &mut t)?;
         drop(n1);
-        let raw = match &self.head_norms {
+        let raw = match &self.qk_norms {
             Some((qn, kn)) => {
-                let normed =
-                    (rms_norm::forward(e, &q, qn, c.rms_norm_eps)?, rms_norm::forward(e, &k, kn, c.rms_norm_eps)?);
+                let normed = (cx.norm(&q, qn)?, cx.norm(&k, kn)?);
                 Some((std::mem::replace(&mut q, normed.0), std::mem::replace(&mut k, normed.1)))
             }
             None => None,
         };
-        rope::rotate(e, &mut q, c.num_heads, cx.rope, layout, false)?;
-        rope::rotate(e, &mut k, c.num_kv_heads, cx.rope, layout, false)?;
+        cx.rotate(self, &mut q, c.num_heads, false)?;
+        cx.rotate(self, &mut k, c.num_kv_heads, false)?;
         let (o, lse) = attend(cx.attention_shape(self), &q, &k, &v)?;
-        let mut x2 = cx.project(&self.o, &o, &mut t)?;
-        elementwise::add(e, &mut x2, &x)?;
-        let n2 = e.passing(|| rms_norm::forward(e, &x2, &self.post_norm, c.rms_norm_eps))?;
-        let gate = cx.project(&self.gate, &n2, &mut t)?;
-        let up = cx.project(&self.up, &n2, &mut t)?;
-        Ok(Saved { x, raw, q, k, v, o, lse, x2, gate, up, t })
+        let branch = cx.project(&self.o, &o, &mut t)?;
+        let (x2, attended) = cx.join(&x, branch, self.attention_norm.as_ref())?;
+        let n2 = normed(&x2, &self.mlp_norm)?;
+        let [gate, up] = self.gate_up.forward(cx, n2.as_ref().unwrap_or(&x2), &mut t)?;
+        drop(n2);
+        let output = self.output_norm.as_ref().map(|_| self.mlp_output(cx, &gate, &up)).transpose()?;
+        Ok(Saved { x, raw, q, k, v, o, lse, attended, x2, gate, up, output, t })
     }
 
     /// Adds to the gradients of the block's slots; with `through`, gives `dx[N,C]` from `g = dy`.
@@ -188,50 +252,71 @@ impl Block {
         through: bool,
     ) -> Result<Option<Buf>> {
         let (e, c) = (cx.engine, cx.config);
-        let Saved { x, raw, q, k, v, o, lse, x2, mut gate, mut up, t } = saved;
-        let into_qkv = through || cx.adapted(&[&self.q, &self.k, &self.v]);
-        let into_x2 = into_qkv || cx.adapted(&[&self.o]);
-        let into_mlp = into_x2 || cx.adapted(&[&self.gate, &self.up]);
+        let Saved { x, raw, q, k, v, o, lse, attended, x2, mut gate, mut up, output, t } = saved;
+        let into_qkv = through || cx.adapted(self.qkv.linears.iter());
+        let into_x2 = into_qkv || cx.adapted([&self.o].into_iter());
+        let into_mlp = into_x2 || cx.adapted(self.gate_up.linears.iter());
         let n = cx.call.layout.tokens();
         let mut g = g;
 
-        let a = elementwise::silu_mul(e, &gate, &up)?;
+        let branch = cx.join_back(&g, output.as_ref(), self.output_norm.as_ref())?;
+        drop(output);
+        let a = elementwise::gate_mul(e, c.activation, &gate, &up)?;
         let mut da = into_mlp.then(|| e.take(n, c.intermediate_size)).transpose()?;
-        cx.project_back(&self.down, &a, &t, &g, grads, da.as_mut().map(|d| (d, false)))?;
-        drop(a);
+        let g_mlp = branch.as_ref().unwrap_or(&g);
+        cx.project_back(&self.down, &a, &t, g_mlp, grads, da.as_mut().map(|d| (d, false)))?;
+        drop((a, branch));
         let Some(da) = da else { return Ok(None) };
-        elementwise::silu_mul_backward(e, &mut gate, &mut up, &da)?;
+        elementwise::gate_mul_backward(e, c.activation, &mut gate, &mut up, &da)?;
         drop(da);
-        let n2 = rms_norm::forward(e, &x2, &self.post_norm, c.rms_norm_eps)?;
-        let mut dn2 = into_x2.then(|| e.take(n, c.hidden_size)).transpose()?;
-        cx.project_back(&self.gate, &n2, &t, &gate, grads, dn2.as_mut().map(|d| (d, false)))?;
-        cx.project_back(&self.up, &n2, &t, &up, grads, dn2.as_mut().map(|d| (d, true)))?;
-        drop((n2, gate, up));
-        let Some(dn2) = dn2 else { return Ok(None) };
-        rms_norm::backward(e, &x2, &self.post_norm, c.rms_norm_eps, &dn2, &mut g, true)?;
-        drop((dn2, x2));
+        self.through_norm(cx, &self.gate_up, &self.mlp_norm, &x2, &t, [gate, up], grads, into_x2.then_some(&mut g))?;
+        if !into_x2 {
+            return Ok(None);
+        }
+        drop(x2);
 
+        let branch = cx.join_back(&g, attended.as_ref(), self.attention_norm.as_ref())?;
+        drop(attended);
         let mut d_o = into_qkv.then(|| e.take(n, c.num_heads * c.head_dim)).transpose()?;
-        cx.project_back(&self.o, &o, &t, &g, grads, d_o.as_mut().map(|d| (d, false)))?;
+        let g_attention = branch.as_ref().unwrap_or(&g);
+        cx.project_back(&self.o, &o, &t, g_attention, grads, d_o.as_mut().map(|d| (d, false)))?;
+        drop(branch);
         let Some(d_o) = d_o else { return Ok(None) };
         let read = attention::Saved { q: &q, k: &k, v: &v, o: &o, lse: &lse };
         let (mut dq, mut dk, dv) = attention::backward(e, cx.attention_shape(self), cx.call.layout, read, &d_o)?;
         drop((q, k, v, o, lse, d_o));
-        rope::rotate(e, &mut dq, c.num_heads, cx.rope, cx.call.layout, true)?;
-        rope::rotate(e, &mut dk, c.num_kv_heads, cx.rope, cx.call.layout, true)?;
-        if let (Some((qn, kn)), Some((q_raw, k_raw))) = (&self.head_norms, raw) {
+        cx.rotate(self, &mut dq, c.num_heads, true)?;
+        cx.rotate(self, &mut dk, c.num_kv_heads, true)?;
+        if let (Some((qn, kn)), Some((q_raw, k_raw))) = (&self.qk_norms, raw) {
             for (norm, raw, d) in [(qn, q_raw, &mut dq), (kn, k_raw, &mut dk)] {
                 let normed = std::mem::replace(d, raw.copy(e));
-                rms_norm::backward(e, &raw, norm, c.rms_norm_eps, &normed, d, false)?;
+                cx.norm_back(&raw, norm, &normed, d, false)?;
             }
         }
-        let n1 = rms_norm::forward(e, &x, &self.input_norm, c.rms_norm_eps)?;
-        let mut dn1 = through.then(|| e.take(n, c.hidden_size)).transpose()?;
-        cx.project_back(&self.q, &n1, &t, &dq, grads, dn1.as_mut().map(|d| (d, false)))?;
-        cx.project_back(&self.k, &n1, &t, &dk, grads, dn1.as_mut().map(|d| (d, true)))?;
-        cx.project_back(&self.v, &n1, &t, &dv, grads, dn1.as_mut().map(|d| (d, true)))?;
-        let Some(dn1) = dn1 else { return Ok(None) };
-        rms_norm::backward(e, &x, &self.input_norm, c.rms_norm_eps, &dn1, &mut g, true)?;
-        Ok(Some(g))
+        self.through_norm(cx, &self.qkv, &self.input_norm, &x, &t, [dq, dk, dv], grads, through.then_some(&mut g))?;
+        Ok(through.then_some(g))
+    }
+
+    /// The backward pass of a projection and of the norm before it: adds to the slots' gradients and, when it is
+    /// given, to the gradient `dx` of the norm's input `x`.
+    #[allow(clippy::too_many_arguments)]
+    fn through_norm<const P: usize>(
+        &self,
+        cx: Context,
+        projection: &Projection,
+        norm: &Option<Param>,
+        x: &Buf,
+        t: &[(usize, Buf)],
+        g: [Buf; P],
+        grads: &mut [SlotGrad],
+        dx: Option<&mut Buf>,
+    ) -> Result<()> {
+        let Some(w) = norm else { return projection.backward(cx, x, t, g, grads, dx.map(|dx| (dx, true))) };
+        let n1 = cx.norm(x, w)?;
+        let Some(dx) = dx else { return projection.backward(cx, &n1, t, g, grads, None) };
+        let mut dn = cx.engine.take(cx.call.layout.tokens(), cx.config.hidden_size)?;
+        projection.backward(cx, &n1, t, g, grads, Some((&mut dn, false)))?;
+        drop(n1);
+        cx.norm_back(x, w, &dn, dx, true)
     }
 }

@@ -4,7 +4,7 @@
 use crate::error::{Error, Result};
 use crate::lora::Adapter;
 use crate::model::Decoder;
-use crate::ops::{attention, cache_attention, embedding, rms_norm, rows, Buf, Engine, Layout};
+use crate::ops::{attention, cache_attention, rms_norm, rows, Buf, Engine, Layout};
 
 /// The rotated keys and the values of a row's tokens in each block.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ impl Decoder {
         let layout = Layout::part((at as u32..(at + n) as u32).collect());
         self.check(ids, &layout)?;
         let width = c.num_kv_heads * c.head_dim;
-        let mut x = embedding::forward(engine, &self.embed, ids)?;
+        let mut x = self.embed(engine, ids)?;
         for (block, (keys, values)) in self.blocks.iter().zip(&mut cache.blocks) {
             x = block.forward_with(self.context(engine, adapter, &layout, None), x, |shape, q, k, v| {
                 cache_attention::write(engine, keys, k, width, at)?;

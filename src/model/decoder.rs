@@ -5,11 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::block::{Block, Context, Saved};
-use super::config::DecoderConfig;
+use super::config::{DecoderConfig, Norms, QkNorm};
+use super::projection::Projection;
+use super::shapes::LinearShape;
 use super::weights::WeightStore;
 use crate::error::{Error, Result};
 use crate::lora::Adapter;
-use crate::ops::elementwise::DropoutKey;
+use crate::ops::elementwise::{self, DropoutKey};
+use crate::ops::head_loss::Head;
 use crate::ops::linear::{Call, Linear, SlotGrad};
 use crate::ops::{embedding, rms_norm, rope, rows, Buf, Engine, Layout, Matrix, Param};
 
@@ -21,8 +24,9 @@ pub struct Decoder {
     pub(super) embed: Matrix,
     pub(super) blocks: Vec<Block>,
     pub(super) norm: Param,
-    head: Matrix,
-    rope: rope::Table,
+    head: Head,
+    ropes: Vec<rope::Table>,
+    positions: usize,
     /// Blocks from below whose weights are given up behind their use; `None` leaves all to the system.
     pub(super) streamed: Option<usize>,
 }
@@ -88,42 +92,57 @@ impl Decoder {
     pub fn load(engine: &Engine, c: DecoderConfig, store: &Arc<WeightStore>, positions: usize) -> Result<Decoder> {
         let matrix = |name: &str, rows, cols| Matrix::new(engine, store.get(name, &[rows, cols])?);
         let vector = |name: &str, n| Param::new(engine, &store.get(name, &[n])?);
+        let offset = if c.norm_plus_one { 1.0 } else { 0.0 };
+        let norm = |name: &str, n: usize| Param::plus(engine, &store.get(&format!("{name}.weight"), &[n])?, offset);
         let mut id = 0;
-        let mut linear = |layer: usize, module: &str, out, inp, bias: bool| -> Result<Linear> {
-            let module = format!("model.layers.{layer}.{module}");
-            let weight = matrix(&format!("{module}.weight"), out, inp)?;
+        let mut linear = |shape: LinearShape| -> Result<Linear> {
+            let LinearShape { layer, module, out_features: out, in_features, bias } = shape;
+            let weight = matrix(&format!("{module}.weight"), out, in_features)?;
             let bias = bias.then(|| vector(&format!("{module}.bias"), out)).transpose()?;
             id += 1;
             Ok(Linear { id: id - 1, layer, module, weight, bias })
         };
-        let (h, f) = (c.hidden_size, c.intermediate_size);
-        let (q, kv) = (c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim);
+        let h = c.hidden_size;
+        let (q, kv) = c.head_widths();
         let mut blocks = Vec::with_capacity(c.num_layers);
-        for l in 0..c.num_layers {
-            let norm = |name: &str, n| vector(&format!("model.layers.{l}.{name}.weight"), n);
+        for (l, layer) in c.layers.iter().enumerate() {
+            let block_norm =
+                |name: &str, wanted: bool| wanted.then(|| norm(&format!("model.layers.{l}.{name}"), h)).transpose();
+            let Norms { before, after } = c.norms;
+            // The same name stands for the MLP's norm where attention has none behind it.
+            let mlp_norm = if after { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
+            let qk = |what: &str, width| {
+                let width = if c.qk_norm == QkNorm::Whole { width } else { c.head_dim };
+                norm(&format!("model.layers.{l}.self_attn.{what}_norm"), width)
+            };
+            let mut all = |shapes: Vec<LinearShape>| shapes.into_iter().map(&mut linear).collect::<Result<Vec<_>>>();
+            let qkv = Projection { linears: all(c.qkv(l))?, widths: c.qkv_widths() };
+            let o = linear(c.o(l))?;
+            let mut all = |shapes: Vec<LinearShape>| shapes.into_iter().map(&mut linear).collect::<Result<Vec<_>>>();
+            let gate_up = Projection { linears: all(c.gate_up(l))?, widths: vec![c.intermediate_size; 2] };
             blocks.push(Block {
-                input_norm: norm("input_layernorm", h)?,
-                q: linear(l, "self_attn.q_proj", q, h, c.qkv_bias)?,
-                k: linear(l, "self_attn.k_proj", kv, h, c.qkv_bias)?,
-                v: linear(l, "self_attn.v_proj", kv, h, c.qkv_bias)?,
-                o: linear(l, "self_attn.o_proj", h, q, c.o_bias)?,
-                head_norms: if c.qk_norm {
-                    Some((norm("self_attn.q_norm", c.head_dim)?, norm("self_attn.k_norm", c.head_dim)?))
-                } else {
-                    None
+                input_norm: block_norm("input_layernorm", before)?,
+                qkv,
+                qk_norms: match c.qk_norm {
+                    QkNorm::None => None,
+                    _ => Some((qk("q", q)?, qk("k", kv)?)),
                 },
-                post_norm: norm("post_attention_layernorm", h)?,
-                gate: linear(l, "mlp.gate_proj", f, h, c.mlp_bias)?,
-                up: linear(l, "mlp.up_proj", f, h, c.mlp_bias)?,
-                down: linear(l, "mlp.down_proj", h, f, c.mlp_bias)?,
-                window: c.windows.get(l).copied().flatten(),
+                o,
+                attention_norm: block_norm("post_attention_layernorm", after)?,
+                mlp_norm: block_norm(mlp_norm, before)?,
+                gate_up,
+                down: linear(c.down(l))?,
+                output_norm: block_norm("post_feedforward_layernorm", after)?,
+                window: layer.window,
+                rope: layer.rope,
             });
         }
         let embed = matrix("model.embed_tokens.weight", c.vocab_size, h)?;
-        let head = if c.tie_word_embeddings { embed.clone() } else { matrix("lm_head.weight", c.vocab_size, h)? };
-        let norm = vector("model.norm.weight", h)?;
-        let rope = rope::Table::new(engine, &c.inv_freq(), positions)?;
-        Ok(Decoder { config: c, embed, blocks, norm, head, rope, streamed: None })
+        let weight = if c.tie_word_embeddings { embed.clone() } else { matrix("lm_head.weight", c.vocab_size, h)? };
+        let head = Head { weight, scale: c.logit_scale as f32, softcap: c.logit_softcap.map(|c| c as f32) };
+        let norm = norm("model.norm", h)?;
+        let ropes = tables(engine, &c, positions)?;
+        Ok(Decoder { config: c, embed, blocks, norm, head, ropes, positions, streamed: None })
     }
 
     /// Every linear that can carry an adapter, in order.
@@ -134,18 +153,18 @@ impl Decoder {
     /// Bytes of the weights as they are stored.
     pub fn weight_bytes(&self) -> usize {
         let matrices = self.linears().map(|l| &l.weight).chain([&self.embed]);
-        let head = (!self.config.tie_word_embeddings).then_some(&self.head);
+        let head = (!self.config.tie_word_embeddings).then_some(&self.head.weight);
         matrices.chain(head).map(|m| m.weight().bytes().len()).sum()
     }
 
-    /// The LM head `[V,C]`.
-    pub fn head(&self) -> &Matrix {
+    /// The LM head.
+    pub fn head(&self) -> &Head {
         &self.head
     }
 
     /// The longest row in tokens.
     pub fn positions(&self) -> usize {
-        self.rope.positions()
+        self.positions
     }
 
     /// Makes room for rows of `positions` tokens, where it was opened for fewer.
@@ -154,7 +173,8 @@ impl Decoder {
     /// When the device refuses the table.
     pub fn grow(&mut self, engine: &Engine, positions: usize) -> Result<()> {
         if positions > self.positions() {
-            self.rope = rope::Table::new(engine, &self.config.inv_freq(), positions)?;
+            self.ropes = tables(engine, &self.config, positions)?;
+            self.positions = positions;
         }
         Ok(())
     }
@@ -187,7 +207,14 @@ impl Decoder {
         layout: &'a Layout,
         dropout: Option<DropoutKey>,
     ) -> Context<'a> {
-        Context { engine, config: &self.config, rope: &self.rope, adapter, call: Call { layout, dropout } }
+        Context { engine, config: &self.config, ropes: &self.ropes, adapter, call: Call { layout, dropout } }
+    }
+
+    /// The blocks' input `[N,C]`.
+    pub(super) fn embed(&self, engine: &Engine, ids: &[u32]) -> Result<Buf> {
+        let mut x = embedding::forward(engine, &self.embed, ids)?;
+        elementwise::scale(engine, &mut x, self.config.embedding_scale as f32)?;
+        Ok(x)
     }
 
     /// Runs the blocks over `ids[N]`. Blocks below the lowest adapted one keep nothing.
@@ -208,7 +235,7 @@ impl Decoder {
         // The backward pass begins with the top block: what it saved is still here, so it is never run twice.
         let top = if let Keep::Top(k) = keep { k } else { 0 };
         let whole = self.blocks.len() - top.max(1).min(self.blocks.len());
-        let mut x = embedding::forward(engine, &self.embed, ids)?;
+        let mut x = self.embed(engine, ids)?;
         self.leave_embedding();
         let mut kept = Vec::with_capacity(self.blocks.len());
         for (l, block) in self.blocks.iter().enumerate() {
@@ -281,4 +308,8 @@ impl Decoder {
         }
         Ok(())
     }
+}
+
+fn tables(engine: &Engine, c: &DecoderConfig, positions: usize) -> Result<Vec<rope::Table>> {
+    c.ropes.iter().map(|r| rope::Table::of(engine, &r.frequencies(), positions)).collect()
 }

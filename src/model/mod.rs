@@ -2,9 +2,9 @@
 
 pub mod block;
 pub mod config;
-mod config_keys;
 pub mod decode;
 pub mod decoder;
+mod projection;
 mod residency;
 pub mod shapes;
 mod weight;

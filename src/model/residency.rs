@@ -26,7 +26,7 @@ impl Decoder {
     pub fn streamed_bytes(&self) -> (usize, usize) {
         let of = |w: &Weight| w.bytes().len();
         let blocks = self.blocks.iter().map(|b| b.linears().map(|l| of(l.weight.weight())).sum());
-        (blocks.max().unwrap_or(0), of(self.head().weight()))
+        (blocks.max().unwrap_or(0), of(self.head().weight.weight()))
     }
 
     /// Block `l` is about to run, then `next`.
@@ -53,7 +53,7 @@ impl Decoder {
     /// The head has been read.
     pub(crate) fn leave_head(&self) {
         if self.streamed.is_some() {
-            self.head().weight().tell(Pages::Given);
+            self.head().weight.weight().tell(Pages::Given);
             self.enter(self.blocks.len().checked_sub(1));
         }
     }

@@ -24,7 +24,7 @@ pub fn forward(engine: &Engine, s: Shape, layout: &Layout, q: &Buf, k: &Buf, v: 
             for tile in layout.device_tiles(engine, s.tile_key())?.iter() {
                 let t = Operands { s, tile };
                 let (qt, kt, vt) = (t.queries(q)?, t.keys(k.tensor())?, t.keys(v.tensor())?);
-                let scores = t.scores(&qt, &kt)?;
+                let (scores, _) = t.scores(&qt, &kt)?;
                 let max = scores.max_keepdim(D::Minus1)?;
                 let p = scores.broadcast_sub(&max)?.exp()?;
                 let sum = p.sum_keepdim(D::Minus1)?;
@@ -74,10 +74,12 @@ pub fn backward(engine: &Engine, s: Shape, layout: &Layout, saved: Saved, g: &Bu
                 let gt = t.queries(g)?;
                 let ot = t.queries(saved.o.tensor())?;
                 let lse = t.heads_first(saved.lse.tensor())?;
-                let p = t.scores(&qt, &kt)?.broadcast_sub(&lse)?.exp()?;
+                let (scores, slope) = t.scores(&qt, &kt)?;
+                let p = scores.broadcast_sub(&lse)?.exp()?;
                 let delta = (&gt * &ot)?.sum_keepdim(D::Minus1)?;
                 let dp = gt.matmul(&vt.transpose(1, 2)?)?;
                 let ds = (&p * dp.broadcast_sub(&delta)?)?.affine(s.scale as f64, 0.0)?;
+                let ds = slope.map_or(Ok(ds.clone()), |slope| ds * slope)?;
                 dqs.push(t.heads_last(&ds.matmul(&kt)?)?.to_dtype(q.dtype())?);
                 dk = dk.index_add(&tile.keys, &t.keys_last(&ds.transpose(1, 2)?.matmul(&qt)?)?, 0)?;
                 dv = dv.index_add(&tile.keys, &t.keys_last(&p.transpose(1, 2)?.matmul(&gt)?)?, 0)?;
@@ -86,6 +88,14 @@ pub fn backward(engine: &Engine, s: Shape, layout: &Layout, saved: Saved, g: &Bu
             Ok((Buf::Dev(Tensor::cat(&dqs, 0)?), Buf::Dev(like(dk)?), Buf::Dev(like(dv)?)))
         }
     })
+}
+
+/// `c·tanh(x/c)` and its slope `1 − tanh²`; x itself without a cap.
+pub(super) fn cap(x: Tensor, softcap: Option<f32>) -> Result<(Tensor, Option<Tensor>)> {
+    let Some(c) = softcap else { return Ok((x, None)) };
+    let t = x.affine(1.0 / c as f64, 0.0)?.tanh()?;
+    let slope = t.sqr()?.affine(-1.0, 1.0)?;
+    Ok((t.affine(c as f64, 0.0)?, Some(slope)))
 }
 
 /// What the tiles of a layout depend on: query rows of a tile, window.
@@ -158,12 +168,12 @@ impl Operands<'_> {
         Ok(x.transpose(0, 1)?.contiguous()?)
     }
 
-    /// Scaled, masked scores `[H_kv, G·T, K]`.
-    fn scores(&self, q: &Tensor, k: &Tensor) -> Result<Tensor> {
-        let scores = q.matmul(&k.transpose(1, 2)?)?.affine(self.s.scale as f64, 0.0)?;
+    /// Scaled, capped, masked scores `[H_kv, G·T, K]`, and the slope of the cap where there is one.
+    fn scores(&self, q: &Tensor, k: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
+        let (scores, slope) = cap(q.matmul(&k.transpose(1, 2)?)?.affine(self.s.scale as f64, 0.0)?, self.s.softcap)?;
         let (hkv, rows, keys) = scores.dims3()?;
         let heads = scores.reshape((hkv, rows / self.rows(), self.rows(), keys))?;
-        Ok(heads.broadcast_add(&self.tile.mask)?.reshape((hkv, rows, keys))?)
+        Ok((heads.broadcast_add(&self.tile.mask)?.reshape((hkv, rows, keys))?, slope))
     }
 
     /// `[H_kv, G·T, D]` → `[T, H·D]`.

@@ -3,7 +3,7 @@
 
 use candle_core::{DType, D};
 
-use super::attention::Shape;
+use super::attention::{cap, Shape};
 use super::{Buf, Engine, Phase};
 use crate::error::Result;
 use crate::kernels::cpu::cache_attention as kernel;
@@ -44,6 +44,7 @@ pub fn forward(engine: &Engine, s: Shape, q: &Buf, k: &Buf, v: &Buf, tokens: usi
             };
             let queries = q.to_dtype(DType::F32)?.reshape((hkv, h / hkv, d))?;
             let scores = queries.matmul(&part(k)?.transpose(1, 2)?)?.affine(s.scale as f64, 0.0)?;
+            let (scores, _) = cap(scores, s.softcap)?;
             let max = scores.max_keepdim(D::Minus1)?;
             let p = scores.broadcast_sub(&max)?.exp()?;
             let sum = p.sum_keepdim(D::Minus1)?;
@@ -69,8 +70,8 @@ mod tests {
         for form in [Form::Fused, Form::Portable] {
             let e = crate::ops::Engine::new(EngineOptions { form, threads: Some(2), ..Default::default() }).unwrap();
             for (heads, kv_heads, head_dim, tokens) in [(4, 2, 6, 1), (3, 1, 40, 23), (6, 6, 16, 9), (9, 3, 64, 700)] {
-                for window in [None, Some(1), Some(5), Some(2000)] {
-                    let s = Shape { heads, kv_heads, head_dim, scale: 0.3, window, tile: 8 };
+                for (window, softcap) in [(None, None), (Some(1), None), (Some(5), Some(2.0)), (Some(2000), None)] {
+                    let s = Shape { heads, kv_heads, head_dim, scale: 0.3, softcap, window, tile: 8 };
                     let (qw, kw) = (heads * head_dim, kv_heads * head_dim);
                     let (q, k, v) = (fill(tokens * qw, 0), fill(tokens * kw, 1 << 32), fill(tokens * kw, 2 << 32));
                     let buf = |x: &[f32], cols| e.parameter(x.len() / cols, cols, x).unwrap();

@@ -1,40 +1,83 @@
-//! Gated SiLU, residual, dropout.
+//! The MLP's gate, residual, dropout.
+
+use candle_core::Tensor;
 
 use super::transfer::Transfer;
 use super::{Buf, Engine, Layout, Phase};
 use crate::error::Result;
 use crate::kernels::cpu::elementwise as kernel;
 use crate::rng::{Key, Stream};
+pub use kernel::Gate;
 
-/// `silu(gate)·up`, all `[N,F]`.
-pub fn silu_mul(engine: &Engine, gate: &Buf, up: &Buf) -> Result<Buf> {
+/// `act(gate)·up`, all `[N,F]`.
+pub fn gate_mul(engine: &Engine, act: Gate, gate: &Buf, up: &Buf) -> Result<Buf> {
     engine.timed(Phase::Elementwise, || match gate {
         Buf::Host(gate) => {
             let mut h = engine.pool.take(gate.len());
-            kernel::silu_mul(gate, up.host(), &mut h);
+            kernel::gate_mul(act, gate, up.host(), &mut h);
             Ok(Buf::Host(h))
         }
-        Buf::Dev(gate) => Ok(Buf::Dev((gate.silu()? * up.tensor())?)),
+        Buf::Dev(gate) => {
+            let (w, _) = inner(act, gate)?;
+            Ok(Buf::Dev(((gate * sigmoid(&w)?)? * up.tensor())?))
+        }
     })
 }
 
-/// Turns `gate`, `up` into their gradients: `dgate = g·up·σ·(1 + gate·(1 − σ))`, `dup = g·gate·σ`.
-pub fn silu_mul_backward(engine: &Engine, gate: &mut Buf, up: &mut Buf, g: &Buf) -> Result<()> {
+/// Turns `gate`, `up` into their gradients: with σ of the inner function w,
+/// `dgate = g·up·σ·(1 + gate·w'·(1 − σ))`, `dup = g·gate·σ`.
+pub fn gate_mul_backward(engine: &Engine, act: Gate, gate: &mut Buf, up: &mut Buf, g: &Buf) -> Result<()> {
     engine.timed(Phase::Elementwise, || match (gate, up) {
         (Buf::Host(gate), Buf::Host(up)) => {
-            kernel::silu_mul_backward(gate, up, g.host());
+            kernel::gate_mul_backward(act, gate, up, g.host());
             Ok(())
         }
         (Buf::Dev(gate), Buf::Dev(up)) => {
             let g = g.tensor();
-            let s = (gate.neg()?.exp()? + 1.0)?.recip()?;
-            let slope = ((&*gate * (1.0 - &s)?)? + 1.0)?;
+            let (w, slope) = inner(act, gate)?;
+            let s = sigmoid(&w)?;
+            let bend = (&*gate * (1.0 - &s)?)?;
+            let bend = slope.map_or(Ok(bend.clone()), |slope| bend * slope)?;
             let dup = ((g * &*gate)? * &s)?;
-            *gate = (((g * &*up)? * s)? * slope)?;
+            *gate = (((g * &*up)? * s)? * (bend + 1.0)?)?;
             *up = dup;
             Ok(())
         }
         _ => unreachable!("gate and up live on one device"),
+    })
+}
+
+fn sigmoid(x: &Tensor) -> Result<Tensor> {
+    Ok((x.neg()?.exp()? + 1.0)?.recip()?)
+}
+
+/// w of the gate's function `x·σ(w)`, and its slope where that is not 1.
+fn inner(act: Gate, x: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
+    match act {
+        Gate::Silu => Ok((x.clone(), None)),
+        Gate::GeluTanh => {
+            let factor = 2.0 * (2.0 / std::f64::consts::PI).sqrt();
+            let s = x.sqr()?.affine(0.044715, 0.0)?;
+            let w = (x * s.affine(factor, factor)?)?;
+            Ok((w, Some(s.affine(3.0 * factor, factor)?)))
+        }
+    }
+}
+
+/// `y *= factor`.
+pub fn scale(engine: &Engine, y: &mut Buf, factor: f32) -> Result<()> {
+    if factor == 1.0 {
+        return Ok(());
+    }
+    engine.timed(Phase::Elementwise, || match y {
+        Buf::Host(y) => {
+            kernel::scale(y, factor);
+            Ok(())
+        }
+        Buf::Dev(y) => {
+            *y = y.affine(factor as f64, 0.0)?;
+            Ok(())
+        }
     })
 }
 

@@ -3,9 +3,11 @@
 
 use candle_core::{DType, Tensor, D};
 
+use super::attention::cap;
 use super::transfer::Transfer;
 use super::{Buf, Engine, Matrix, Phase};
 use crate::error::{Error, Result};
+use crate::kernels::cpu::elementwise;
 use crate::kernels::cpu::gemm::{gemm, Par, View};
 use crate::kernels::cpu::loss as kernel;
 use crate::kernels::cpu::product::{product, Columns, Rows, Term};
@@ -31,6 +33,32 @@ pub enum Unit {
     Mixed(Position, Position, Mix),
 }
 
+/// The LM head: logits = softcap(scale · h·Wᵀ).
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// W `[V,C]`.
+    pub weight: Matrix,
+    /// Factor of the products.
+    pub scale: f32,
+    /// Logits x become c·tanh(x/c).
+    pub softcap: Option<f32>,
+}
+
+impl Head {
+    /// A head without scale and softcap.
+    pub fn plain(weight: Matrix) -> Head {
+        Head { weight, scale: 1.0, softcap: None }
+    }
+
+    fn rows(&self) -> usize {
+        self.weight.rows()
+    }
+
+    fn cols(&self) -> usize {
+        self.weight.cols()
+    }
+}
+
 /// Rows of the head that are converted at once: about 4 MiB of f32.
 fn panel_rows(cols: usize) -> usize {
     ((1 << 20) / cols.max(1)).max(64)
@@ -40,7 +68,7 @@ fn panel_rows(cols: usize) -> usize {
 /// `gradient` `dh[S,C]`: each state belongs to at most one position.
 pub fn forward_backward(
     engine: &Engine,
-    head: &Matrix,
+    head: &Head,
     h: &Buf,
     units: &[Unit],
     gradient: bool,
@@ -130,7 +158,7 @@ impl Chunk {
 
 fn fused(
     engine: &Engine,
-    head: &Matrix,
+    head: &Head,
     h: &[f32],
     chunk: &Chunk,
     dh: Option<&mut Buf>,
@@ -141,19 +169,27 @@ fn fused(
     for (row, p) in hc.chunks_exact_mut(c).zip(&chunk.positions) {
         row.copy_from_slice(&h[p.state as usize * c..(p.state as usize + 1) * c]);
     }
+    // The states take the head's factor, not the logits: they are fewer.
+    let scale = |x: &mut [f32]| {
+        if head.scale != 1.0 {
+            elementwise::scale(x, head.scale);
+        }
+    };
+    scale(&mut hc);
     let scratch = |n| engine.pool.scratch(n);
     let mut logits = engine.pool.scratch(k * v);
-    let w = Columns(head.stored(engine));
+    let w = Columns(head.weight.stored(engine));
     let states = Term { a: View::rows(&hc, c), k: c, b: &w, alpha: 1.0 };
     product(&mut logits, v, false, (k, v), &[states], scratch);
     let rows: Vec<kernel::Row> = chunk.positions.iter().map(|p| kernel::Row { target: p.target, a: p.a }).collect();
     let first = stats.len();
     stats.resize(first + k, RowStats::default());
-    kernel::units(&mut logits, v, &rows, &chunk.units, dh.is_some(), &mut stats[first..]);
+    kernel::units(&mut logits, v, &rows, &chunk.units, head.softcap, dh.is_some(), &mut stats[first..]);
     let Some(dh) = dh else { return Ok(()) };
-    let w = Rows(head.stored(engine));
+    let w = Rows(head.weight.stored(engine));
     let gradient = Term { a: View::rows(&logits, v), k: v, b: &w, alpha: 1.0 };
     product(&mut hc, c, false, (k, c), &[gradient], scratch);
+    scale(&mut hc);
     let dh = dh.host_mut();
     for (row, p) in hc.chunks_exact(c).zip(&chunk.positions) {
         dh[p.state as usize * c..(p.state as usize + 1) * c].copy_from_slice(row);
@@ -199,11 +235,12 @@ impl Figures {
     }
 }
 
-fn portable(engine: &Engine, head: &Matrix, h: &Tensor, chunk: Chunk, dh: Option<&mut Buf>) -> Result<Figures> {
+fn portable(engine: &Engine, head: &Head, h: &Tensor, chunk: Chunk, dh: Option<&mut Buf>) -> Result<Figures> {
     let (v, k) = (head.rows(), chunk.positions.len());
     let states = engine.upload(Transfer::Loss, &chunk.states(), k)?;
-    let w = head.tensor();
-    let r = h.index_select(&states, 0)?.matmul(&w.t()?)?.to_dtype(DType::F32)?;
+    let w = head.weight.tensor();
+    let raw = h.index_select(&states, 0)?.matmul(&w.t()?)?.to_dtype(DType::F32)?.affine(head.scale as f64, 0.0)?;
+    let (r, slope) = cap(raw.clone(), head.softcap)?;
     let targets: Vec<u32> = chunk.positions.iter().map(|p| p.target).collect();
     let targets = engine.upload(Transfer::Loss, &targets, (k, 1))?;
     let log_p = log_softmax(&r)?;
@@ -215,6 +252,9 @@ fn portable(engine: &Engine, head: &Matrix, h: &Tensor, chunk: Chunk, dh: Option
     let e = one_hot(&targets, v)?;
     let a: Vec<f32> = chunk.positions.iter().map(|p| p.a).collect();
     let mut g = (p - &e)?.broadcast_mul(&engine.upload(Transfer::Loss, &a, (k, 1))?)?;
+    if let Some(slope) = slope {
+        g = (g * slope)?;
+    }
     let mixed: Vec<(usize, Mix)> = chunk.mixed().filter_map(|u| Some((u.first, u.mix?))).collect();
     if !mixed.is_empty() {
         let m = mixed.len();
@@ -232,14 +272,16 @@ fn portable(engine: &Engine, head: &Matrix, h: &Tensor, chunk: Chunk, dh: Option
             let (c, u) = (x.index_select(&c_at, 0)?, x.index_select(&u_at, 0)?);
             Ok((c.broadcast_mul(&l)? + u.broadcast_mul(&rest)?)?)
         };
-        let log_m = log_softmax(&blend(&r)?)?;
+        let (blended, slope) = cap(blend(&raw)?, head.softcap)?;
+        let log_m = log_softmax(&blended)?;
         let y = blend(&e)?;
         figures.push((&log_m * &y)?.sum(D::Minus1)?.neg()?);
         let q = (log_m.exp()? - y)?.broadcast_mul(&of(&|x| x.b)?)?;
+        let q = slope.map_or(Ok(q.clone()), |slope| q * slope)?;
         g = g.index_add(&c_at, &q.broadcast_mul(&l)?, 0)?.index_add(&u_at, &q.broadcast_mul(&rest)?, 0)?;
     }
     if let Some(Buf::Dev(dh)) = dh {
-        let rows = g.to_dtype(w.dtype())?.matmul(w)?;
+        let rows = g.affine(head.scale as f64, 0.0)?.to_dtype(w.dtype())?.matmul(w)?;
         *dh = dh.index_add(&states, &rows, 0)?;
     }
     Ok(Figures { chunk, values: Tensor::cat(&figures, 0)? })
@@ -258,7 +300,7 @@ fn log_softmax(x: &Tensor) -> Result<Tensor> {
 }
 
 /// Logits `[S,V]` of states `h[S,C]`, on the host: for generation and tests.
-pub fn logits(engine: &Engine, head: &Matrix, h: &Buf) -> Result<Vec<f32>> {
+pub fn logits(engine: &Engine, head: &Head, h: &Buf) -> Result<Vec<f32>> {
     match h {
         Buf::Host(h) => {
             let (v, c) = (head.rows(), head.cols());
@@ -266,15 +308,19 @@ pub fn logits(engine: &Engine, head: &Matrix, h: &Buf) -> Result<Vec<f32>> {
             let par = if h.len() == c { Par::Decode } else { Par::Pool };
             for r0 in (0..v).step_by(panel_rows(c)) {
                 let r1 = (r0 + panel_rows(c)).min(v);
-                head.with_rows(engine, r0..r1, |w| {
+                head.weight.with_rows(engine, r0..r1, |w| {
                     let shape = (h.len() / c, r1 - r0, c);
-                    gemm(&mut out[r0..], v, false, shape, 1.0, View::rows(h, c), View::transposed(w, c), par)
+                    gemm(&mut out[r0..], v, false, shape, head.scale, View::rows(h, c), View::transposed(w, c), par)
                 });
+            }
+            if let Some(c) = head.softcap {
+                elementwise::softcap(&mut out, c);
             }
             Ok(out)
         }
         Buf::Dev(h) => {
-            let logits = h.matmul(&head.tensor().t()?)?.to_dtype(DType::F32)?;
+            let raw = h.matmul(&head.weight.tensor().t()?)?.to_dtype(DType::F32)?.affine(head.scale as f64, 0.0)?;
+            let (logits, _) = cap(raw, head.softcap)?;
             engine.download(Transfer::Output, &logits)
         }
     }

@@ -11,6 +11,7 @@
 pub mod adamw;
 pub mod attention;
 pub mod cache_attention;
+pub(crate) mod columns;
 pub mod elementwise;
 pub mod embedding;
 pub mod head_loss;
@@ -437,7 +438,16 @@ impl Param {
     /// # Errors
     /// When the device refuses the copy.
     pub fn new(engine: &Engine, weight: &Weight) -> Result<Param> {
-        let host = weight.to_vec_f32();
+        Param::plus(engine, weight, 0.0)
+    }
+
+    /// As [`Param::new`] with `offset` added to each element: Gemma's norms multiply with 1 + weight.
+    ///
+    /// # Errors
+    /// When the device refuses the copy.
+    pub fn plus(engine: &Engine, weight: &Weight, offset: f32) -> Result<Param> {
+        let mut host = weight.to_vec_f32();
+        host.iter_mut().for_each(|v| *v += offset);
         let dev = if engine.fused() { None } else { Some(engine.upload(Transfer::Weights, &host, host.len())?) };
         Ok(Param { host, dev })
     }

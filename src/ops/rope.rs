@@ -1,4 +1,7 @@
-//! Rotary position embedding (Su et al. 2021) in Hugging Face's two-halves order; backward rotates by −θ.
+//! Rotary position embedding (Su et al. 2021) in Hugging Face's two-halves order, over the first features of
+//! each head; backward rotates by −θ.
+
+use std::borrow::Cow;
 
 use candle_core::{Tensor, D};
 
@@ -8,10 +11,24 @@ use crate::error::Result;
 use crate::kernels::cpu::rope as kernel;
 use crate::memory::Charge;
 
-/// cos and sin of position·inv_freq, `[positions, D/2]`.
+/// The frequencies of a rotary embedding, rounded to f32 as Hugging Face rounds them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Frequencies {
+    /// One for each pair of features that is rotated: the first `2 · short.len()` of a head.
+    pub short: Vec<f32>,
+    /// The frequencies of rows of more than so many tokens, where those are others (LongRoPE).
+    pub long: Option<(usize, Vec<f32>)>,
+    /// Factor of cos and sin.
+    pub scale: f64,
+}
+
+/// cos and sin of position·frequency, `[positions, D/2]`; with LongRoPE those of long rows stand behind.
 #[derive(Debug)]
 pub struct Table {
     half: usize,
+    positions: usize,
+    /// Rows of more tokens than the first take their angles from the second row of the table on.
+    long: Option<(usize, usize)>,
     cos: Vec<f32>,
     sin: Vec<f32>,
     dev: Option<(Tensor, Tensor)>,
@@ -19,29 +36,58 @@ pub struct Table {
 }
 
 impl Table {
-    /// Angles in f64 from the f32 frequencies, rounded once: Hugging Face rounds the frequencies to f32.
+    /// The table of plain frequencies.
     ///
     /// # Errors
     /// When the device refuses the copy.
     pub fn new(engine: &Engine, inv_freq: &[f32], positions: usize) -> Result<Table> {
-        let half = inv_freq.len();
-        let angle = |f: fn(f64) -> f64| -> Vec<f32> {
-            (0..positions * half).map(|i| f((i / half) as f64 * inv_freq[i % half] as f64) as f32).collect()
+        Table::of(engine, &Frequencies { short: inv_freq.to_vec(), long: None, scale: 1.0 }, positions)
+    }
+
+    /// Angles in f64 from the f32 frequencies, rounded once.
+    ///
+    /// # Errors
+    /// When the device refuses the copy.
+    pub fn of(engine: &Engine, f: &Frequencies, positions: usize) -> Result<Table> {
+        let half = f.short.len();
+        let long = f.long.as_ref().filter(|(from, _)| positions > *from);
+        let first = long.map_or(positions, |&(from, _)| from);
+        let parts = [Some((first, &f.short)), long.map(|(_, v)| (positions, v))];
+        let angle = |function: fn(f64) -> f64| -> Vec<f32> {
+            let of = |(n, freq): (usize, &Vec<f32>)| -> Vec<f32> {
+                let at = |i: usize| (i / half) as f64 * freq[i % half] as f64;
+                (0..n * half).map(|i| (function(at(i)) * f.scale) as f32).collect()
+            };
+            parts.into_iter().flatten().flat_map(of).collect()
         };
         let (cos, sin) = (angle(libm::cos), angle(libm::sin));
         let dev = if engine.fused() {
             None
         } else {
-            let t = |v: &[f32]| engine.upload(Transfer::Weights, v, (positions, half));
+            let t = |v: &[f32]| engine.upload(Transfer::Weights, v, (v.len() / half.max(1), half));
             Some((t(&cos)?, t(&sin)?))
         };
         let _charge = engine.account().charge(size_of_val(&cos[..]) + size_of_val(&sin[..]));
-        Ok(Table { half, cos, sin, dev, _charge })
+        Ok(Table { half, positions, long: long.map(|&(from, _)| (from, first)), cos, sin, dev, _charge })
     }
 
     /// Positions it covers.
     pub fn positions(&self) -> usize {
-        self.cos.len() / self.half.max(1)
+        self.positions
+    }
+
+    /// The row of the table for each token. A row of the layout is as long as its last position says, so that
+    /// a part of one that is generated changes its frequencies where transformers changes them.
+    fn rows<'a>(&self, layout: &'a Layout) -> Cow<'a, [u32]> {
+        let Some((from, at)) = self.long else { return Cow::Borrowed(&layout.positions) };
+        let mut rows = layout.positions.clone();
+        for w in layout.offsets.windows(2) {
+            let row = &mut rows[w[0] as usize..w[1] as usize];
+            if row.last().is_some_and(|&last| last as usize >= from) {
+                row.iter_mut().for_each(|p| *p += at as u32);
+            }
+        }
+        Cow::Owned(rows)
     }
 }
 
@@ -49,21 +95,30 @@ impl Table {
 pub fn rotate(engine: &Engine, x: &mut Buf, heads: usize, table: &Table, layout: &Layout, inverse: bool) -> Result<()> {
     engine.timed(Phase::Elementwise, || match x {
         Buf::Host(x) => {
-            kernel::rotate(x, heads, &table.cos, &table.sin, table.half, &layout.positions, inverse);
+            let rows = table.rows(layout);
+            kernel::rotate(x, heads, (&table.cos, &table.sin), table.half, &rows, inverse);
             Ok(())
         }
         Buf::Dev(x) => {
             let Some((cos, sin)) = &table.dev else { unreachable!("the table was made for the fused form") };
             let (n, half) = (layout.tokens(), table.half);
-            let at = layout.device_positions(engine)?;
+            let at = match table.rows(layout) {
+                Cow::Borrowed(_) => layout.device_positions(engine)?,
+                Cow::Owned(rows) => engine.upload(Transfer::Rows, &rows, n)?,
+            };
             let part = |t: &Tensor| t.index_select(&at, 0)?.to_dtype(x.dtype())?.reshape((n, 1, half));
             let (cos, sin) = (part(cos)?, part(sin)?);
             let sin = if inverse { sin.neg()? } else { sin };
-            let h = x.reshape((n, heads, 2 * half))?;
+            let d = x.elem_count() / (n * heads);
+            let h = x.reshape((n, heads, d))?;
             let (lo, hi) = (h.narrow(D::Minus1, 0, half)?, h.narrow(D::Minus1, half, half)?);
             let new_lo = (lo.broadcast_mul(&cos)? - hi.broadcast_mul(&sin)?)?;
             let new_hi = (hi.broadcast_mul(&cos)? + lo.broadcast_mul(&sin)?)?;
-            *x = Tensor::cat(&[new_lo, new_hi], D::Minus1)?.reshape((n, heads * 2 * half))?;
+            let mut parts = vec![new_lo, new_hi];
+            if 2 * half < d {
+                parts.push(h.narrow(D::Minus1, 2 * half, d - 2 * half)?);
+            }
+            *x = Tensor::cat(&parts, D::Minus1)?.reshape((n, heads * d))?;
             Ok(())
         }
     })

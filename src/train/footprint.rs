@@ -7,6 +7,7 @@
 use crate::kernels::cpu::attention::{self, Shape};
 use crate::kernels::cpu::product::scratch_floats;
 use crate::lora::Adapter;
+use crate::model::config::QkNorm;
 use crate::model::{DecoderConfig, Keep};
 use crate::ops::Engine;
 
@@ -20,6 +21,10 @@ pub struct Footprint {
     heads: usize,
     head_dim: usize,
     grouped: bool,
+    /// q, k and v are the parts of one product, gate and up of another.
+    fused: bool,
+    /// The gradient of a branch is not that of the sum.
+    apart: bool,
     vocab: usize,
     /// Blocks from the lowest adapted one up.
     blocks: usize,
@@ -79,10 +84,11 @@ impl Footprint {
     pub fn new(c: &DecoderConfig, slots: &Slots, dropout: bool, threads: usize, tile: usize) -> Footprint {
         let (queries, keys) = (c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim);
         let rank = slots.iter().map(|s| s.3).max().unwrap_or(0);
-        // The t of six linears; that of the last is made again.
-        let t = 6 * rank;
-        let raw = if c.qk_norm { queries + keys } else { 0 };
-        let fixed = 2 * c.hidden_size + raw + 2 * queries + 2 * keys + c.num_heads + 2 * c.intermediate_size;
+        // The t of all linears but the last, which is made again.
+        let t = if c.fused { 3 } else { 6 } * rank;
+        let raw = if c.qk_norm == QkNorm::None { 0 } else { queries + keys };
+        let branches = if c.norms.after { 2 * c.hidden_size } else { 0 };
+        let fixed = 2 * c.hidden_size + raw + 2 * queries + 2 * keys + c.num_heads + 2 * c.intermediate_size + branches;
         Footprint {
             hidden: c.hidden_size,
             inner: c.intermediate_size,
@@ -91,6 +97,8 @@ impl Footprint {
             heads: c.num_heads,
             head_dim: c.head_dim,
             grouped: c.num_heads != c.num_kv_heads,
+            fused: c.fused,
+            apart: c.norms.after || c.residual_scale != 1.0,
             vocab: c.vocab_size,
             blocks: c.num_layers - slots.iter().map(|s| s.0).min().unwrap_or(c.num_layers),
             saved: fixed + t,
@@ -128,14 +136,20 @@ impl Footprint {
         // The top block is never run twice.
         let whole = kept.clamp(self.blocks.min(1), self.blocks);
         // Every pass keeps its output until its backward pass.
-        let kept = t * (whole * self.saved + (self.blocks - whole + 1) * c);
+        let mut kept = t * (whole * self.saved + (self.blocks - whole + 1) * c);
+        if self.fused {
+            // A fused product stands whole until it is split.
+            kept += n * (2 * f).max(self.queries + 2 * self.keys);
+        }
         let scores = self.attention(longest);
         let product = self.product(n);
         let masked = if self.dropout { n * f } else { 0 };
         let forward = n * f.max(c) + masked + product;
-        let backward = s * c + n * (c + 2 * f + 2 * self.rank) + masked + self.widest + product;
+        let parts = if self.fused { 2 * self.keys } else { 0 };
+        let branch = if self.apart || self.fused { c } else { 0 };
+        let backward = s * c + n * (c + branch + 2 * f + 2 * self.rank) + masked + self.widest + product;
         let spread = if self.grouped { 2 * self.queries } else { 0 };
-        let attention = s * c + n * (c + 2 * self.queries + 2 * self.keys + self.heads + spread) + scores;
+        let attention = s * c + n * (c + 2 * self.queries + 2 * self.keys + parts + self.heads + spread) + scores;
         let k = chunk.min(s);
         let loss = 3 * s * c + k * (c + self.vocab) + self.product(k);
         let working = [forward, n * c + scores, backward, attention, loss].into_iter().max().unwrap_or(0);
@@ -166,7 +180,8 @@ impl Footprint {
     /// Scratch of attention over rows of up to `n` tokens on every thread.
     fn attention(&self, n: usize) -> usize {
         let (heads, head_dim) = (self.heads, self.head_dim);
-        let shape = Shape { heads, kv_heads: heads, head_dim, scale: 1.0, window: None, tile: self.tile };
+        let shape =
+            Shape { heads, kv_heads: heads, head_dim, scale: 1.0, softcap: None, window: None, tile: self.tile };
         self.threads * attention::scratch_floats(shape, n)
     }
 

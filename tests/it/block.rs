@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use candle_core::{DType, Device, Tensor, Var};
 use sftmix::data::batch::Ragged;
 use sftmix::lora::Adapter;
+use sftmix::model::config::QkNorm;
 use sftmix::model::decoder::Keep;
 use sftmix::model::{Decoder, DecoderConfig};
 use sftmix::ops::attention::Shape;
@@ -81,7 +82,7 @@ impl Tiny {
             }
             put(format!("model.layers.{l}.input_layernorm.weight"), 1, h);
             put(format!("model.layers.{l}.post_attention_layernorm.weight"), 1, h);
-            if c.qk_norm {
+            if c.qk_norm != QkNorm::None {
                 put(format!("model.layers.{l}.self_attn.q_norm.weight"), 1, d);
                 put(format!("model.layers.{l}.self_attn.k_norm.weight"), 1, d);
             }
@@ -118,7 +119,7 @@ impl Tiny {
     /// Logits `[N,V]` with the adapter's A and B, from tensor operations that have gradients.
     fn logits(&self, ids: &[u32], layout: &Layout, lora: &Lora, masks: &Masks) -> candle_core::Result<Tensor> {
         let c = &self.config;
-        let inv_freq = c.inv_freq();
+        let inv_freq = c.ropes[0].frequencies().short;
         let eps = c.rms_norm_eps;
         let embed = self.weight("model.embed_tokens.weight");
         let mut x = embed.index_select(&Tensor::from_slice(ids, ids.len(), &Device::Cpu)?, 0)?;
@@ -141,7 +142,7 @@ impl Tiny {
             let n1 = norm(&x, "input_layernorm")?;
             let (mut q, mut k) = (linear(&n1, "self_attn.q_proj")?, linear(&n1, "self_attn.k_proj")?);
             let v = linear(&n1, "self_attn.v_proj")?;
-            if c.qk_norm {
+            if c.qk_norm != QkNorm::None {
                 let heads = |x: &Tensor, n: &str| -> candle_core::Result<Tensor> {
                     let rows = x.reshape((x.elem_count() / c.head_dim, c.head_dim))?;
                     norm(&rows, n)?.reshape(x.shape())
@@ -155,7 +156,8 @@ impl Tiny {
                 kv_heads: c.num_kv_heads,
                 head_dim: c.head_dim,
                 scale: (1.0 / (c.head_dim as f64).sqrt()) as f32,
-                window: c.windows.get(l).copied().flatten(),
+                softcap: None,
+                window: c.layers[l].window,
                 tile: 1,
             };
             let (o, _) = composite_attention(s, layout, &q, &k, &v);

@@ -5,7 +5,8 @@
 use candle_core::{DType, Device, Shape as TensorShape, Tensor, Var, D};
 use sftmix::model::weights::Weight;
 use sftmix::ops::attention::{self, Shape};
-use sftmix::ops::head_loss::{self, Mix, Position, Unit};
+use sftmix::ops::elementwise::Gate;
+use sftmix::ops::head_loss::{self, Head, Mix, Position, Unit};
 use sftmix::ops::linear::{self, Call, Linear, Slot, SlotGrad};
 use sftmix::ops::{adamw, elementwise, embedding, rms_norm, rope, rows};
 use sftmix::ops::{Buf, Engine, EngineOptions, Form, Layout, Matrix, Param};
@@ -130,7 +131,7 @@ pub fn composite_attention(s: Shape, layout: &Layout, q: &Tensor, k: &Tensor, v:
         let seen = |t: u32, j: u32| j <= t && s.window.is_none_or(|w| ((t - j) as usize) < w);
         let mask = (0..n).flat_map(|t| (0..n).map(move |j| if seen(t, j) { 0.0 } else { -1e30 }));
         let mask = Tensor::from_vec(mask.collect::<Vec<f64>>(), (n as usize, n as usize), &Device::Cpu)?;
-        let scores = ((q.matmul(&k.t()?)? * s.scale as f64)? + mask)?;
+        let scores = (composite_cap(&(q.matmul(&k.t()?)? * s.scale as f64)?, s.softcap)? + mask)?;
         let o = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&v)?;
         Ok((o, scores.log_sum_exp(D::Minus1)?.unsqueeze(1)?))
     };
@@ -140,6 +141,23 @@ pub fn composite_attention(s: Shape, layout: &Layout, q: &Tensor, k: &Tensor, v:
     });
     let (o, lse): (Vec<_>, Vec<_>) = rows.unzip();
     (Tensor::cat(&o, 0).unwrap(), Tensor::cat(&lse, 0).unwrap())
+}
+
+/// The gate's function; GELU's from its own formula, not from the sigmoid's.
+pub fn composite_gate(x: &Tensor, act: Gate) -> candle_core::Result<Tensor> {
+    match act {
+        Gate::Silu => x * (x.neg()?.exp()? + 1.0)?.recip()?,
+        Gate::GeluTanh => {
+            let cube = ((x * x.sqr()?)? * 0.044715)?;
+            let u = ((x + cube)? * (2.0 / std::f64::consts::PI).sqrt())?;
+            (x * 0.5)?.mul(&(u.tanh()? + 1.0)?)
+        }
+    }
+}
+
+/// `c·tanh(x/c)`.
+pub fn composite_cap(x: &Tensor, softcap: Option<f32>) -> candle_core::Result<Tensor> {
+    softcap.map_or(Ok(x.clone()), |c| (x / c as f64)?.tanh()? * c as f64)
 }
 
 /// `(f(x + step) − f(x − step)) / 2·step` for each element of `x`.
@@ -337,19 +355,22 @@ fn elementwise_operations_match_autograd() {
             gate[2..7].copy_from_slice(&[90.0, -90.0, 300.0, -300.0, 0.0]);
         }
         let (gv, uv) = (var(&gate, (1, n)), var(&up, (1, n)));
-        let sigma = (gv.neg().unwrap().exp().unwrap() + 1.0).unwrap().recip().unwrap();
-        let h = ((gv.as_tensor() * sigma).unwrap() * uv.as_tensor()).unwrap();
-        let mut grads = autograd(&h, &g, &[&gv, &uv]);
-        let sum = gate.iter().zip(&up).map(|(&a, &b)| a as f64 + b as f64).collect();
-        let want = [("h", numbers(&h)), ("dup", grads.remove(1)), ("dgate", grads.remove(0)), ("gate + up", sum)];
-        compare(&format!("silu·up {n}"), &engines, &want, |e| {
-            let (mut a, mut b) = (e.parameter(1, n, &gate)?, e.parameter(1, n, &up)?);
-            let h = elementwise::silu_mul(e, &a, &b)?;
-            let mut sum = e.parameter(1, n, &gate)?;
-            elementwise::add(e, &mut sum, &b)?;
-            elementwise::silu_mul_backward(e, &mut a, &mut b, &e.parameter(1, n, &g)?)?;
-            Ok(vec![h, b, a, sum])
-        });
+        let sum: Vec<f64> = gate.iter().zip(&up).map(|(&a, &b)| a as f64 + b as f64).collect();
+        for act in [Gate::Silu, Gate::GeluTanh] {
+            let h = (composite_gate(&gv, act).unwrap() * uv.as_tensor()).unwrap();
+            let mut grads = autograd(&h, &g, &[&gv, &uv]);
+            let (dgate, scaled) = (grads.remove(0), sum.iter().map(|v| v * 0.25).collect());
+            let want = [("h", numbers(&h)), ("dup", grads.remove(0)), ("dgate", dgate), ("(gate + up)/4", scaled)];
+            compare(&format!("{act:?}·up {n}"), &engines, &want, |e| {
+                let (mut a, mut b) = (e.parameter(1, n, &gate)?, e.parameter(1, n, &up)?);
+                let h = elementwise::gate_mul(e, act, &a, &b)?;
+                let mut sum = e.parameter(1, n, &gate)?;
+                elementwise::add(e, &mut sum, &b)?;
+                elementwise::scale(e, &mut sum, 0.25)?;
+                elementwise::gate_mul_backward(e, act, &mut a, &mut b, &e.parameter(1, n, &g)?)?;
+                Ok(vec![h, b, a, sum])
+            });
+        }
     }
 }
 
@@ -377,7 +398,7 @@ fn rows_are_looked_up_gathered_and_scattered() {
 }
 
 fn shape(heads: usize, kv_heads: usize, head_dim: usize, window: Option<usize>, tile: usize) -> Shape {
-    Shape { heads, kv_heads, head_dim, scale: (1.0 / (head_dim as f64).sqrt()) as f32, window, tile }
+    Shape { heads, kv_heads, head_dim, scale: (1.0 / (head_dim as f64).sqrt()) as f32, softcap: None, window, tile }
 }
 
 fn run_attention(e: &Engine, s: Shape, layout: &Layout, [q, k, v, g]: [&[f32]; 4]) -> Result<Vec<Buf>> {
@@ -402,8 +423,16 @@ fn attention_matches_autograd() {
         let n = layout.tokens();
         let (qw, kw) = (heads * d, kv_heads * d);
         let (q, k, v, g) = (random(n * qw, 1), random(n * kw, 2), random(n * kw, 3), random(n * qw, 4));
-        for window in [None, Some(1), Some(3), Some(100), Some(100_000)] {
-            let s = shape(heads, kv_heads, d, window, 1);
+        for (window, softcap) in [
+            (None, None),
+            (None, Some(0.7)),
+            (Some(1), None),
+            (Some(3), None),
+            (Some(3), Some(2.0)),
+            (Some(100), None),
+            (Some(100_000), None),
+        ] {
+            let s = Shape { softcap, ..shape(heads, kv_heads, d, window, 1) };
             let (qv, kv, vv) = (var(&q, (n, qw)), var(&k, (n, kw)), var(&v, (n, kw)));
             let (o, lse) = composite_attention(s, &layout, &qv, &kv, &vv);
             let mut want = vec![("o", numbers(&o)), ("lse", numbers(&lse))];
@@ -413,7 +442,9 @@ fn attention_matches_autograd() {
                 want.retain(|(name, _)| !matches!(*name, "dq" | "dk"));
             }
             for tile in [1, 4, 50, 128] {
-                let what = format!("attention {lengths:?} {heads}/{kv_heads}x{d} window {window:?} tile {tile}");
+                let what = format!(
+                    "attention {lengths:?} {heads}/{kv_heads}x{d} window {window:?} cap {softcap:?} tile {tile}"
+                );
                 compare(&what, &engines, &want, |e| {
                     let mut all = run_attention(e, Shape { tile, ..s }, &layout, [&q, &k, &v, &g])?;
                     if window == Some(1) {
@@ -497,12 +528,21 @@ fn units(states: usize, vocab: usize) -> Vec<Unit> {
 #[test]
 fn head_loss_matches_autograd() {
     // The last has a head of several panels, the one before it a vocabulary of several parts of 4,096.
-    for (vocab, c, states) in [(37, 5, 9), (64, 16, 40), (3, 1, 4), (9001, 8, 12), (150, 16_400, 8)] {
+    for (vocab, c, states, scale, softcap) in [
+        (37, 5, 9, 1.0, None),
+        (64, 16, 40, 1.0, None),
+        (64, 16, 40, 0.125, Some(0.5)),
+        (3, 1, 4, 1.0, None),
+        (9001, 8, 12, 1.0, None),
+        (9001, 8, 12, 2.0, Some(1.5)),
+        (150, 16_400, 8, 0.5, None),
+    ] {
         let (h, w) = (random(states * c, 1), random(vocab * c, 2));
         let w: Vec<f32> = w.iter().map(|v| v / (c as f32).sqrt()).collect();
         let us = units(states, vocab);
         let hv = var(&h, (states, c));
-        let all = hv.matmul(&tensor(&w, (vocab, c)).t().unwrap()).unwrap();
+        let raw = (hv.matmul(&tensor(&w, (vocab, c)).t().unwrap()).unwrap() * scale as f64).unwrap();
+        let all = composite_cap(&raw, softcap).unwrap();
         let log_all = candle_nn::ops::log_softmax(&all, 1).unwrap();
         let pick = |log: &Tensor, row: u32, target: u32| {
             log.narrow(0, row as usize, 1).unwrap().narrow(1, target as usize, 1).unwrap().neg().unwrap()
@@ -517,8 +557,9 @@ fn head_loss_matches_autograd() {
             };
             let mixed = mix.map(|m| {
                 let l = m.lambda as f64;
-                let row = |p: &Position| all.narrow(0, p.state as usize, 1).unwrap();
+                let row = |p: &Position| raw.narrow(0, p.state as usize, 1).unwrap();
                 let x = ((row(&own[0]) * l).unwrap() + (row(&own[1]) * (1.0 - l)).unwrap()).unwrap();
+                let x = composite_cap(&x, softcap).unwrap();
                 let x = candle_nn::ops::log_softmax(&x, 1).unwrap();
                 let parts = (pick(&x, 0, own[0].target) * l, pick(&x, 0, own[1].target) * (1.0 - l));
                 let loss = (parts.0.unwrap() + parts.1.unwrap()).unwrap();
@@ -538,9 +579,10 @@ fn head_loss_matches_autograd() {
         let dh = numbers(total.backward().unwrap().get(&hv).unwrap());
         let want = [("dh", dh), ("logits", numbers(&all))];
         for chunk in [1, 3, 128] {
-            let what = format!("head loss {states} states, {vocab}x{c}, chunk {chunk}");
+            let what = format!("head loss {states} states, {vocab}x{c}, cap {softcap:?}, chunk {chunk}");
             compare(&what, &engines(chunk, 128), &want, |e| {
-                let (head, h) = (matrix(e, vocab, c, &w)?, e.parameter(states, c, &h)?);
+                let (head, h) =
+                    (Head { weight: matrix(e, vocab, c, &w)?, scale, softcap }, e.parameter(states, c, &h)?);
                 let (with, dh) = head_loss::forward_backward(e, &head, &h, &us, true)?;
                 let (without, none) = head_loss::forward_backward(e, &head, &h, &us, false)?;
                 assert!(none.is_none());
@@ -576,7 +618,7 @@ fn head_loss_survives_large_logits() {
         ];
         let (stats, dh) = e
             .run(|| {
-                let head = matrix(&e, 3, 1, &[1.0, -1.0, 0.5])?;
+                let head = Head::plain(matrix(&e, 3, 1, &[1.0, -1.0, 0.5])?);
                 head_loss::forward_backward(&e, &head, &e.parameter(4, 1, &h)?, &us, true)
             })
             .unwrap();
@@ -658,7 +700,7 @@ fn one_thread_and_two_give_close_numbers_and_each_its_own_bits_again() {
             let saved = linear::Saved { x: &x, t: t.as_ref() };
             linear::backward(e, &lin, Some((&slot, &mut grad)), saved, &g, call, Some((&mut dx, false)))?;
             let mut all = run_attention(e, s, &layout, [&x.to_vec()?, &k, &v, &dx.to_vec()?])?;
-            let dh = head_loss::forward_backward(e, &matrix(e, 500, inp, &wh)?, &x, &us, true)?.1;
+            let dh = head_loss::forward_backward(e, &Head::plain(matrix(e, 500, inp, &wh)?), &x, &us, true)?.1;
             all.extend([y, dx, grad.a, grad.b]);
             all.extend(dh);
             Ok(all)

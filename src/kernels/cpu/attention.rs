@@ -3,6 +3,8 @@
 //!
 //! `D = Σ g·o; p = exp(score − lse); ds = p·(g·vᵀ − D)·scale; dq = ds·k; dk += dsᵀ·q; dv += pᵀ·g`.
 //!
+//! With a softcap c the score is `c·tanh(x/c)` of the scaled product x, and ds has the factor `1 − (score/c)²`.
+//!
 //! Products are made of the tiles of `product`, panel by panel of keys up to the causal edge. The gradients of
 //! keys and values are summed transposed, so that the scores are read as they lie.
 //!
@@ -14,7 +16,7 @@ use std::ops::{DerefMut, Range};
 use rayon::prelude::*;
 
 use super::product::{Columns, Plain, Right, Rows, Tiles};
-use super::simd::{dot, exp, simd_kernel};
+use super::simd::{dot, exp, simd_kernel, softcap};
 use super::{for_rows, Shared};
 
 /// Shape of the attention of one layer.
@@ -26,8 +28,10 @@ pub struct Shape {
     pub kv_heads: usize,
     /// Head size D.
     pub head_dim: usize,
-    /// Factor of the scores, 1/√D.
+    /// Factor of the scores, usually 1/√D.
     pub scale: f32,
+    /// Scaled scores s become c·tanh(s/c).
+    pub softcap: Option<f32>,
     /// Keys visible to a query, its own position included; `None` = all before it.
     pub window: Option<usize>,
     /// Query rows of a tile.
@@ -102,6 +106,59 @@ simd_kernel! {
         for (d, &p) in dp.iter_mut().zip(p) {
             *d = p * (*d - delta) * scale;
         }
+    }
+}
+
+simd_kernel! {
+    /// Raw scores of one query on `lo..hi`, scaled and capped.
+    pub fn cap_row(s: &mut [f32], lo: usize, hi: usize, scale: f32, cap: f32) {
+        for v in s[lo..hi].iter_mut() {
+            *v = softcap::<FMA>(*v * scale, cap);
+        }
+    }
+}
+
+simd_kernel! {
+    /// Capped scores become probabilities, and `dp` becomes `p·(dp − delta)·(1 − (score/cap)²)·scale`, the slope
+    /// of the cap included.
+    pub fn capped_gradient_row(s: &mut [f32], dp: &mut [f32], lse: f32, delta: f32, scale: f32, cap: f32) {
+        let inv = 1.0 / cap;
+        for (s, d) in s.iter_mut().zip(dp) {
+            let (p, t) = (exp::<FMA>(*s - lse), *s * inv);
+            *d = p * (*d - delta) * scale * (1.0 - t * t);
+            *s = p;
+        }
+    }
+}
+
+impl Shape {
+    /// Raw scores of a query become probabilities over `lo..hi`; gives their log-sum-exp.
+    pub(super) fn softmax(&self, s: &mut [f32], lo: usize, hi: usize) -> f32 {
+        match self.softcap {
+            None => softmax_row(s, lo, hi, self.scale),
+            Some(cap) => {
+                cap_row(s, lo, hi, self.scale, cap);
+                softmax_row(s, lo, hi, 1.0)
+            }
+        }
+    }
+
+    /// Raw scores become probabilities over `lo..hi`, `dp` the gradient of the raw scores.
+    fn score_gradient(&self, p: &mut [f32], dp: &mut [f32], (lo, hi): (usize, usize), lse: f32, delta: f32) {
+        match self.softcap {
+            None => {
+                probabilities_row(p, lo, hi, self.scale, lse);
+                score_gradient_row(&p[lo..hi], &mut dp[lo..hi], delta, self.scale);
+            }
+            Some(cap) => {
+                cap_row(p, lo, hi, self.scale, cap);
+                capped_gradient_row(&mut p[lo..hi], &mut dp[lo..hi], lse, delta, self.scale, cap);
+                p[..lo].fill(0.0);
+                p[hi..].fill(0.0);
+            }
+        }
+        dp[..lo].fill(0.0);
+        dp[hi..].fill(0.0);
     }
 }
 
@@ -322,7 +379,7 @@ pub fn forward<B: DerefMut<Target = [f32]>>(
             unsafe { scores(b, d, (q[q0 + b.t0 * qw..].as_ptr(), qw), &keys, p.as_mut_ptr()) };
             for (r, p) in p.chunks_exact_mut(b.stride).enumerate() {
                 let t = b.t0 + r;
-                let l = softmax_row(p, s.first_key(t) - b.k0, t + 1 - b.k0, s.scale);
+                let l = s.softmax(p, s.first_key(t) - b.k0, t + 1 - b.k0);
                 // SAFETY: one element, of this row and head.
                 unsafe { lse_out.slice((row.start + t) * s.heads + h, 1)[0] = l };
             }
@@ -399,11 +456,7 @@ pub fn backward<B: DerefMut<Target = [f32]>>(
             for (r, (p, dp)) in p.chunks_exact_mut(b.stride).zip(dp.chunks_exact_mut(b.stride)).enumerate() {
                 let t = b.t0 + r;
                 let at = (row.start + t) * s.heads + h;
-                let (lo, hi) = (s.first_key(t) - b.k0, t + 1 - b.k0);
-                probabilities_row(p, lo, hi, s.scale, lse[at]);
-                score_gradient_row(&p[lo..hi], &mut dp[lo..hi], delta[at], s.scale);
-                dp[..lo].fill(0.0);
-                dp[hi..].fill(0.0);
+                s.score_gradient(p, dp, (s.first_key(t) - b.k0, t + 1 - b.k0), lse[at], delta[at]);
             }
             turn(&q[from..], qw, (rows, d), q_t, spare);
             turn(&g[from..], qw, (rows, d), g_t, spare);

@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::attention::{softmax_row, Shape};
+use super::attention::Shape;
 use super::simd::{dot, fma, simd_kernel};
 
 /// Multiply-adds of a call below which its heads run on the calling thread.
@@ -45,7 +45,7 @@ pub fn forward<B: std::ops::DerefMut<Target = [f32]>>(
         let at = h / group * d;
         let mut p = scratch(keys);
         score_keys(&q[h * d..(h + 1) * d], &k[at..], kw, &mut p);
-        *lse = softmax_row(&mut p, 0, keys, s.scale);
+        *lse = s.softmax(&mut p, 0, keys);
         weigh_values(&p, &v[at..], kw, o);
     };
     if 2 * keys * q.len() < GRAIN || rayon::current_num_threads() == 1 {

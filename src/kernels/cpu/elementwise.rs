@@ -1,29 +1,79 @@
-//! Element-wise kernels: gated SiLU, residual, scaling, dropout, sums of squares.
+//! Element-wise kernels: gate, residual, scaling, dropout, sums of squares.
 
 use rayon::prelude::*;
 
-use super::simd::{dot, exp, simd_kernel};
+use super::simd::{dot, exp, fma, simd_kernel, softcap as softcap_of};
 use super::{for_rows, GRAIN};
 use crate::rng::Key;
 
+/// The function of a gate, `x·σ(w(x))`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// SiLU: w = x.
+    Silu,
+    /// GELU's approximation `x/2·(1 + tanh u)`: w = 2u, u = √(2/π)·(x + 0.044715·x³).
+    GeluTanh,
+}
+
+/// 2·√(2/π).
+const GELU: f32 = 1.595_769_1;
+const CUBIC: f32 = 0.044_715;
+
+/// w and its slope.
+#[inline(always)]
+fn inner<const FMA: bool>(gelu: bool, x: f32) -> (f32, f32) {
+    if gelu {
+        let s = CUBIC * x * x;
+        (GELU * fma::<FMA>(s, x, x), GELU * fma::<FMA>(3.0, s, 1.0))
+    } else {
+        (x, 1.0)
+    }
+}
+
 simd_kernel! {
-    /// `h = silu(gate)·up`, `silu(x) = x/(1 + e^-x)`.
-    pub fn silu_mul_part(gate: &[f32], up: &[f32], h: &mut [f32]) {
-        for ((h, &g), &u) in h.iter_mut().zip(gate).zip(up) {
-            *h = g / (1.0 + exp::<FMA>(-g)) * u;
+    /// `h = act(gate)·up`.
+    pub fn gate_mul_part(gelu: bool, gate: &[f32], up: &[f32], h: &mut [f32]) {
+        // One loop for each function: a choice inside would be made for every element.
+        if gelu {
+            for ((h, &g), &u) in h.iter_mut().zip(gate).zip(up) {
+                *h = g / (1.0 + exp::<FMA>(-inner::<FMA>(true, g).0)) * u;
+            }
+        } else {
+            for ((h, &g), &u) in h.iter_mut().zip(gate).zip(up) {
+                *h = g / (1.0 + exp::<FMA>(-g)) * u;
+            }
         }
     }
 }
 
 simd_kernel! {
     /// In: `dh`. Out: `dgate` in place of `gate`, `dup` in place of `up`.
-    /// With σ = 1/(1 + e^-gate): `dgate = dh·up·σ·(1 + gate·(1 − σ))`, `dup = dh·gate·σ`.
-    pub fn silu_mul_backward_part(gate: &mut [f32], up: &mut [f32], dh: &[f32]) {
-        for ((g, u), &d) in gate.iter_mut().zip(up.iter_mut()).zip(dh) {
-            let s = 1.0 / (1.0 + exp::<FMA>(-*g));
-            let (gv, uv) = (*g, *u);
-            *g = d * uv * s * (1.0 + gv * (1.0 - s));
-            *u = d * gv * s;
+    /// With σ = 1/(1 + e^−w): `dgate = dh·up·σ·(1 + gate·w'·(1 − σ))`, `dup = dh·gate·σ`.
+    pub fn gate_mul_backward_part(gelu: bool, gate: &mut [f32], up: &mut [f32], dh: &[f32]) {
+        if gelu {
+            for ((g, u), &d) in gate.iter_mut().zip(up.iter_mut()).zip(dh) {
+                let (gv, uv) = (*g, *u);
+                let (w, slope) = inner::<FMA>(true, gv);
+                let s = 1.0 / (1.0 + exp::<FMA>(-w));
+                *g = d * uv * s * (1.0 + gv * slope * (1.0 - s));
+                *u = d * gv * s;
+            }
+        } else {
+            for ((g, u), &d) in gate.iter_mut().zip(up.iter_mut()).zip(dh) {
+                let s = 1.0 / (1.0 + exp::<FMA>(-*g));
+                let (gv, uv) = (*g, *u);
+                *g = d * uv * s * (1.0 + gv * (1.0 - s));
+                *u = d * gv * s;
+            }
+        }
+    }
+}
+
+simd_kernel! {
+    /// `y *= factor`.
+    pub fn scale_part(y: &mut [f32], factor: f32) {
+        for y in y.iter_mut() {
+            *y *= factor;
         }
     }
 }
@@ -49,17 +99,38 @@ simd_kernel! {
     }
 }
 
-/// `h = silu(gate)·up`.
-pub fn silu_mul(gate: &[f32], up: &[f32], h: &mut [f32]) {
-    for_rows(h, 1, |i, h| silu_mul_part(&gate[i..i + h.len()], &up[i..i + h.len()], h));
+/// `h = act(gate)·up`.
+pub fn gate_mul(act: Gate, gate: &[f32], up: &[f32], h: &mut [f32]) {
+    let gelu = act == Gate::GeluTanh;
+    for_rows(h, 1, |i, h| gate_mul_part(gelu, &gate[i..i + h.len()], &up[i..i + h.len()], h));
 }
 
 /// `gate`, `up` become their gradients.
-pub fn silu_mul_backward(gate: &mut [f32], up: &mut [f32], dh: &[f32]) {
+pub fn gate_mul_backward(act: Gate, gate: &mut [f32], up: &mut [f32], dh: &[f32]) {
+    let gelu = act == Gate::GeluTanh;
     gate.par_chunks_mut(GRAIN)
         .zip(up.par_chunks_mut(GRAIN))
         .zip(dh.par_chunks(GRAIN))
-        .for_each(|((g, u), d)| silu_mul_backward_part(g, u, d));
+        .for_each(|((g, u), d)| gate_mul_backward_part(gelu, g, u, d));
+}
+
+/// `y *= factor`.
+pub fn scale(y: &mut [f32], factor: f32) {
+    for_rows(y, 1, |_, y| scale_part(y, factor));
+}
+
+simd_kernel! {
+    /// `x = c·tanh(x/c)`.
+    pub fn softcap_part(x: &mut [f32], c: f32) {
+        for x in x.iter_mut() {
+            *x = softcap_of::<FMA>(*x, c);
+        }
+    }
+}
+
+/// `x = c·tanh(x/c)`.
+pub fn softcap(x: &mut [f32], c: f32) {
+    for_rows(x, 1, |_, x| softcap_part(x, c));
 }
 
 /// `y += x`.

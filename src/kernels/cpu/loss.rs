@@ -8,7 +8,7 @@
 use rayon::prelude::*;
 
 use super::simd::{exp, fma, simd_kernel, sum_lanes, LANES};
-use super::Shared;
+use super::{capped_loss, Shared};
 
 /// One supervised position.
 #[derive(Clone, Copy, Debug)]
@@ -70,12 +70,12 @@ impl Normaliser {
     }
 
     /// log Σ exp(x).
-    fn lse(self) -> f64 {
+    pub(super) fn lse(self) -> f64 {
         self.max as f64 + libm::log(self.sum)
     }
 
     /// −Σ p·log p from Σ p·(x − max).
-    fn entropy(self, weighted: f64) -> f32 {
+    pub(super) fn entropy(self, weighted: f64) -> f32 {
         (libm::log(self.sum) - weighted) as f32
     }
 }
@@ -232,8 +232,16 @@ fn measure(x: &[f32], target: usize) -> (Normaliser, RowStats) {
     (z, RowStats { nll, prob, correct, max_prob: (1.0 / z.sum) as f32, ..Default::default() })
 }
 
-/// Losses of `logits[K,V]` and, with `gradient`, the logits overwritten by their gradients.
-pub fn units(logits: &mut [f32], vocab: usize, rows: &[Row], units: &[Unit], gradient: bool, stats: &mut [RowStats]) {
+/// Losses of raw `logits[K,V]`, behind any softcap, and, with `gradient`, the logits overwritten by their gradients.
+pub fn units(
+    logits: &mut [f32],
+    vocab: usize,
+    rows: &[Row],
+    units: &[Unit],
+    softcap: Option<f32>,
+    gradient: bool,
+    stats: &mut [RowStats],
+) {
     assert_eq!(logits.len(), rows.len() * vocab);
     assert_eq!(stats.len(), rows.len());
     let mut next = 0;
@@ -249,9 +257,13 @@ pub fn units(logits: &mut [f32], vocab: usize, rows: &[Row], units: &[Unit], gra
         // SAFETY: units do not overlap, so these rows and their figures are this task's alone.
         let (x, stats) = unsafe { (out.slice(unit.first * vocab, count * vocab), stats_out.slice(unit.first, count)) };
         let rows = &rows[unit.first..unit.first + count];
-        match unit.mix {
-            None => single(x, rows[0], gradient, &mut stats[0]),
-            Some(mix) => mixed(x, vocab, rows, mix, gradient, stats),
+        match (unit.mix, softcap) {
+            (None, None) => single(x, rows[0], gradient, &mut stats[0]),
+            (Some(mix), None) => mixed(x, vocab, rows, mix, gradient, stats),
+            (None, Some(cap)) => capped_loss::single(x, rows[0], cap, gradient, &mut stats[0]),
+            (Some(mix), Some(cap)) => {
+                capped_loss::mixed(x.split_at_mut(vocab), rows, mix, cap, gradient, stats);
+            }
         }
     });
 }
@@ -311,21 +323,22 @@ mod tests {
     }
 
     /// Total loss in f64 from the definition.
-    fn loss(x: &[f64], v: usize, rows: &[Row], us: &[Unit]) -> f64 {
-        let lse = |r: &[f64]| libm::log(r.iter().map(|&v| libm::exp(v)).sum::<f64>());
+    fn loss(x: &[f64], v: usize, rows: &[Row], us: &[Unit], cap: Option<f32>) -> f64 {
+        let cap = |x: f64| cap.map_or(x, |c| c as f64 * libm::tanh(x / c as f64));
+        let lse = |r: &[f64]| libm::log(r.iter().map(|&v| libm::exp(cap(v))).sum::<f64>());
         let mut total = 0.0;
         for u in us {
             let n = if u.mix.is_some() { 2 } else { 1 };
             for i in u.first..u.first + n {
                 let r = &x[i * v..(i + 1) * v];
-                total += rows[i].a as f64 * (lse(r) - r[rows[i].target as usize]);
+                total += rows[i].a as f64 * (lse(r) - cap(r[rows[i].target as usize]));
             }
             if let Some(m) = u.mix {
                 let l = m.lambda as f64;
                 let (c, d) = (&x[u.first * v..(u.first + 1) * v], &x[(u.first + 1) * v..(u.first + 2) * v]);
                 let mixed: Vec<f64> = c.iter().zip(d).map(|(c, d)| l * c + (1.0 - l) * d).collect();
                 let (yc, yu) = (rows[u.first].target as usize, rows[u.first + 1].target as usize);
-                total += m.b as f64 * (lse(&mixed) - l * mixed[yc] - (1.0 - l) * mixed[yu]);
+                total += m.b as f64 * (lse(&mixed) - l * cap(mixed[yc]) - (1.0 - l) * cap(mixed[yu]));
             }
         }
         total
@@ -333,33 +346,37 @@ mod tests {
 
     #[test]
     fn gradients_match_finite_differences() {
-        let v = 37;
-        let rows = [3, 5, 5, 0, 36].map(|target| Row { target, a: 0.3 });
-        let us = [
-            Unit { first: 0, mix: Some(Mix { lambda: 0.3, b: 0.7 }) },
-            Unit { first: 2, mix: None },
-            Unit { first: 3, mix: Some(Mix { lambda: 0.9, b: 0.1 }) },
-        ];
-        let x = logits(5, v);
-        let mut g = x.clone();
-        let mut stats = [RowStats::default(); 5];
-        units(&mut g, v, &rows, &us, true, &mut stats);
-        let x64: Vec<f64> = x.iter().map(|&v| v as f64).collect();
-        for i in 0..x.len() {
-            let mut p = x64.clone();
-            p[i] += 1e-4;
-            let up = loss(&p, v, &rows, &us);
-            p[i] -= 2e-4;
-            let fd = (up - loss(&p, v, &rows, &us)) / 2e-4;
-            assert!((fd - g[i] as f64).abs() < 2e-6, "at {i}: {fd} against {}", g[i]);
+        // More than one part of a mixed pair's rows, and a tail behind the lanes.
+        for (v, cap) in [(37, None), (37, Some(3.0)), (1061, Some(5.0))] {
+            let rows = [3, 5, 5, 0, 36].map(|target| Row { target, a: 0.3 });
+            let us = [
+                Unit { first: 0, mix: Some(Mix { lambda: 0.3, b: 0.7 }) },
+                Unit { first: 2, mix: None },
+                Unit { first: 3, mix: Some(Mix { lambda: 0.9, b: 0.1 }) },
+            ];
+            let x = logits(5, v);
+            let mut g = x.clone();
+            let mut stats = [RowStats::default(); 5];
+            units(&mut g, v, &rows, &us, cap, true, &mut stats);
+            let x64: Vec<f64> = x.iter().map(|&v| v as f64).collect();
+            for i in (0..x.len()).step_by(if v > 100 { 13 } else { 1 }) {
+                let mut p = x64.clone();
+                p[i] += 1e-4;
+                let up = loss(&p, v, &rows, &us, cap);
+                p[i] -= 2e-4;
+                let fd = (up - loss(&p, v, &rows, &us, cap)) / 2e-4;
+                assert!((fd - g[i] as f64).abs() < 2e-6, "{cap:?} at {i}: {fd} against {}", g[i]);
+            }
+            if cap.is_none() {
+                for row in g.chunks(v) {
+                    assert!(row.iter().sum::<f32>().abs() < 1e-6, "rows of the gradient sum to zero");
+                }
+            }
+            let ours: f64 = rows.iter().zip(&stats).map(|(r, s)| r.a as f64 * s.nll).sum::<f64>()
+                + 0.7f32 as f64 * stats[0].mix_nll
+                + 0.1f32 as f64 * stats[3].mix_nll;
+            assert!((ours - loss(&x64, v, &rows, &us, cap)).abs() < 2e-6);
         }
-        for row in g.chunks(v) {
-            assert!(row.iter().sum::<f32>().abs() < 1e-6, "rows of the gradient sum to zero");
-        }
-        let ours: f64 = rows.iter().zip(&stats).map(|(r, s)| r.a as f64 * s.nll).sum::<f64>()
-            + 0.7f32 as f64 * stats[0].mix_nll
-            + 0.1f32 as f64 * stats[3].mix_nll;
-        assert!((ours - loss(&x64, v, &rows, &us)).abs() < 1e-6);
     }
 
     #[test]
@@ -370,14 +387,30 @@ mod tests {
         for lambda in [0.0, 0.37, 1.0] {
             let rows = [Row { target: 7, a: 1.0 }; 2];
             let mut stats = [RowStats::default(); 2];
-            units(&mut x.clone(), v, &rows, &[Unit { first: 0, mix: Some(Mix { lambda, b: 1.0 }) }], false, &mut stats);
+            units(
+                &mut x.clone(),
+                v,
+                &rows,
+                &[Unit { first: 0, mix: Some(Mix { lambda, b: 1.0 }) }],
+                None,
+                false,
+                &mut stats,
+            );
             assert!((stats[0].mix_nll - stats[0].nll).abs() < 1e-6);
         }
         let x = logits(2, v);
         let rows = [Row { target: 7, a: 1.0 }, Row { target: 9, a: 1.0 }];
         for (lambda, want) in [(1.0, 0), (0.0, 1)] {
             let mut stats = [RowStats::default(); 2];
-            units(&mut x.clone(), v, &rows, &[Unit { first: 0, mix: Some(Mix { lambda, b: 1.0 }) }], false, &mut stats);
+            units(
+                &mut x.clone(),
+                v,
+                &rows,
+                &[Unit { first: 0, mix: Some(Mix { lambda, b: 1.0 }) }],
+                None,
+                false,
+                &mut stats,
+            );
             assert!((stats[0].mix_nll - stats[want].nll).abs() < 1e-6);
         }
     }
@@ -387,11 +420,11 @@ mod tests {
         let mut stats = [RowStats::default()];
         let row = |target| [Row { target, a: 1.0 }];
         let one = [Unit { first: 0, mix: None }];
-        units(&mut [1.0, 1.0, 0.0], 3, &row(0), &one, false, &mut stats);
+        units(&mut [1.0, 1.0, 0.0], 3, &row(0), &one, None, false, &mut stats);
         assert!(stats[0].correct);
-        units(&mut [1.0, 1.0, 0.0], 3, &row(1), &one, false, &mut stats);
+        units(&mut [1.0, 1.0, 0.0], 3, &row(1), &one, None, false, &mut stats);
         assert!(!stats[0].correct);
-        units(&mut [1.0, f32::NAN, 0.0], 3, &row(0), &one, false, &mut stats);
+        units(&mut [1.0, f32::NAN, 0.0], 3, &row(0), &one, None, false, &mut stats);
         assert!(stats[0].nll.is_nan());
     }
 }

@@ -6,6 +6,7 @@
 pub mod adamw;
 pub mod attention;
 pub mod cache_attention;
+pub mod capped_loss;
 pub mod elementwise;
 pub mod gemm;
 pub mod loss;

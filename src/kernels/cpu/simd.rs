@@ -103,6 +103,30 @@ pub fn exp<const FMA: bool>(x: f32) -> f32 {
     }
 }
 
+/// tanh x. Relative error below 6e-7: a polynomial near 0, where `1 − 2/(e^2x + 1)` would cancel.
+#[inline(always)]
+pub fn tanh<const FMA: bool>(x: f32) -> f32 {
+    let far = 1.0 - 2.0 / (exp::<FMA>(2.0 * x) + 1.0);
+    let s = x * x;
+    let p = -1382.0 / 155_925.0;
+    let p = fma::<FMA>(p, s, 62.0 / 2835.0);
+    let p = fma::<FMA>(p, s, -17.0 / 315.0);
+    let p = fma::<FMA>(p, s, 2.0 / 15.0);
+    let p = fma::<FMA>(p, s, -1.0 / 3.0);
+    let near = fma::<FMA>(p * s, x, x);
+    if s < 0.09 {
+        near
+    } else {
+        far
+    }
+}
+
+/// `c·tanh(x/c)`, a softcap.
+#[inline(always)]
+pub fn softcap<const FMA: bool>(x: f32, c: f32) -> f32 {
+    c * tanh::<FMA>(x / c)
+}
+
 /// Sum of the lanes in a fixed order.
 #[inline(always)]
 pub fn sum_lanes(a: [f32; LANES]) -> f32 {
@@ -155,6 +179,30 @@ mod tests {
         assert!(worst < 2.4e-7, "relative error {worst:e}");
         exp_all(&[-200.0, f32::NEG_INFINITY, 0.0], &mut y[..3]);
         assert_eq!(&y[..3], &[0.0, 0.0, 1.0]);
+    }
+
+    simd_kernel! {
+        /// tanh of each.
+        pub fn tanh_all(x: &[f32], y: &mut [f32]) {
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y = tanh::<FMA>(x);
+            }
+        }
+    }
+
+    #[test]
+    fn tanh_is_close_to_libm_everywhere() {
+        let x: Vec<f32> = (0..200_001).map(|i| -20.0 + i as f32 * 2e-4).chain([1e-30, -1e-10, 100.0]).collect();
+        let mut y = vec![0.0; x.len()];
+        tanh_all(&x, &mut y);
+        let error = |(&x, &y): (&f32, &f32)| {
+            let want = libm::tanh(x as f64);
+            ((y as f64 - want) / want).abs()
+        };
+        let worst = x.iter().zip(&y).filter(|(x, _)| **x != 0.0).map(error).fold(0.0, f64::max);
+        assert!(worst < 6e-7, "relative error {worst:e}");
+        tanh_all(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY], &mut y[..3]);
+        assert!(y[0].is_nan() && y[1..3] == [1.0, -1.0]);
     }
 
     #[test]

@@ -294,10 +294,10 @@ impl<'a> Keys<'a> {
         Ok(Some(Keys { map, path: self.path, prefix: format!("{}.", self.name(key)) }))
     }
 
-    /// Refuses what changes the numbers, and logs the unknown keys.
-    pub(super) fn check(&self) -> Result<()> {
+    /// Refuses what changes the numbers, but for the keys that the family `reads`, and logs the unknown keys.
+    pub(super) fn check(&self, reads: &[&str]) -> Result<()> {
         for (only, keys) in REFUSED {
-            for key in *keys {
+            for key in keys.iter().filter(|key| !reads.contains(key)) {
                 if let Some(value) = self.raw(key).filter(|v| !only.allows(v)) {
                     return Err(self.unsupported(key, value, only.expected()));
                 }
@@ -313,13 +313,11 @@ impl<'a> Keys<'a> {
         Ok(())
     }
 
-    /// Refuses every key of a RoPE object that is not read: each would change the numbers.
-    pub(super) fn check_rope(&self) -> Result<()> {
+    /// Refuses every key of a RoPE object that is not read, these `more` aside: each would change the numbers.
+    pub(super) fn check_rope(&self, more: &[&str]) -> Result<()> {
         for (key, value) in self.map {
-            if key == "partial_rotary_factor" && !Only::One.allows(value) {
-                return Err(self.unsupported(key, value, "1"));
-            }
-            if !ROPE_KEYS.contains(&key.as_str()) && !key.starts_with('_') && !value.is_null() {
+            let known = ROPE_KEYS.contains(&key.as_str()) || more.contains(&key.as_str()) || key.starts_with('_');
+            if !known && !value.is_null() {
                 return Err(self.unsupported(key, value, "no such key"));
             }
         }

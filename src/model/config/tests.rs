@@ -1,8 +1,9 @@
+use std::f64::consts::PI;
 use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::super::config_keys::{KNOWN, REFUSED};
+use super::keys::{KNOWN, REFUSED};
 use super::*;
 
 fn shared() -> Option<PathBuf> {
@@ -12,6 +13,10 @@ fn shared() -> Option<PathBuf> {
         return None;
     }
     Some(path)
+}
+
+fn windows(config: &DecoderConfig) -> Vec<Option<usize>> {
+    config.layers.iter().map(|l| l.window).collect()
 }
 
 /// A small llama with `changes` laid over it; the string `"absent"` removes a key.
@@ -49,18 +54,30 @@ fn golden_configs_parse_or_are_refused_by_name() {
         assert_eq!((config.num_heads, config.num_kv_heads, config.vocab_size), (4, 2, 64), "{name}");
         assert_eq!(config.head_dim, if name == "qwen3" { 16 } else { 8 }, "{name}");
         assert_eq!(config.rms_norm_eps, 1e-5, "{name}");
-        assert_eq!(config.rope.theta, if name.starts_with("qwen") { 1e6 } else { 1e4 }, "{name}");
+        assert_eq!(config.ropes[0].theta, if name.starts_with("qwen") { 1e6 } else { 1e4 }, "{name}");
         assert_eq!(config.tie_word_embeddings, !matches!(name, "llama" | "mistral"), "{name}");
         assert_eq!((config.qkv_bias, config.o_bias, config.mlp_bias), (name == "qwen2", false, false), "{name}");
-        assert_eq!(config.qk_norm, name == "qwen3", "{name}");
-        assert_eq!(config.windows, vec![if name == "mistral" { Some(6) } else { None }; 2], "{name}");
+        assert_eq!(config.qk_norm, if name == "qwen3" { QkNorm::Head } else { QkNorm::None }, "{name}");
+        assert_eq!(windows(&config), vec![if name == "mistral" { Some(6) } else { None }; 2], "{name}");
         assert_eq!((config.eos_token_ids, config.bos_token_id), (vec![2], Some(1)), "{name}");
     }
-    for name in ["gemma", "gemma2", "gemma3_text", "phi3"] {
-        let error = read(name).unwrap_err().to_string();
-        let expected = format!("model_type \"{name}\" is not one of those supported: llama, mistral, qwen2, qwen3");
-        assert!(error.ends_with(&expected), "{error}");
-    }
+    let gemma = read("gemma").unwrap();
+    assert!(gemma.norm_plus_one && !gemma.norms.after && gemma.tie_word_embeddings && gemma.head_dim == 16);
+    assert_eq!(
+        (gemma.attention_scale, gemma.embedding_scale, gemma.activation),
+        (0.25, 32f64.sqrt(), Activation::GeluTanh)
+    );
+    assert_eq!((gemma.attention_softcap, gemma.logit_softcap), (None, None));
+    let gemma2 = read("gemma2").unwrap();
+    assert_eq!((gemma2.attention_softcap, gemma2.logit_softcap), (Some(50.0), Some(30.0)));
+    assert_eq!((windows(&gemma2), gemma2.attention_scale), (vec![Some(6), None], 1.0 / 24f64.sqrt()));
+    assert!(gemma2.norms.before && gemma2.norms.after && gemma2.qk_norm == QkNorm::None);
+    let gemma3 = read("gemma3_text").unwrap();
+    assert_eq!(gemma3.ropes.iter().map(|r| r.theta).collect::<Vec<_>>(), [1e6, 1e4]);
+    let layers = [Layer { window: Some(6), rope: Some(1) }, Layer { window: None, rope: Some(0) }];
+    assert_eq!((&gemma3.layers[..], gemma3.qk_norm, gemma3.logit_softcap), (&layers[..], QkNorm::Head, None));
+    let phi3 = read("phi3").unwrap();
+    assert_eq!((phi3.fused, phi3.ropes[0].rotary_dim, phi3.rms_norm_eps), (true, 8, 1e-5));
 }
 
 #[test]
@@ -72,16 +89,18 @@ fn real_configs_parse() {
         let name = dir.file_name().unwrap().to_str().unwrap().to_string();
         match DecoderConfig::from_dir(&dir) {
             Ok(config) => {
-                assert!(config.windows.iter().all(Option::is_none), "{name}");
+                let window = if name.starts_with("phi-3") { Some(2047) } else { None };
+                assert!(windows(&config).iter().all(|&w| w == window), "{name}");
                 parsed.push(name);
             }
-            Err(error) => assert!(error.to_string().contains("model_type \"phi3\""), "{error}"),
+            Err(error) => panic!("{error}"),
         }
     }
     parsed.sort();
     let expected = [
         "llama-3.2-1b-instruct",
         "mistral-7b-instruct-v0.3",
+        "phi-3-mini-4k-instruct",
         "qwen2.5-0.5b-instruct",
         "qwen3-0.6b",
         "smollm2-135m-instruct",
@@ -98,17 +117,18 @@ fn llama3_scaling_of_four_wavelengths() {
     });
     let config = parse(json!({ "rope_scaling": scaling, "rope_parameters": scaling })).unwrap();
     assert_eq!(config, parse(json!({ "rope_scaling": scaling })).unwrap());
-    assert_eq!(parse(json!({})).unwrap().inv_freq(), [1.0, 0.1, 0.01, 0.001]);
+    let inv_freq = |c: &DecoderConfig| c.ropes[0].frequencies().short;
+    assert_eq!(inv_freq(&parse(json!({})).unwrap()), [1.0, 0.1, 0.01, 0.001]);
     // 2 pi / 0.1 = 62.83: (128 / 62.83 - 1) / 3 = 0.345728 is kept, the rest divided by 8.
     let smooth = (128.0 * f64::from(0.1_f32) / (2.0 * PI) - 1.0) / 3.0;
     let band = (0.1_f32 as f64 * ((1.0 - smooth) / 8.0 + smooth)) as f32;
     assert!((band - 0.042_751).abs() < 1e-6, "{band}");
-    let freqs = config.inv_freq();
+    let freqs = inv_freq(&config);
     assert_eq!([freqs[0], freqs[2], freqs[3]], [1.0, 0.01 / 8.0, 0.001 / 8.0]);
     assert!((freqs[1] - band).abs() <= f32::EPSILON * band, "{} {band}", freqs[1]);
     if let Some(shared) = shared() {
         let golden = DecoderConfig::from_dir(&shared.join("golden/llama_tied_rope3")).unwrap();
-        assert_eq!(golden.inv_freq(), freqs);
+        assert_eq!(inv_freq(&golden), freqs);
     }
 }
 
@@ -116,8 +136,9 @@ fn llama3_scaling_of_four_wavelengths() {
 fn family_defaults_and_biases() {
     let llama = parse(json!({ "num_key_value_heads": null })).unwrap();
     assert_eq!((llama.num_kv_heads, llama.head_dim, llama.rms_norm_eps), (4, 8, 1e-6));
-    assert_eq!(llama.rope, Rope { theta: 1e4, scaling: RopeScaling::None });
-    assert!(!llama.tie_word_embeddings && !llama.qkv_bias && !llama.o_bias && !llama.mlp_bias && !llama.qk_norm);
+    assert_eq!(llama.ropes, [Rope { theta: 1e4, rotary_dim: 8, scaling: RopeScaling::None }]);
+    assert!(!llama.tie_word_embeddings && !llama.qkv_bias && !llama.o_bias && !llama.mlp_bias);
+    assert_eq!((llama.qk_norm, llama.attention_scale), (QkNorm::None, 1.0 / 8f64.sqrt()));
     for (family, bias, expected) in [
         ("llama", true, (true, true)),
         ("qwen2", false, (true, false)),
@@ -129,8 +150,79 @@ fn family_defaults_and_biases() {
         assert_eq!(config.head_dim, if family == "qwen3" { 128 } else { 8 });
     }
     let v5 = parse(json!({ "rope_parameters": { "rope_theta": 5e5, "rope_type": "default", "_own": 1 } })).unwrap();
-    assert_eq!(v5.rope, Rope { theta: 5e5, scaling: RopeScaling::None });
+    assert_eq!(v5.ropes, [Rope { theta: 5e5, rotary_dim: 8, scaling: RopeScaling::None }]);
     assert!(parse(json!({ "hidden_act": "swish", "_anything": [1], "partial_rotary_factor": 1 })).is_ok());
+}
+
+#[test]
+fn families_differ_as_in_transformers() {
+    let longrope = json!({ "type": "su", "short_factor": [1.0, 2.0, 3.0], "long_factor": [4, 5, 6] });
+    let phi = |changes: Value| {
+        let mut all = json!({
+            "model_type": "phi3", "rope_scaling": longrope, "original_max_position_embeddings": 32,
+            "partial_rotary_factor": 0.75, "sliding_window": null
+        });
+        all.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        all
+    };
+    let config = parse(phi(json!({}))).unwrap();
+    let f = config.ropes[0].frequencies();
+    assert_eq!((f.short.len(), f.long.as_ref().unwrap().0, config.ropes[0].rotary_dim), (3, 32, 6));
+    assert_eq!((f.short[0], f.long.unwrap().1[0]), (1.0, 0.25));
+    // √(1 + ln(128/32)/ln 32).
+    assert!((f.scale - 1.4f64.sqrt()).abs() < 1e-12, "{}", f.scale);
+    let bad = phi(json!({ "partial_rotary_factor": 1.0 }));
+    let wrong = "rope_scaling.short_factor: expected 4 numbers above 0, found [1.0,2.0,3.0]";
+    assert_eq!(reason(bad), wrong);
+    let unknown = reason(phi(json!({ "rope_scaling": { "type": "yarn", "factor": 2 } })));
+    assert!(unknown.ends_with("(expected \"default\", \"linear\", \"llama3\" or \"longrope\")"), "{unknown}");
+
+    let layers = json!({ "num_hidden_layers": 8 });
+    let of = |family: &str, changes: &Value| {
+        let mut all = json!({ "model_type": family });
+        all.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        parse(all).unwrap()
+    };
+    let smollm3 = of("smollm3", &layers);
+    let ropes: Vec<bool> = smollm3.layers.iter().map(|l| l.rope.is_some()).collect();
+    assert_eq!(ropes, [true, true, true, false, true, true, true, false]);
+    assert_eq!((smollm3.ropes[0].theta, smollm3.tie_word_embeddings), (2e6, true));
+    let gemma3 = of("gemma3_text", &layers);
+    let full: Vec<usize> = (0..8).filter(|&l| gemma3.layers[l].window.is_none()).collect();
+    assert_eq!((full, gemma3.layers[5].rope, gemma3.layers[6].rope), (vec![5], Some(0), Some(1)));
+    assert_eq!((gemma3.head_dim, gemma3.attention_scale, gemma3.layers[0].window), (256, 1.0 / 16.0, Some(4096)));
+    let linear = json!({ "rope_scaling": { "rope_type": "linear", "factor": 8.0 }, "head_dim": 8 });
+    let gemma3 = of("gemma3_text", &linear);
+    assert_eq!(gemma3.ropes[0].scaling, RopeScaling::Linear { factor: 8.0 });
+    assert_eq!(gemma3.ropes[1], Rope { theta: 1e4, rotary_dim: 8, scaling: RopeScaling::None });
+    let gemma2 = of("gemma2", &json!({ "attn_logit_softcapping": null }));
+    assert_eq!((gemma2.attention_softcap, gemma2.logit_softcap), (None, Some(30.0)));
+    let olmo2 = of("olmo2", &json!({}));
+    assert_eq!((olmo2.norms, olmo2.qk_norm), (Norms { before: false, after: true }, QkNorm::Whole));
+    let granite =
+        of("granite", &json!({ "attention_multiplier": 0.5, "logits_scaling": 4, "residual_multiplier": 0.2 }));
+    assert_eq!((granite.attention_scale, granite.logit_scale, granite.residual_scale), (0.5, 0.25, 0.2));
+    for (changes, expected) in [
+        (
+            json!({ "model_type": "gemma2", "hidden_activation": "gelu" }),
+            "hidden_activation \"gelu\" is not supported (expected \"gelu_pytorch_tanh\")",
+        ),
+        (
+            json!({ "model_type": "smollm3", "no_rope_layers": [1] }),
+            "no_rope_layers: expected a list of at least 2 numbers 0 (no rotation) or 1, found [1]",
+        ),
+        (json!({ "model_type": "granite", "logits_scaling": 0 }), "logits_scaling: expected a number above 0, found 0"),
+        (
+            json!({ "model_type": "gemma3_text", "rope_parameters": { "rope_theta": 1e4 } }),
+            "rope_parameters: expected full_attention and sliding_attention, found {\"rope_theta\":10000.0}",
+        ),
+        (
+            json!({ "model_type": "olmo2", "sliding_window": 8 }),
+            "sliding_window 8 is not supported (expected null with \"olmo2\")",
+        ),
+    ] {
+        assert_eq!(reason(changes.clone()), expected, "{changes}");
+    }
 }
 
 #[test]
@@ -156,7 +248,7 @@ fn windows_of_each_family() {
             &vec![None, Some(4)],
         ),
     ] {
-        assert_eq!(&parse(changes.clone()).unwrap().windows, expected, "{changes}");
+        assert_eq!(&windows(&parse(changes.clone()).unwrap()), expected, "{changes}");
     }
 }
 
@@ -222,7 +314,7 @@ fn bad_configs_name_key_and_value() {
         ),
         (
             json!({ "rope_parameters": { "rope_type": "default" }, "rope_scaling": { "type": "yarn", "factor": 2 } }),
-            "rope_scaling.type \"yarn\" is not supported (expected \"default\" or \"llama3\")".into(),
+            "rope_scaling.type \"yarn\" is not supported (expected \"default\", \"linear\" or \"llama3\")".into(),
         ),
         (
             json!({ "rope_scaling": { "rope_type": "default", "type": "linear" } }),
@@ -264,7 +356,7 @@ fn bad_configs_name_key_and_value() {
     // Null is no contradiction: v5 writers leave the old key so.
     let mut both = llama3("factor", json!(8));
     both["rope_scaling"] = Value::Null;
-    assert!(matches!(parse(both).unwrap().rope.scaling, RopeScaling::Llama3 { .. }));
+    assert!(matches!(parse(both).unwrap().ropes[0].scaling, RopeScaling::Llama3 { .. }));
 }
 
 #[test]
