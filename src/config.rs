@@ -92,7 +92,7 @@ text_enum! {
         PromptCompletion = "prompt-completion",
         /// `{"instruction", "input"?, "output"}` with Stanford's template.
         Alpaca = "alpaca",
-        /// `{"messages": [{"role", "content"}, …]}` in a plain role format.
+        /// `{"messages": [{"role", "content"}, …]}` by the model's chat template, or in a plain role format.
         Messages = "messages",
         /// Two columns by name: `prompt_field`, `response_field`.
         Columns = "columns",
@@ -247,13 +247,19 @@ pub struct DataOptions {
     pub text_field: Option<String>,
     /// The prompt with `{column}` in place of values, e.g. `Question: {question}\nAnswer: `.
     pub prompt_template: Option<String>,
+    /// File with the chat template that conversations are written with, instead of the model's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<PathBuf>,
+    /// Further variables of the chat template, such as `enable_thinking`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chat_template_kwargs: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 /// Every setting of a run. `Default` gives what the command line's `--help` prints.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainConfig {
-    /// Hugging Face model folder: `config.json`, `tokenizer.json`, safetensors.
+    /// Hugging Face model folder (`config.json`, `tokenizer.json`, safetensors), or a GGUF file.
     pub model: PathBuf,
     /// Training rows: JSONL, or one JSON array of objects.
     pub data: PathBuf,

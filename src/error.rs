@@ -54,6 +54,14 @@ pub enum Error {
         /// What went wrong.
         reason: String,
     },
+    /// A chat template cannot be used, or refuses a conversation.
+    #[error("{}: {reason}", path.display())]
+    ChatTemplate {
+        /// The file that the template is from.
+        path: PathBuf,
+        /// The template's own words, or its line and what is wrong with it.
+        reason: String,
+    },
     /// A row of the data cannot be used.
     #[error("{}: row {row}: {reason}", path.display())]
     DataInvalid {

@@ -14,7 +14,7 @@ pub use crate::train::score::Evaluation;
 /// What to evaluate.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EvalConfig {
-    /// Hugging Face model folder.
+    /// Hugging Face model folder, or a GGUF file.
     pub model: PathBuf,
     /// PEFT adapter folder.
     pub adapter: Option<PathBuf>,

@@ -10,6 +10,7 @@ mod error;
 mod eval;
 #[cfg(feature = "generate")]
 pub mod generate;
+pub mod gguf;
 pub mod job;
 mod kernels;
 pub mod lora;

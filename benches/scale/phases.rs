@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 use serde_json::{json, Value};
+use sftmix::data::chat::ChatFormat;
 use sftmix::data::{RowReader, StoreRequest, Template, TokenStore, Tokenizer};
 use sftmix::dynamics::{
     confidences, split_checkpoints, CheckpointInfo, DynamicsLog, DynamicsWriter, Header, Kind, Record, Stage,
@@ -195,7 +196,13 @@ fn rate(s: &Settings, n: u64) -> Outcome<Value> {
             let (row, object) = row?;
             let template = match &template {
                 Some(t) => t,
-                None => template.insert(Template::resolve(&DataOptions::default(), None, &data, row, &object)?),
+                None => template.insert(Template::resolve(
+                    &DataOptions::default(),
+                    &ChatFormat::default(),
+                    &data,
+                    row,
+                    &object,
+                )?),
             };
             texts.push(template.render(&data, row, &object)?.text);
         }

@@ -50,7 +50,7 @@ use trial::{floor, Trial};
 pub enum BenchModel {
     /// Random weights of this shape.
     Shape(Shape),
-    /// A Hugging Face model folder.
+    /// A Hugging Face model folder, or a GGUF file.
     Folder(PathBuf),
 }
 

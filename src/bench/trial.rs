@@ -56,6 +56,7 @@ impl Trial {
         // The same choices as training makes.
         let lora_alpha = 2.0 * config.lora_r as f64;
         let like = TrainConfig {
+            model: dir.to_path_buf(),
             recipe: config.recipe,
             batch_size: config.batch_size,
             micro_batch: config.micro_batch,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
 use serde_json::{json, Value};
+use sftmix::data::chat::ChatFormat;
 use sftmix::data::store::read_rows;
 use sftmix::data::{Rendered, Tokenizer};
 use sftmix::dynamics::{confidences, export, metrics, split_checkpoints, DynamicsLog, HalfSummary, Metrics, Summary};
@@ -101,11 +102,11 @@ impl View {
     fn texts(&self, examples: &[u32]) -> Result<Vec<Option<Rendered>>, String> {
         let Some(config) = &self.config else { return Err("there is no run.json beside the log".into()) };
         let rows: Vec<u64> = examples.iter().map(|&e| self.row(e)).collect();
-        let read = |eos: Option<&str>| read_rows(&config.data, &config.data_options, eos, &rows);
-        // Only conversations need the end token, and with it the tokenizer.
-        let mut found = read(None)
+        let read = |format: &ChatFormat| read_rows(&config.data, &config.data_options, format, &rows);
+        // Only conversations need the tokenizer: its end token, or its template. Without either they fail.
+        let mut found = read(&ChatFormat::default())
             .or_else(|e| match Tokenizer::load(&config.model) {
-                Ok(tokenizer) => read(tokenizer.eos_text()),
+                Ok(tokenizer) => read(&tokenizer.chat_format(&config.data_options)?),
                 Err(_) => Err(e),
             })
             .map_err(|e| e.to_string())?;

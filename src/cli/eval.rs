@@ -11,7 +11,7 @@ use super::{format, output, Done};
 /// Measure a model, with or without an adapter, on a file of rows
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Hugging Face model folder
+    /// Hugging Face model folder, or a GGUF file
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// PEFT adapter folder [default: none, the model as it is]

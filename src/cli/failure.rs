@@ -50,6 +50,11 @@ impl Failure {
         self.hint(format!("sftmix train --resume --out {} continues the run", out.display()))
     }
 
+    /// Whether nobody listens any more.
+    pub fn is_silent(&self) -> bool {
+        self.text.is_none()
+    }
+
     /// Prints the failure and gives its exit code.
     pub fn report(self) -> ExitCode {
         if let Some(text) = self.text {
@@ -106,7 +111,8 @@ fn hint(e: &Error) -> Option<String> {
     Some(match e {
         Error::Io { path, source } if source.kind() == ErrorKind::NotFound => match name(path).as_str() {
             "config.json" | "tokenizer.json" => {
-                "--model takes a Hugging Face model folder: config.json, tokenizer.json and safetensors".into()
+                "--model takes a Hugging Face model folder (config.json, tokenizer.json and safetensors) or a GGUF file"
+                    .into()
             }
             "adapter_config.json" => "an adapter is a folder in PEFT's layout, as a run's adapter/".into(),
             _ => return None,

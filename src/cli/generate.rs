@@ -3,16 +3,17 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
-use sftmix::{Control, DeviceSetting, GenerateConfig, Generator};
+use sftmix::data::Conversation;
+use sftmix::{Control, GenerateConfig, Generation, Generator};
 
 use super::help::Defaults;
-use super::options::number;
+use super::sampling::{self, MachineFlags, SamplingFlags};
 use super::{output, Done};
 
 /// Continue a prompt, with or without an adapter
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Hugging Face model folder
+    /// Hugging Face model folder, or a GGUF file
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// PEFT adapter folder [default: none, the model as it is]
@@ -21,62 +22,57 @@ pub struct Args {
     /// The text to continue, as the model gets it
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: String,
-    /// Most tokens to generate
-    #[arg(long, value_name = "N")]
-    max_new_tokens: Option<usize>,
-    /// 0 takes the likeliest token; above, tokens are drawn
-    #[arg(long, value_name = "T", value_parser = number)]
-    temperature: Option<f64>,
-    /// Draw among the likeliest tokens that together have this probability [default: among all]
-    #[arg(long, value_name = "P", value_parser = number)]
-    top_p: Option<f64>,
-    /// Seed of the draws
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-    /// Where to compute: auto, cpu, cuda, cuda:N, metal, or portable (the CPU as a GPU is run)
-    #[arg(long, value_name = "DEVICE")]
-    device: Option<DeviceSetting>,
-    /// Worker threads [default: the machine's cores]
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    /// Take the prompt for a user's message and give the reply, by the model's chat template
+    #[arg(long)]
+    chat: bool,
+    #[command(flatten)]
+    machine: MachineFlags,
     /// Print one JSON object at the end [default: the text as it comes]
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    sampling: SamplingFlags,
 }
 
+/// What programs are told of a text.
 #[derive(Serialize)]
-struct Output {
+pub struct Output {
     text: String,
     prompt_tokens: usize,
+    cached_tokens: usize,
     new_tokens: usize,
     stopped: bool,
+    stop: Option<String>,
+    prompt_seconds: f64,
     seconds: f64,
+}
+
+impl From<Generation> for Output {
+    fn from(g: Generation) -> Output {
+        Output {
+            text: g.text,
+            prompt_tokens: g.prompt_tokens,
+            cached_tokens: g.cached_tokens,
+            new_tokens: g.new_tokens,
+            stopped: g.stopped,
+            stop: g.stop,
+            prompt_seconds: g.prompt_seconds,
+            seconds: g.seconds,
+        }
+    }
 }
 
 /// Defaults for the help.
 pub fn defaults() -> Defaults {
-    let d = GenerateConfig::default();
-    vec![
-        ("max_new_tokens".into(), d.max_new_tokens.to_string()),
-        ("temperature".into(), d.temperature.to_string()),
-        ("seed".into(), d.seed.to_string()),
-        ("device".into(), DeviceSetting::default().to_string()),
-    ]
+    sampling::defaults(GenerateConfig::default())
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> Done {
-    let d = GenerateConfig::default();
-    let config = GenerateConfig {
-        max_new_tokens: args.max_new_tokens.unwrap_or(d.max_new_tokens),
-        temperature: args.temperature.unwrap_or(d.temperature),
-        top_p: args.top_p.or(d.top_p),
-        seed: args.seed.unwrap_or(d.seed),
-    };
-    let mut generator =
-        Generator::open(&args.model, args.adapter.as_deref(), args.device.unwrap_or_default(), args.threads)?;
+    let config = args.sampling.over(GenerateConfig::default());
+    let mut generator = Generator::open_on(args.machine.engine()?, &args.model, args.adapter.as_deref())?;
     let mut written = Ok(());
-    let g = generator.generate(&args.prompt, &config, &mut |text| {
+    let on_text = &mut |text: &str| {
         if !args.json {
             written = output::print(text);
         }
@@ -86,13 +82,15 @@ pub fn run(args: Args) -> Done {
         } else {
             Control::Continue
         }
-    });
+    };
+    let g = match args.chat {
+        true => generator.chat(&Conversation::default().with("user", &args.prompt), &config, on_text),
+        false => generator.generate(&args.prompt, &config, on_text),
+    };
     written?;
     let g = g?;
     if args.json {
-        let (text, stopped) = (g.text, g.stopped);
-        let (prompt_tokens, new_tokens, seconds) = (g.prompt_tokens, g.new_tokens, g.seconds);
-        return Ok(output::print_json(&Output { text, prompt_tokens, new_tokens, stopped, seconds })?);
+        return Ok(output::print_json(&Output::from(g))?);
     }
     Ok(output::print("\n")?)
 }

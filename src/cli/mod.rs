@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted (a checkpoint stands where one was due).
 
 mod bench;
+mod chat;
 mod demo;
 mod dynamics;
 mod eval;
@@ -15,6 +16,8 @@ mod options;
 mod output;
 mod plan;
 mod progress;
+mod quantize;
+mod sampling;
 mod settings;
 mod train;
 
@@ -38,7 +41,9 @@ enum Command {
     Plan(Box<plan::Args>),
     Eval(eval::Args),
     Generate(generate::Args),
+    Chat(chat::Args),
     Dynamics(dynamics::Args),
+    Quantize(quantize::Args),
     Demo(demo::Args),
     Bench(bench::Args),
 }
@@ -50,6 +55,7 @@ fn command() -> clap::Command {
         .mut_subcommand("plan", |c| help::with_defaults(c, &train::defaults()))
         .mut_subcommand("eval", |c| help::with_defaults(c, &eval::defaults()))
         .mut_subcommand("generate", |c| help::with_defaults(c, &generate::defaults()))
+        .mut_subcommand("chat", |c| help::with_defaults(c, &chat::defaults()))
 }
 
 /// Runs the program.
@@ -69,7 +75,9 @@ pub fn main() -> ExitCode {
         Command::Plan(args) => plan::run(*args),
         Command::Eval(args) => eval::run(args),
         Command::Generate(args) => generate::run(args),
+        Command::Chat(args) => chat::run(args),
         Command::Dynamics(args) => dynamics::run(args),
+        Command::Quantize(args) => quantize::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args).map_err(Into::into),
     };

@@ -1,9 +1,11 @@
 //! Flags that commands share.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
+use serde_json::{Map, Value};
 use sftmix::{DataFormat, DataOptions};
 
 /// How rows become examples.
@@ -25,6 +27,12 @@ pub struct DataFlags {
     /// The prompt, with {column} in place of values [default: that of the shape]
     #[arg(long, value_name = "TEMPLATE")]
     pub prompt_template: Option<String>,
+    /// Chat template that conversations are written with [default: the model's own]
+    #[arg(long, value_name = "FILE")]
+    pub chat_template: Option<PathBuf>,
+    /// Further variables of the chat template, as {"enable_thinking": false}
+    #[arg(long, value_name = "JSON", value_parser = json_object)]
+    pub chat_template_kwargs: Option<Map<String, Value>>,
 }
 
 impl From<DataFlags> for DataOptions {
@@ -35,6 +43,8 @@ impl From<DataFlags> for DataOptions {
             response_field: f.response_field,
             text_field: f.text_field,
             prompt_template: f.prompt_template,
+            chat_template: f.chat_template,
+            chat_template_kwargs: f.chat_template_kwargs,
         }
     }
 }
@@ -53,6 +63,11 @@ pub fn number(text: &str) -> Result<f64, String> {
         Ok(x) if x.is_finite() => Ok(x),
         _ => Err(format!("expected a number, found {text:?}")),
     }
+}
+
+/// Parser of a JSON object.
+pub fn json_object(text: &str) -> Result<Map<String, Value>, String> {
+    serde_json::from_str(text).map_err(|e| format!("expected a JSON object: {e}"))
 }
 
 /// Parser of β₁,β₂.

@@ -36,7 +36,7 @@ pub struct Args {
 /// Every setting of [`TrainConfig`], absent unless given. An id is the name of the field.
 #[derive(clap::Args, Clone, Debug, Default, Serialize)]
 pub struct Flags {
-    /// Hugging Face model folder: config.json, tokenizer.json, safetensors [required]
+    /// Hugging Face model folder (config.json, tokenizer.json, safetensors) or GGUF file [required]
     #[arg(long, value_name = "DIR", help_heading = "Run")]
     model: Option<PathBuf>,
     /// Training rows: JSONL, or one JSON array of objects [required]

@@ -7,6 +7,7 @@ use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::Duration;
 
+use super::chat::ChatFormat;
 use super::index::{Header, Record, HEADER_BYTES};
 use super::pipeline::{Blocks, Made, MadeExample};
 use super::rows::RowReader;
@@ -26,14 +27,14 @@ pub(super) struct Built {
     pub index: Temporary,
 }
 
-pub(super) fn build(request: &StoreRequest<'_>, key: &[u8; 32], stamp: &Stamp) -> Result<Built> {
+pub(super) fn build(request: &StoreRequest<'_>, format: &ChatFormat, key: &[u8; 32], stamp: &Stamp) -> Result<Built> {
     let data = request.data;
     let name = blake3::Hash::from_bytes(*key).to_hex();
     let mut writer = Writer::new(&request.cache_dir.join(format!("{name}.store")), *key)?;
     // The first row may decide the shape of all, so it is read ahead of them.
     if let Some(first) = RowReader::open(data)?.next() {
         let (row, object) = first?;
-        let template = Template::resolve(request.options, request.tokenizer.eos_text(), data, row, &object)?;
+        let template = Template::resolve(request.options, format, data, row, &object)?;
         let blocks = Blocks { data, tokenizer: request.tokenizer, max_length: request.max_length, template: &template };
         blocks.run(request.threads.max(1), STOP_ASKED, request.stop, |made| writer.add(data, made))?;
     }

@@ -1,10 +1,12 @@
 //! From a file of rows to ragged batches of token ids: [`rows`] reads objects as a stream,
-//! [`template`] turns each into a text and the byte spans that are trained, [`tokenizer`] turns
+//! [`template`] turns each into a text and the byte spans that are trained (conversations by the
+//! model's own template, [`chat`]), [`tokenizer`] turns
 //! the text into ids with a trained bit, [`store`] keeps those on disk and maps them, and
 //! [`batch`] draws the order and lays rows end to end.
 
 pub mod batch;
 mod build;
+pub mod chat;
 mod index;
 pub(crate) mod pipeline;
 pub mod prompt;
@@ -16,6 +18,7 @@ mod temporary;
 pub mod tokenizer;
 
 pub use batch::{epoch_order, Ragged, NONE};
+pub use chat::{ChatTemplate, Conversation, RenderOptions};
 pub use rows::RowReader;
 pub use store::{read_rows, Example, RowCounts, StoreRequest, TokenStore};
 pub use template::{Rendered, RowShape, Template};

@@ -18,7 +18,7 @@ use std::thread::{Builder, Scope};
 use std::time::Duration;
 
 use super::rows::{RowParser, RowReader};
-use super::template::{Rendered, Template};
+use super::template::{invalid, Rendered, Template};
 use super::tokenizer::{EncodedRow, Tokenizer, TARGET};
 use crate::error::{panic_text, Error, Result};
 
@@ -222,7 +222,11 @@ impl Blocks<'_> {
             let object = parser.parse(row, &block.json[start..end])?;
             start = end;
             let rendered = self.template.render(self.data, row, &object)?;
-            let encoded = self.tokenizer.encode_row(&rendered, self.max_length)?;
+            let encoded = self.tokenizer.encode_row(&rendered, self.max_length).map_err(|e| match e {
+                // A chat template wrote what is wrong with it, of this row.
+                Error::Tokenizer { reason, .. } if rendered.chat => invalid(self.data, row, reason),
+                e => e,
+            })?;
             block.made.push(row, &rendered, &encoded);
         }
         Ok(())

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 
 use super::build::build;
+use super::chat::{ChatFacts, ChatFormat};
 pub use super::index::RowCounts;
 use super::index::{Header, Record, HEADER_BYTES, RECORD_BYTES, VERSION};
 use super::rows::RowReader;
@@ -79,14 +80,15 @@ pub struct TokenStore {
     header: Header,
     source: PathBuf,
     options: DataOptions,
-    eos_text: Option<String>,
+    format: ChatFormat,
+    chat: Option<ChatFacts>,
 }
 
 impl TokenStore {
     /// Opens the store of this data, or makes it.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::InvalidConfig`], [`Error::Tokenizer`], [`Error::Threads`];
+    /// [`Error::Io`], [`Error::InvalidConfig`], [`Error::Tokenizer`], [`Error::ChatTemplate`], [`Error::Threads`];
     /// [`Error::DataInvalid`] names the row; [`Error::NothingToTrain`] holds the counts;
     /// [`Error::Stopped`] when `stop` said so.
     pub fn open_or_build(request: &StoreRequest<'_>) -> Result<TokenStore> {
@@ -97,31 +99,46 @@ impl TokenStore {
         options.validate()?;
         std::fs::create_dir_all(cache_dir).map_err(Error::io(cache_dir))?;
         let (contents, stamp) = source_hash(data, cache_dir, request.stop)?;
-        let key = key_of(&contents, request)?;
+        let format = request.tokenizer.chat_format(options)?;
+        let key = key_of(&contents, request, &format)?;
         let name = blake3::Hash::from_bytes(key).to_hex();
         let paths =
             Paths { tokens: cache_dir.join(format!("{name}.tokens")), index: cache_dir.join(format!("{name}.index")) };
         let open = || -> std::result::Result<TokenStore, String> {
             let (tokens, index, header) = paths.open(&key)?;
-            let eos_text = request.tokenizer.eos_text().map(String::from);
-            Ok(TokenStore { tokens, index, header, source: data.to_path_buf(), options: options.clone(), eos_text })
+            let (options, format) = (options.clone(), format.clone());
+            Ok(TokenStore { tokens, index, header, source: data.to_path_buf(), options, format, chat: None })
         };
         if paths.index.exists() {
             match open() {
-                Ok(store) => return Ok(store),
+                Ok(store) => return store.with_chat(),
                 Err(reason) => log::warn!("{}: {reason}; the store is made anew", paths.index.display()),
             }
         }
         Temporary::sweep(cache_dir);
-        let built = build(request, &key, &stamp)?;
+        let built = build(request, &format, &key, &stamp)?;
         // On Windows a mapped file cannot be replaced; where another process was first, its store,
         // which has the same bytes, is the one that opens.
         let placed = built.tokens.keep(&paths.tokens).and_then(|()| built.index.keep(&paths.index));
         match (open(), placed) {
-            (Ok(store), _) => Ok(store),
+            (Ok(store), _) => store.with_chat(),
             (Err(_), Err(e)) => Err(e),
             (Err(reason), Ok(())) => Err(Error::io(&paths.index)(std::io::Error::other(reason))),
         }
+    }
+
+    /// Notes how conversations are written, which the first row's shape tells.
+    fn with_chat(mut self) -> Result<TokenStore> {
+        if let Some(first) = RowReader::open(&self.source)?.next() {
+            let (row, object) = first?;
+            self.chat = Template::resolve(&self.options, &self.format, &self.source, row, &object)?.chat_facts();
+        }
+        Ok(self)
+    }
+
+    /// How conversations are written; `None` where the rows are none.
+    pub fn chat(&self) -> Option<&ChatFacts> {
+        self.chat.as_ref()
     }
 
     /// Number of examples; fits in u32.
@@ -197,7 +214,7 @@ impl TokenStore {
     /// # Errors
     /// As [`read_rows`].
     pub fn source_rows(&self, rows: &[u64]) -> Result<BTreeMap<u64, Rendered>> {
-        read_rows(&self.source, &self.options, self.eos_text.as_deref(), rows)
+        read_rows(&self.source, &self.options, &self.format, rows)
     }
 
     /// Reads the store through and compares it with [`TokenStore::hash`]. Opening checks lengths
@@ -218,11 +235,11 @@ impl TokenStore {
 /// up to the last of them; rows that it lacks are absent from the answer.
 ///
 /// # Errors
-/// [`Error::Io`], [`Error::InvalidConfig`], [`Error::DataInvalid`].
+/// [`Error::Io`], [`Error::InvalidConfig`], [`Error::ChatTemplate`], [`Error::DataInvalid`].
 pub fn read_rows(
     source: &Path,
     options: &DataOptions,
-    eos_text: Option<&str>,
+    format: &ChatFormat,
     rows: &[u64],
 ) -> Result<BTreeMap<u64, Rendered>> {
     let mut wanted: Vec<u64> = rows.to_vec();
@@ -237,7 +254,7 @@ pub fn read_rows(
         let (row, object) = item?;
         let template = match &template {
             Some(template) => template,
-            None => template.insert(Template::resolve(options, eos_text, source, row, &object)?),
+            None => template.insert(Template::resolve(options, format, source, row, &object)?),
         };
         if wanted.binary_search(&row).is_ok() {
             found.insert(row, template.render(source, row, &object)?);
@@ -248,8 +265,10 @@ pub fn read_rows(
     Ok(found)
 }
 
-fn key_of(contents: &[u8; 32], request: &StoreRequest<'_>) -> Result<[u8; 32]> {
-    let options = serde_json::to_vec(request.options).map_err(|e| Error::config("data options", e.to_string()))?;
+fn key_of(contents: &[u8; 32], request: &StoreRequest<'_>, format: &ChatFormat) -> Result<[u8; 32]> {
+    // What a template says counts, and not where it lies.
+    let options = DataOptions { chat_template: None, ..request.options.clone() };
+    let options = serde_json::to_vec(&options).map_err(|e| Error::config("data options", e.to_string()))?;
     let mut hasher = blake3::Hasher::new();
     hasher.update(&VERSION.to_le_bytes());
     hasher.update(contents);
@@ -257,6 +276,7 @@ fn key_of(contents: &[u8; 32], request: &StoreRequest<'_>) -> Result<[u8; 32]> {
     hasher.update(&options);
     hasher.update(&request.tokenizer.content_hash());
     hasher.update(&(request.max_length as u64).to_le_bytes());
+    hasher.update(&format.key());
     Ok(*hasher.finalize().as_bytes())
 }
 

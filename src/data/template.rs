@@ -7,25 +7,29 @@
 //! | columns | `prompt_field`, `response_field` | both, joined as they are | the response |
 //! | template | `prompt_template`, `response_field` | the filled template and the response | the response |
 //! | alpaca | `instruction`, `input`?, `output` | Stanford's templates and the output | the output |
-//! | messages | `messages: [{role, content}, …]` | below | each assistant content and its end token |
+//! | messages | `messages: [{role, content}, …]`, `tools`? | below | each assistant turn and its end token |
+//! | turns | `prompt`, `completion` as lists of messages | below | the assistant turns of the completion |
 //!
 //! Without an override the shape is that of the first row; where its keys fit several, the order
 //! is messages, prompt–completion, alpaca, text (Alpaca's own file has a `text` column too).
 //!
-//! Messages are written in a plain role format, `␄` being the tokenizer's end-of-sequence token:
+//! Conversations are written by the model's [chat template](super::chat), or by one of the user's. For a model without
+//! one there is a plain role format, `␄` being the tokenizer's end-of-sequence token:
 //! ```text
 //! System:\n{content}\n\nUser:\n{content}\n\nAssistant:\n{content}␄\n\nUser:\n…
 //! ```
-//! The text ends behind the last assistant turn: nothing after it could change the loss.
+//! That text ends behind the last assistant turn: nothing after it could change the loss.
 //!
 //! Numbers and booleans are written as JSON. An empty response is kept, it trains the end token;
 //! a row in which every value is empty renders as the empty text and is counted as such.
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::chat::{ChatFacts, ChatFormat, ChatTemplate, Conversation, RenderOptions};
 use super::prompt::PromptTemplate;
 use super::rows::kind;
 use crate::config::{DataFormat, DataOptions};
@@ -46,6 +50,8 @@ pub struct Rendered {
     pub spans: Vec<Range<usize>>,
     /// Text shape: every token is trained, and a long text is split instead of cut.
     pub whole: bool,
+    /// Written by a chat template: it has its special tokens in it, the end of each turn among them.
+    pub chat: bool,
 }
 
 impl Rendered {
@@ -55,7 +61,7 @@ impl Rendered {
         let start = prompt.len();
         let text = prompt + response;
         let end = text.len();
-        Rendered { text, spans: std::iter::once(start..end).collect(), whole: false }
+        Rendered { text, spans: std::iter::once(start..end).collect(), ..Default::default() }
     }
 
     /// A text that is trained whole.
@@ -69,7 +75,7 @@ impl Rendered {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&(self.text.len() as u64).to_le_bytes());
         hasher.update(self.text.as_bytes());
-        hasher.update(&[u8::from(self.whole)]);
+        hasher.update(&[u8::from(self.whole) | u8::from(self.chat) << 1]);
         for span in &self.spans {
             hasher.update(&(span.start as u64).to_le_bytes());
             hasher.update(&(span.end as u64).to_le_bytes());
@@ -107,6 +113,13 @@ pub enum RowShape {
     Alpaca,
     /// A conversation.
     Messages,
+    /// A conversation in two columns, lists of messages, of which the second is trained.
+    Turns {
+        /// Column of what came before.
+        prompt: String,
+        /// Column of what is trained.
+        response: String,
+    },
 }
 
 impl RowShape {
@@ -176,17 +189,20 @@ impl RowShape {
 pub struct Template {
     shape: RowShape,
     eos_text: Option<String>,
+    chat: Option<Arc<ChatTemplate>>,
+    rendering: RenderOptions,
 }
 
 impl Template {
-    /// Takes the shape from the options or else from the first row. `eos_text` is the tokenizer's
-    /// end-of-sequence token as text, which conversations need.
+    /// Takes the shape from the options or else from the first row. `format` is what conversations are
+    /// written with.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`]; [`Error::DataInvalid`] for a first row of no known shape.
+    /// [`Error::InvalidConfig`]; [`Error::DataInvalid`] for a first row of no known shape; for conversations
+    /// [`Error::ChatTemplate`].
     pub fn resolve(
         options: &DataOptions,
-        eos_text: Option<&str>,
+        format: &ChatFormat,
         path: &Path,
         row: u64,
         first: &Map<String, Value>,
@@ -195,7 +211,40 @@ impl Template {
             Some(shape) => shape,
             None => RowShape::detect(first).map_err(|reason| invalid(path, row, reason))?,
         };
-        Ok(Template { shape, eos_text: eos_text.map(String::from) })
+        let shape = match shape {
+            RowShape::Columns { prompt, response } if first.get(&prompt).is_some_and(Value::is_array) => {
+                RowShape::Turns { prompt, response }
+            }
+            shape => shape,
+        };
+        let mut template =
+            Template { shape, eos_text: format.eos_text.clone(), chat: None, rendering: RenderOptions::default() };
+        match &format.source {
+            _ if !template.has_conversations() && options.chat_template.is_some() => {
+                let reason = format!("the rows of {} are no conversations", path.display());
+                return Err(Error::config("chat_template", reason));
+            }
+            Some(source) if template.has_conversations() => {
+                template.chat = Some(Arc::new(ChatTemplate::new(source.clone())?));
+                template.rendering.extras = format.extras.clone();
+            }
+            _ if !format.extras.is_empty() => {
+                let reason = "there is no chat template, or there are no conversations, to give them to";
+                return Err(Error::config("chat_template_kwargs", reason));
+            }
+            _ => {}
+        }
+        Ok(template)
+    }
+
+    /// Whether the rows are conversations.
+    pub fn has_conversations(&self) -> bool {
+        matches!(self.shape, RowShape::Messages | RowShape::Turns { .. })
+    }
+
+    /// How the conversations are written; `None` where the rows are none.
+    pub fn chat_facts(&self) -> Option<ChatFacts> {
+        self.has_conversations().then(|| ChatFacts::of(self.chat.as_deref()))
     }
 
     /// The shape of the rows.
@@ -241,23 +290,29 @@ impl Template {
                 };
                 Rendered::pair(prompt, &output)
             }
-            RowShape::Messages => self.conversation(object)?,
+            RowShape::Messages => self.conversation(&Conversation::from_row(object)?)?,
+            RowShape::Turns { prompt, response } => {
+                self.conversation(&Conversation::from_pair(object, prompt, response)?)?
+            }
         })
     }
 
-    fn conversation(&self, object: &Map<String, Value>) -> std::result::Result<Rendered, String> {
-        let turns = match object.get("messages") {
-            Some(Value::Array(turns)) => turns,
-            Some(other) => return Err(format!("messages: expected an array, found {}", kind(other))),
-            None => return Err("the key messages is missing".into()),
-        };
+    /// Text and trained spans of a conversation.
+    pub(super) fn conversation(&self, chat: &Conversation) -> std::result::Result<Rendered, String> {
+        match &self.chat {
+            Some(_) if !chat.says_something() => Ok(Rendered::default()),
+            Some(template) => template.trained(chat, &self.rendering),
+            None => self.plain(chat),
+        }
+    }
+
+    fn plain(&self, chat: &Conversation) -> std::result::Result<Rendered, String> {
         let eos =
             self.eos_text.as_deref().ok_or("messages: the tokenizer has no text for its end-of-sequence token")?;
         let mut out = Rendered::default();
         let (mut end, mut any) = (0, false);
-        for (i, turn) in turns.iter().enumerate() {
+        for (i, turn) in chat.messages.iter().filter_map(Value::as_object).enumerate() {
             let place = |e: String| format!("messages[{i}]: {e}");
-            let turn = turn.as_object().ok_or_else(|| place(format!("expected an object, found {}", kind(turn))))?;
             let role = text_of(turn, "role").map_err(place)?;
             let name = match role.as_str() {
                 "system" => "System",
@@ -274,7 +329,9 @@ impl Template {
             if role == "assistant" {
                 out.text.push_str(eos);
                 end = out.text.len();
-                out.spans.push(start..end);
+                if i >= chat.trained_from {
+                    out.spans.push(start..end);
+                }
             }
             out.text.push_str("\n\n");
         }

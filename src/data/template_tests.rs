@@ -4,7 +4,8 @@ use serde_json::json;
 fn render_as(options: &DataOptions, first: Value, row: Value) -> Result<Rendered, String> {
     let path = Path::new("d");
     let text = |e: Error| e.to_string();
-    let template = Template::resolve(options, Some("</s>"), path, 1, first.as_object().unwrap()).map_err(text)?;
+    let template = Template::resolve(options, &ChatFormat::plain(Some("</s>")), path, 1, first.as_object().unwrap())
+        .map_err(text)?;
     template.render(path, 7, row.as_object().unwrap()).map_err(text)
 }
 

@@ -13,8 +13,11 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tokenizers::processors::PostProcessorWrapper;
 
+use super::chat::{ChatFormat, ChatSource, SpecialTokens};
 use super::template::Rendered;
+use crate::config::DataOptions;
 use crate::error::{Error, Result};
+use crate::gguf;
 
 /// Bit of a stored token that says that the token is a training target; the rest is its id.
 pub const TARGET: u32 = 1 << 31;
@@ -44,6 +47,8 @@ pub struct Tokenizer {
     bos: Option<u32>,
     content_hash: [u8; 32],
     bytes: usize,
+    special: SpecialTokens,
+    chat: Option<ChatSource>,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -55,6 +60,9 @@ impl std::fmt::Debug for Tokenizer {
 impl Tokenizer {
     /// About how many bytes the tokenizer of a model folder will hold, by its file's size.
     pub(crate) fn expected_bytes(model: &Path) -> usize {
+        if gguf::is_file(model) {
+            return gguf::tokenizer::expected_bytes(model).map_or(0, |n| HELD * n);
+        }
         std::fs::metadata(model.join("tokenizer.json")).map_or(0, |m| HELD * m.len() as usize)
     }
 
@@ -63,7 +71,7 @@ impl Tokenizer {
         self.bytes
     }
 
-    /// Loads `tokenizer.json` of a model folder; end tokens come from `config.json`,
+    /// Loads the tokenizer that a GGUF file holds, or `tokenizer.json` of a model folder; its end tokens come from `config.json`,
     /// `generation_config.json` and `tokenizer_config.json`, where present.
     ///
     /// # Errors
@@ -71,6 +79,9 @@ impl Tokenizer {
     /// no end token is named or known.
     pub fn load(model: impl AsRef<Path>) -> Result<Tokenizer> {
         let dir = model.as_ref();
+        if gguf::is_file(dir) {
+            return Tokenizer::load_gguf(dir);
+        }
         let path = dir.join("tokenizer.json");
         let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
         let mut hasher = blake3::Hasher::new();
@@ -100,10 +111,41 @@ impl Tokenizer {
         eos_ids.extend(ids_of(&generation, "eos_token_id"));
         eos_ids.insert(eos);
         let bos = ids_of(&config, "bos_token_id").first().copied().or_else(|| named("bos_token"));
-        let added = inner.get_added_tokens_decoder().keys().copied().collect();
-        let vocab_size = inner.get_vocab_size(true);
         hasher.update(&eos.to_le_bytes());
-        let content_hash = *hasher.finalize().as_bytes();
+        let ends = eos_ids.into_iter().collect();
+        let (hash, chat) = (*hasher.finalize().as_bytes(), (ChatSource::from_dir(dir)?, ChatSource::special_of(dir)?));
+        Tokenizer::new(inner, path, (eos, eos_token), ends, bos, hash, HELD * size, chat)
+    }
+
+    fn load_gguf(path: &Path) -> Result<Tokenizer> {
+        let gguf::tokenizer::Read { inner, eos, ends, bos } = gguf::tokenizer::load(path)?;
+        let text = inner.id_to_token(eos).ok_or_else(|| fault(path, format!("no token {eos}")))?;
+        let mut hasher = gguf::tokenizer::hash(path)?;
+        hasher.update(&eos.to_le_bytes());
+        let ends: BTreeSet<u32> = ends.into_iter().collect();
+        let (ends, hash) = (ends.into_iter().collect(), *hasher.finalize().as_bytes());
+        let bytes = Tokenizer::expected_bytes(path);
+        let chat = ChatSource::from_gguf(path)?;
+        Tokenizer::new(inner, path.to_path_buf(), (eos, text), ends, bos, hash, bytes, chat)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn new(
+        inner: tokenizers::Tokenizer,
+        path: PathBuf,
+        (eos, eos_token): (u32, String),
+        eos_ids: Vec<u32>,
+        bos: Option<u32>,
+        content_hash: [u8; 32],
+        bytes: usize,
+        (chat, special): (Option<ChatSource>, SpecialTokens),
+    ) -> Result<Tokenizer> {
+        let decoder = inner.get_added_tokens_decoder();
+        let added = decoder.keys().copied().collect();
+        let texts = decoder.into_values().filter(|t| t.special).map(|t| t.content).collect::<Vec<_>>();
+        let chat = chat.map(|c| ChatSource { special: c.special.with(texts.clone()), ..c });
+        let special = special.with(texts);
+        let vocab_size = inner.get_vocab_size(true);
         let mut tokenizer = Tokenizer {
             inner,
             path,
@@ -111,10 +153,12 @@ impl Tokenizer {
             added,
             eos,
             eos_text: None,
-            eos_ids: eos_ids.into_iter().collect(),
+            eos_ids,
             bos,
             content_hash,
-            bytes: HELD * size,
+            bytes,
+            special,
+            chat,
         };
         // Text of the vocabulary that is no added token would be encoded in pieces.
         let in_context = tokenizer.encoding(&format!("a{eos_token}\n"), false)?;
@@ -134,6 +178,54 @@ impl Tokenizer {
     /// [`Error::Tokenizer`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         Ok(self.encoding(text, true)?.get_ids().to_vec())
+    }
+
+    /// Ids of a text that a chat template wrote: as it is, with the special tokens that stand in it and no others.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`]: also when it begins with two beginning tokens.
+    pub fn encode_chat(&self, text: &str) -> Result<Vec<u32>> {
+        let ids = self.encoding(text, false)?.get_ids().to_vec();
+        self.one_beginning(&ids)?;
+        Ok(ids)
+    }
+
+    fn one_beginning(&self, ids: &[u32]) -> Result<()> {
+        match (self.bos, ids) {
+            (Some(bos), [first, second, ..]) if (*first & !TARGET, *second & !TARGET) == (bos, bos) => {
+                let name = self.inner.id_to_token(bos).unwrap_or_default();
+                Err(fault(&self.path, format!("the conversation begins with two beginning tokens, {name}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The model's chat template, not compiled; `None` where it has none.
+    pub fn chat_source(&self) -> Option<&ChatSource> {
+        self.chat.as_ref()
+    }
+
+    /// Takes another chat template for the model's, or none.
+    pub fn set_chat_source(&mut self, chat: Option<ChatSource>) {
+        self.chat = chat;
+    }
+
+    /// The special tokens by name and text, as chat templates see them.
+    pub fn special_tokens(&self) -> &SpecialTokens {
+        &self.special
+    }
+
+    /// What these options have conversations written with.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: the template that they name.
+    pub fn chat_format(&self, options: &DataOptions) -> Result<ChatFormat> {
+        let source = match &options.chat_template {
+            Some(path) => Some(ChatSource::from_file(path, self.special.clone())?),
+            None => self.chat.clone(),
+        };
+        let extras = options.chat_template_kwargs.clone().unwrap_or_default();
+        Ok(ChatFormat { eos_text: self.eos_text.clone(), source, extras })
     }
 
     /// Text of ids, with or without special tokens.
@@ -178,16 +270,16 @@ impl Tokenizer {
     ///
     /// A longer row of text shape is split into consecutive windows without overlap, a last window
     /// of one token is dropped; any other longer row loses its tail. A row without spans gets no
-    /// end token. The empty text gives no example.
+    /// end token, nor does a conversation, which brings its own. The empty text gives no example.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`].
+    /// [`Error::Tokenizer`]: also when a conversation begins with two beginning tokens.
     pub fn encode_row(&self, row: &Rendered, max_length: usize) -> Result<EncodedRow> {
         if row.text.is_empty() {
             return Ok(EncodedRow::default());
         }
         let max_length = max_length.max(2);
-        let encoding = self.encoding(&row.text, true)?;
+        let encoding = self.encoding(&row.text, !row.chat)?;
         let spans: Vec<Range<usize>> = row.spans.iter().filter(|s| !s.is_empty()).cloned().collect();
         let mut tokens = Vec::with_capacity(encoding.len() + 1);
         for ((&id, &(start, end)), &inserted) in
@@ -200,7 +292,9 @@ impl Tokenizer {
             tokens.push(if trained { id | TARGET } else { id });
         }
         drop(encoding);
-        if row.whole || !row.spans.is_empty() {
+        if row.chat {
+            self.one_beginning(&tokens)?;
+        } else if row.whole || !row.spans.is_empty() {
             match tokens.as_mut_slice() {
                 // A first token ends nothing: it is BOS, which some models share with the end token.
                 [_, .., last] if *last & !TARGET == self.eos => *last |= TARGET,

@@ -1,13 +1,16 @@
-//! Text from a model and an adapter: the prompt in one pass, then a token at a time over cached keys and
+//! Text from a model and an adapter: the prompt in a few passes, then a token at a time over cached keys and
 //! values.
 
+mod chat;
+mod config;
+mod run;
+mod sample;
+mod stop;
 mod stream;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
-
-use candle_core::{Device, Tensor};
-use candle_transformers::generation::{LogitsProcessor, Sampling};
 
 use crate::data::tokenizer::Tokenizer;
 use crate::device::DeviceSetting;
@@ -15,86 +18,56 @@ use crate::error::{Error, Result};
 use crate::job::Control;
 use crate::lora::Adapter;
 use crate::model::Decoder;
-use crate::ops::{head_loss, Engine, EngineOptions};
+use crate::ops::{Engine, EngineOptions};
+pub use config::GenerateConfig;
+use run::Kept;
+use stop::StopText;
 use stream::TextStream;
 
 /// Positions that a model is opened for; more are made when a prompt asks for them.
 const FIRST_POSITIONS: usize = 512;
-
-/// How text is generated.
-#[derive(Clone, Debug, PartialEq)]
-pub struct GenerateConfig {
-    /// Most tokens to generate, at least 1; fewer where the model's context ends before.
-    pub max_new_tokens: usize,
-    /// Divides the logits before sampling; 0 or less takes the likeliest token each time.
-    pub temperature: f64,
-    /// Samples from the fewest tokens whose probabilities add up to this, in (0, 1]; `None` from all.
-    pub top_p: Option<f64>,
-    /// Seed of the sampling.
-    pub seed: u64,
-}
-
-impl Default for GenerateConfig {
-    fn default() -> Self {
-        GenerateConfig { max_new_tokens: 128, temperature: 0.0, top_p: None, seed: 0 }
-    }
-}
-
-impl GenerateConfig {
-    /// Checks every field.
-    ///
-    /// # Errors
-    /// [`Error::InvalidConfig`] with the field and the value found.
-    pub fn validate(&self) -> Result<()> {
-        if self.max_new_tokens == 0 {
-            return Err(Error::config("max_new_tokens", "expected at least 1, found 0"));
-        }
-        if !self.temperature.is_finite() {
-            return Err(Error::config("temperature", format!("expected a finite number, found {}", self.temperature)));
-        }
-        match self.top_p {
-            Some(p) if !(p > 0.0 && p <= 1.0) => {
-                Err(Error::config("top_p", format!("expected more than 0 and at most 1, found {p}")))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn sampling(&self) -> Sampling {
-        match (self.temperature, self.top_p) {
-            (temperature, _) if temperature <= 0.0 => Sampling::ArgMax,
-            (temperature, Some(p)) if p < 1.0 => Sampling::TopP { p, temperature },
-            (temperature, _) => Sampling::All { temperature },
-        }
-    }
-}
+/// The name of an adapter that was given none, as in PEFT.
+const DEFAULT: &str = "default";
 
 /// What was generated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Generation {
-    /// The text, without the prompt and the end token: the pieces that were streamed, end to end.
+    /// The text, without the prompt, the end token and the stop string: the pieces that were streamed, end to end.
     pub text: String,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
+    /// Those of them that were not run, because an earlier turn of the chat had left them in the cache.
+    pub cached_tokens: usize,
     /// Tokens generated, without the end token.
     pub new_tokens: usize,
-    /// It ended with an end token, not by a limit or the caller.
+    /// It ended with an end token or a stop string, not by a limit or the caller.
     pub stopped: bool,
+    /// The stop string that ended it.
+    pub stop: Option<String>,
+    /// Seconds from prompt to first token.
+    pub prompt_seconds: f64,
     /// Seconds from prompt to last token.
     pub seconds: f64,
 }
 
-/// A resident model that generates, with an adapter or without.
+/// A resident model that generates, with one of its adapters or without.
 #[derive(Debug)]
 pub struct Generator {
     engine: Engine,
     model: Decoder,
-    tokenizer: Tokenizer,
-    adapter: Option<Adapter>,
+    /// Where the model is.
+    dir: PathBuf,
+    tokenizer: Arc<Tokenizer>,
+    manner: Option<chat::Manner>,
+    adapters: Vec<(String, Adapter)>,
+    /// The adapter in use.
+    active: Option<usize>,
+    /// What a chat has left for its next turn.
+    kept: Option<Kept>,
 }
 
 impl Generator {
-    /// Opens a Hugging Face model folder and a PEFT adapter folder on a device; `threads` of `None` takes
+    /// Opens a Hugging Face model folder (or a GGUF file) and a PEFT adapter folder on a device; `threads` of `None` takes
     /// the machine's cores.
     ///
     /// # Errors
@@ -114,20 +87,76 @@ impl Generator {
     /// # Errors
     /// As [`Generator::open`].
     pub fn open_on(engine: Engine, model: &Path, adapter: Option<&Path>) -> Result<Generator> {
-        let tokenizer = Tokenizer::load(model)?;
+        let tokenizer = Arc::new(Tokenizer::load(model)?);
+        let dir = model.to_path_buf();
         let model = Decoder::open(&engine, model, FIRST_POSITIONS)?;
-        let mut generator = Generator { engine, model, tokenizer, adapter: None };
+        let (adapters, active, manner, kept) = (Vec::new(), None, None, None);
+        let mut generator = Generator { engine, model, dir, tokenizer, manner, adapters, active, kept };
         generator.set_adapter(adapter)?;
         Ok(generator)
     }
 
-    /// Puts another adapter on the resident model, or none. After an error the former one stays.
+    /// Puts another adapter on the resident model, named `default`, or uses none. After an error the former one
+    /// stays.
     ///
     /// # Errors
     /// [`Error::Adapter`] when the folder is damaged or does not fit the model.
     pub fn set_adapter(&mut self, adapter: Option<&Path>) -> Result<()> {
-        self.adapter = adapter.map(|dir| Adapter::load(&self.engine, &self.model, dir)).transpose()?;
+        if let Some(dir) = adapter {
+            self.add_adapter(DEFAULT, dir)?;
+        }
+        self.use_adapter(adapter.map(|_| DEFAULT))
+    }
+
+    /// Reads a PEFT adapter folder, to be used by this name; one of the same name goes. The base is not read
+    /// again, and the adapter in use stays.
+    ///
+    /// # Errors
+    /// [`Error::Adapter`] when the folder is damaged or does not fit the model.
+    pub fn add_adapter(&mut self, name: &str, dir: &Path) -> Result<()> {
+        let adapter = Adapter::load(&self.engine, &self.model, dir)?;
+        match self.adapters.iter_mut().find(|(n, _)| n == name) {
+            Some((_, old)) => {
+                *old = adapter;
+                // What the old one made is not to be built upon.
+                self.forget();
+            }
+            None => self.adapters.push((name.into(), adapter)),
+        }
         Ok(())
+    }
+
+    /// Generates with the adapter of this name from now on, or with none.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] when there is none of this name; the one in use stays.
+    pub fn use_adapter(&mut self, name: Option<&str>) -> Result<()> {
+        self.active = match name {
+            None => None,
+            Some(name) => {
+                let found = self.adapters.iter().position(|(n, _)| n == name);
+                let names = || self.adapters().collect::<Vec<_>>().join(", ");
+                let wrong = || Error::config("adapter", format!("expected one of [{}], found {name:?}", names()));
+                Some(found.ok_or_else(wrong)?)
+            }
+        };
+        Ok(())
+    }
+
+    /// The names of the adapters that were added, in order.
+    pub fn adapters(&self) -> impl Iterator<Item = &str> {
+        self.adapters.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// The name of the adapter in use.
+    pub fn adapter(&self) -> Option<&str> {
+        self.active.map(|i| self.adapters[i].0.as_str())
+    }
+
+    /// Forgets what a chat has left for its next turn, and frees its memory.
+    pub fn forget(&mut self) {
+        self.kept = None;
+        self.engine.pool().trim();
     }
 
     /// The most tokens that prompt and text may have together.
@@ -135,8 +164,13 @@ impl Generator {
         self.model.config.max_position_embeddings
     }
 
+    /// The engine that it runs on.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
     /// Continues a prompt. `on_text` is called after each token with the text that it completed, which is
-    /// empty within a character; its [`Control::Stop`] ends the text there.
+    /// empty within a character and where a stop string may have begun; its [`Control::Stop`] ends the text there.
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] when a setting is out of range, or the prompt is empty or leaves no room in
@@ -149,97 +183,70 @@ impl Generator {
     ) -> Result<Generation> {
         let start = Instant::now();
         let ids = self.tokenizer.encode(prompt)?;
-        let mut stream = TextStream::after(&self.tokenizer, &ids)?;
-        let mut text = String::new();
-        let mut interrupted = false;
-        let (new, stopped) = run(
-            &self.engine,
-            &mut self.model,
-            self.adapter.as_ref(),
-            self.tokenizer.eos_ids(),
-            &ids,
-            config,
-            &mut |id| {
-                let piece = stream.push(id)?;
-                text.push_str(&piece);
-                let control = on_text(&piece);
-                interrupted = control == Control::Stop;
-                Ok(control)
-            },
-        )?;
-        if !interrupted {
-            let rest = stream.finish()?;
-            if !rest.is_empty() {
-                text.push_str(&rest);
-                on_text(&rest);
-            }
-        }
-        let (prompt_tokens, new_tokens) = (ids.len(), new.len());
-        Ok(Generation { text, prompt_tokens, new_tokens, stopped, seconds: start.elapsed().as_secs_f64() })
+        let eos = self.tokenizer.eos_ids().to_vec();
+        self.text(start, &ids, config, &eos, false, on_text)
     }
 
     /// Continues tokens; gives those generated, without the end token. `on_token` sees each.
     ///
     /// # Errors
-    /// As [`Generator::generate`], and when an id is beyond the model.
+    /// As [`Generator::generate`], and when an id is beyond the model or stop strings are set, which are found in
+    /// texts alone.
     pub fn generate_ids(
         &mut self,
         ids: &[u32],
         config: &GenerateConfig,
         on_token: &mut dyn FnMut(u32) -> Control,
     ) -> Result<Vec<u32>> {
-        let eos = self.tokenizer.eos_ids();
-        let on_token = &mut |id| Ok(on_token(id));
-        Ok(run(&self.engine, &mut self.model, self.adapter.as_ref(), eos, ids, config, on_token)?.0)
+        if !config.stop.is_empty() {
+            return Err(Error::config("stop", "expected none where tokens are asked for: they are found in texts"));
+        }
+        let eos = self.tokenizer.eos_ids().to_vec();
+        Ok(self.tokens(ids, config, &eos, false, &mut |id| Ok(on_token(id)))?.new)
     }
-}
 
-/// The tokens after `ids`, and whether an end token came.
-fn run(
-    engine: &Engine,
-    model: &mut Decoder,
-    adapter: Option<&Adapter>,
-    eos: &[u32],
-    ids: &[u32],
-    config: &GenerateConfig,
-    on_token: &mut dyn FnMut(u32) -> Result<Control>,
-) -> Result<(Vec<u32>, bool)> {
-    config.validate()?;
-    let context = model.config.max_position_embeddings;
-    if ids.len() >= context {
-        let found = format!("{} tokens leave no room in the model's context of {context}", ids.len());
-        return Err(Error::config("prompt", found));
-    }
-    let limit = config.max_new_tokens.min(context - ids.len());
-    let capacity = ids.len() + limit;
-    // Doubled, so that ever longer prompts do not make a table each.
-    model.grow(engine, capacity.next_power_of_two().min(context))?;
-    let model = &*model;
-
-    let mut sampler = LogitsProcessor::from_sampling(config.seed, config.sampling());
-    let mut cache = model.cache(engine, capacity)?;
-    let mut new: Vec<u32> = Vec::new();
-    while new.len() < limit {
-        let last = new.last().map_or(ids, std::slice::from_ref);
-        let next = engine.run(|| {
-            let state = model.extend(engine, adapter, &mut cache, last)?;
-            let logits = head_loss::logits(engine, model.head(), &state)?;
-            if logits.iter().any(|v| v.is_nan()) {
-                return Err(Error::NonFinite { what: format!("logits of new token {}", new.len() + 1) });
-            }
-            Ok(sampler.sample(&Tensor::new(logits, &Device::Cpu)?)?)
+    /// The text after `ids`.
+    fn text(
+        &mut self,
+        start: Instant,
+        ids: &[u32],
+        config: &GenerateConfig,
+        eos: &[u32],
+        keep: bool,
+        on_text: &mut dyn FnMut(&str) -> Control,
+    ) -> Result<Generation> {
+        // The tokenizer is lent to the stream, the rest to the run.
+        let tokenizer = self.tokenizer.clone();
+        let mut stream = TextStream::after(&tokenizer, ids)?;
+        let mut stop = StopText::new(&config.stop);
+        let (mut text, mut first, mut interrupted) = (String::new(), None, false);
+        let made = self.tokens(ids, config, eos, keep, &mut |id| {
+            first.get_or_insert_with(|| start.elapsed().as_secs_f64());
+            let piece = stop.push(&stream.push(id)?);
+            text.push_str(&piece);
+            interrupted = on_text(&piece) == Control::Stop;
+            Ok(if interrupted || stop.found().is_some() { Control::Stop } else { Control::Continue })
         })?;
-        if new.is_empty() {
-            // What the prompt's pass took is not needed again.
-            engine.pool().trim();
+        if !interrupted && stop.found().is_none() {
+            let mut rest = stop.push(&stream.finish()?);
+            if stop.found().is_none() {
+                rest.push_str(&stop.finish());
+            }
+            if !rest.is_empty() {
+                text.push_str(&rest);
+                on_text(&rest);
+            }
         }
-        if eos.contains(&next) {
-            return Ok((new, true));
-        }
-        new.push(next);
-        if on_token(next)? == Control::Stop {
-            break;
-        }
+        let seconds = start.elapsed().as_secs_f64();
+        Ok(Generation {
+            text,
+            prompt_tokens: ids.len(),
+            cached_tokens: made.cached,
+            new_tokens: made.new.len(),
+            stopped: made.stopped || stop.found().is_some(),
+            stop: stop.found().map(Into::into),
+            prompt_seconds: first.unwrap_or(seconds),
+            seconds,
+        })
     }
-    Ok((new, false))
 }

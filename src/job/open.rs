@@ -68,6 +68,11 @@ impl Inputs {
             threads,
             stop,
         })?;
+        match store.chat() {
+            Some(chat) if chat.hash.is_none() => log::warn!("{}: {chat}", data.display()),
+            Some(chat) => log::info!("{}: {chat}", data.display()),
+            None => {}
+        }
         let vocab = self.model.config.vocab_size;
         if store.max_id() as usize >= vocab {
             let reason =

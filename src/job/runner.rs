@@ -155,7 +155,10 @@ impl<'a> Runner<'a> {
                 }
                 run
             }
-            None => RunFile::new(config.clone(), resolved, data_hash, tokenizer_hash, store.counts().clone()),
+            None => RunFile {
+                chat: store.chat().cloned(),
+                ..RunFile::new(config.clone(), resolved, data_hash, tokenizer_hash, store.counts().clone())
+            },
         };
         let (from, state) = newest(&folder)?;
         let cut = Cut {

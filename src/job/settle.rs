@@ -73,7 +73,7 @@ impl Needs {
             recompute: config.recompute,
             memory_limit: config.memory_limit.map(|b| b as usize),
             resident_limit: config.resident_limit.map(|b| b as usize),
-            streamed: (weights_a_block(c, weights), head_bytes(c, weights)),
+            streamed: streamed(&config.model, c, weights)?,
             fixed: FIXED + threads * PER_THREAD + rope + EXAMPLE * rows.examples,
             weights,
             vocab: c.vocab_size,
@@ -115,6 +115,21 @@ impl Needs {
     pub fn choose(&self) -> Result<Choice, Short> {
         choose(&self.footprint, &self.asked)
     }
+}
+
+/// Bytes of a block's weights and of the head's. A GGUF file has blocks and a head of several types: the largest
+/// block counts.
+fn streamed(model: &Path, c: &DecoderConfig, weights: usize) -> Result<(usize, usize)> {
+    if !crate::gguf::is_file(model) {
+        return Ok((weights_a_block(c, weights), head_bytes(c, weights)));
+    }
+    let store = WeightStore::open(model)?;
+    let mut blocks = vec![0; c.num_layers];
+    for l in c.linears() {
+        blocks[l.layer] += store.stored_bytes(&format!("{}.weight", l.module));
+    }
+    let head = if c.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" };
+    Ok((blocks.into_iter().max().unwrap_or(0), store.stored_bytes(head)))
 }
 
 /// Bytes of an element of the weights, from the bytes of all: embedding, head and linears are nearly all.

@@ -51,7 +51,7 @@ pub fn load_tensors(path: &Path) -> Result<Tensors> {
         let Some(dtype) = Dtype::from_safetensors(view.dtype()) else {
             return Err(fault(format!("{name}: expected F32, F16 or BF16, found {:?}", view.dtype())));
         };
-        let mut data = vec![0.0; view.data().len() / dtype.size()];
+        let mut data = vec![0.0; view.data().len() / dtype.block_bytes()];
         dtype.decode(view.data(), &mut data);
         out.insert(name.to_string(), (view.shape().to_vec(), data));
     }

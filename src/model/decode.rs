@@ -1,10 +1,13 @@
-//! The decoder one token at a time: keys and values of the tokens so far are kept, so that a new token
+//! The decoder a few tokens at a time: keys and values of the tokens so far are kept, so that a new token
 //! costs one row of each product. No dropout, nothing kept for a backward pass.
 
 use crate::error::{Error, Result};
 use crate::lora::Adapter;
 use crate::model::Decoder;
 use crate::ops::{attention, cache_attention, rms_norm, rows, Buf, Engine, Layout};
+
+/// Most tokens of a pass: enough to make the reading of the weights cheap.
+const PASS: usize = 512;
 
 /// The rotated keys and the values of a row's tokens in each block.
 #[derive(Debug)]
@@ -25,6 +28,11 @@ impl Cache {
     pub fn capacity(&self) -> usize {
         self.capacity
     }
+
+    /// Forgets all but the first `tokens` tokens.
+    pub fn truncate(&mut self, tokens: usize) {
+        self.tokens = self.tokens.min(tokens);
+    }
 }
 
 impl Decoder {
@@ -43,8 +51,29 @@ impl Decoder {
         Ok(Cache { blocks, tokens: 0, capacity })
     }
 
+    /// Makes room in a cache for a row of up to `capacity` tokens; what it holds stays.
+    ///
+    /// # Errors
+    /// As [`Decoder::cache`]; where the device refuses a copy, the cache is left without room.
+    pub fn widen(&self, engine: &Engine, cache: &mut Cache, capacity: usize) -> Result<()> {
+        if capacity <= cache.capacity {
+            return Ok(());
+        }
+        let mut wider = self.cache(engine, capacity)?;
+        let width = self.config.num_kv_heads * self.config.head_dim;
+        let old = std::mem::replace(cache, Cache { blocks: Vec::new(), tokens: 0, capacity: 0 });
+        wider.tokens = old.tokens;
+        // Each block's old buffers go as soon as they are copied.
+        for ((k, v), (old_k, old_v)) in wider.blocks.iter_mut().zip(old.blocks) {
+            cache_attention::copy(engine, k, &old_k, width, old.tokens)?;
+            cache_attention::copy(engine, v, &old_v, width, old.tokens)?;
+        }
+        *cache = wider;
+        Ok(())
+    }
+
     /// Runs `ids` after the tokens in the cache and adds them to it. Gives the last one's state after the
-    /// final norm, `[1,C]`. An empty cache takes the ids in one pass, else they go one by one.
+    /// final norm, `[1,C]`. Many ids run in passes of 512, so that what a pass takes does not grow with them.
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] when there are no ids, one is beyond the model, or the cache is full. After
@@ -55,9 +84,8 @@ impl Decoder {
             let found = format!("{end} tokens, but the cache has room for {}", cache.capacity);
             return Err(Error::config("max_new_tokens", found));
         }
-        let together = if first == 0 { ids.len().max(1) } else { 1 };
         let (mut at, mut state) = (first, None);
-        for ids in ids.chunks(together) {
+        for ids in ids.chunks(PASS) {
             state = Some(self.pass(engine, adapter, cache, at, ids)?);
             at += ids.len();
         }
@@ -65,7 +93,7 @@ impl Decoder {
         state.ok_or_else(|| Error::config("prompt", "at least one token is needed, found none"))
     }
 
-    /// A row from its start, or one more token of it, at position `at`.
+    /// The tokens of a row that stand at position `at` and after it.
     fn pass(
         &self,
         engine: &Engine,
@@ -86,7 +114,7 @@ impl Decoder {
                 if at == 0 {
                     attention::forward(engine, shape, &layout, q, k, v)
                 } else {
-                    cache_attention::forward(engine, shape, q, keys, values, at + 1)
+                    cache_attention::forward(engine, shape, q, keys, values, at + n)
                 }
             })?;
         }

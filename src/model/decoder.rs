@@ -76,7 +76,7 @@ impl Pass {
 }
 
 impl Decoder {
-    /// Opens a Hugging Face model folder for rows of up to `positions` tokens.
+    /// Opens a Hugging Face model folder (or a GGUF file) for rows of up to `positions` tokens.
     ///
     /// # Errors
     /// When the config is not supported, or a tensor is absent, of another shape or damaged.

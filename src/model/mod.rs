@@ -4,6 +4,7 @@ pub mod block;
 pub mod config;
 pub mod decode;
 pub mod decoder;
+mod dtype;
 mod projection;
 mod residency;
 pub mod shapes;

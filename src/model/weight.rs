@@ -3,85 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use half::f16;
-use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
-
+pub use super::dtype::Dtype;
 use super::weights::WeightStore;
+use crate::gguf::RowOrder;
+use crate::kernels::cpu::blocks::Block;
+use crate::kernels::cpu::matvec::Source;
 use crate::kernels::cpu::product::Stored;
-use crate::kernels::cpu::simd::simd_kernel;
-
-/// Element type of a stored tensor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dtype {
-    /// IEEE single precision.
-    F32,
-    /// IEEE half precision.
-    F16,
-    /// The upper half of a single.
-    BF16,
-}
-
-impl Dtype {
-    /// Bytes of one element.
-    pub fn size(self) -> usize {
-        match self {
-            Dtype::F32 => 4,
-            Dtype::F16 | Dtype::BF16 => 2,
-        }
-    }
-
-    /// The same type in candle.
-    pub(crate) fn candle(self) -> candle_core::DType {
-        match self {
-            Dtype::F32 => candle_core::DType::F32,
-            Dtype::F16 => candle_core::DType::F16,
-            Dtype::BF16 => candle_core::DType::BF16,
-        }
-    }
-
-    pub(crate) fn from_safetensors(dtype: safetensors::Dtype) -> Option<Dtype> {
-        match dtype {
-            safetensors::Dtype::F32 => Some(Dtype::F32),
-            safetensors::Dtype::F16 => Some(Dtype::F16),
-            safetensors::Dtype::BF16 => Some(Dtype::BF16),
-            _ => None,
-        }
-    }
-
-    /// Converts little-endian elements; `bytes` holds exactly `out.len()` of them.
-    pub(crate) fn decode(self, bytes: &[u8], out: &mut [f32]) {
-        debug_assert_eq!(bytes.len(), out.len() * self.size());
-        match self {
-            Dtype::F32 => {
-                for (o, b) in out.iter_mut().zip(bytes.chunks_exact(4)) {
-                    *o = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-                }
-            }
-            Dtype::BF16 => decode_bf16(bytes, out),
-            Dtype::F16 => {
-                // SAFETY: every bit pattern is a u16.
-                let (head, bits, tail) = unsafe { bytes.align_to::<u16>() };
-                if cfg!(target_endian = "little") && head.is_empty() && tail.is_empty() {
-                    let halves: &[f16] = bits.reinterpret_cast();
-                    halves.convert_to_f32_slice(out);
-                } else {
-                    for (o, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-                        *o = f16::from_le_bytes([b[0], b[1]]).to_f32();
-                    }
-                }
-            }
-        }
-    }
-}
-
-simd_kernel! {
-    /// The upper halves of singles.
-    pub fn decode_bf16(bytes: &[u8], out: &mut [f32]) {
-        for (o, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-            *o = f32::from_bits((u16::from_le_bytes([b[0], b[1]]) as u32) << 16);
-        }
-    }
-}
 
 /// One tensor: a view of a mapped file, or owned numbers.
 #[derive(Clone, Debug)]
@@ -89,6 +16,8 @@ pub struct Weight {
     name: Arc<str>,
     shape: Arc<[usize]>,
     dtype: Dtype,
+    /// The rows stand in another order than they are counted in.
+    order: Option<RowOrder>,
     data: Data,
 }
 
@@ -110,7 +39,13 @@ impl std::fmt::Debug for Data {
 
 impl Weight {
     pub(super) fn new(name: &str, shape: &[usize], dtype: Dtype, data: Data) -> Weight {
-        Weight { name: name.into(), shape: shape.into(), dtype, data }
+        Weight { name: name.into(), shape: shape.into(), dtype, order: None, data }
+    }
+
+    /// The same with its rows counted in Hugging Face's order, where they stand in GGUF's.
+    pub(super) fn in_order(mut self, order: Option<RowOrder>) -> Weight {
+        self.order = order;
+        self
     }
 
     /// An owned F32 tensor, for tests and benches.
@@ -119,7 +54,13 @@ impl Weight {
     /// If `data.len()` is not the product of `shape`.
     pub fn from_vec(name: &str, shape: &[usize], data: Vec<f32>) -> Weight {
         assert_eq!(data.len(), shape.iter().product::<usize>(), "{name}: shape {shape:?}");
-        Weight { name: name.into(), shape: shape.into(), dtype: Dtype::F32, data: Data::Owned(Arc::new(data)) }
+        Weight {
+            name: name.into(),
+            shape: shape.into(),
+            dtype: Dtype::F32,
+            order: None,
+            data: Data::Owned(Arc::new(data)),
+        }
     }
 
     /// The tensor's name in the model.
@@ -147,7 +88,8 @@ impl Weight {
         self.dtype
     }
 
-    /// The elements as stored: little endian, at any alignment (for an owned tensor, as in memory).
+    /// The elements as stored: little endian, at any alignment (for an owned tensor, as in memory). Rows of a GGUF
+    /// file's queries and keys may stand there in another order than they are counted in: see [`Weight::is_plain`].
     pub fn bytes(&self) -> &[u8] {
         match &self.data {
             Data::Mapped { store, shard, bytes } => &store.map(*shard)[bytes.clone()],
@@ -164,12 +106,17 @@ impl Weight {
         }
     }
 
-    /// The elements in place: F32, aligned, on a little-endian machine.
+    /// Whether [`Weight::bytes`] holds one element after the other, row by row.
+    pub fn is_plain(&self) -> bool {
+        self.order.is_none() && self.dtype.block() == 1
+    }
+
+    /// The elements in place: F32, aligned, in order, on a little-endian machine.
     pub fn as_f32(&self) -> Option<&[f32]> {
         if let Data::Owned(data) = &self.data {
             return Some(data);
         }
-        if self.dtype != Dtype::F32 || cfg!(target_endian = "big") {
+        if self.dtype != Dtype::F32 || self.order.is_some() || cfg!(target_endian = "big") {
             return None;
         }
         // SAFETY: every bit pattern is an f32.
@@ -188,12 +135,17 @@ impl Weight {
         if rows.is_empty() {
             return;
         }
-        let elements = rows.start * cols..rows.end * cols;
-        match self.as_f32() {
-            Some(data) => out.copy_from_slice(&data[elements]),
-            None => {
-                let size = self.dtype.size();
-                self.dtype.decode(&self.bytes()[elements.start * size..elements.end * size], out);
+        if let Some(data) = self.as_f32() {
+            return out.copy_from_slice(&data[rows.start * cols..rows.end * cols]);
+        }
+        let (bytes, row_bytes) = (self.bytes(), self.dtype.bytes_of(cols));
+        match self.order {
+            None => self.dtype.decode(&bytes[rows.start * row_bytes..rows.end * row_bytes], out),
+            Some(order) => {
+                for (row, out) in rows.zip(out.chunks_exact_mut(cols)) {
+                    let at = order.stored(row) * row_bytes;
+                    self.dtype.decode(&bytes[at..at + row_bytes], out);
+                }
             }
         }
     }
@@ -212,6 +164,8 @@ pub(crate) struct StoredRows<'a> {
     bytes: &'a [u8],
     floats: Option<&'a [f32]>,
     dtype: Dtype,
+    order: Option<RowOrder>,
+    row_bytes: usize,
     cols: usize,
     units: bool,
 }
@@ -219,20 +173,36 @@ pub(crate) struct StoredRows<'a> {
 impl Weight {
     /// The rows as the products read them; `units` lets them use the processor's matrix units.
     pub(crate) fn stored(&self, units: bool) -> StoredRows<'_> {
-        StoredRows { bytes: self.bytes(), floats: self.as_f32(), dtype: self.dtype, cols: self.cols(), units }
+        let (dtype, order, cols) = (self.dtype, self.order, self.cols());
+        let row_bytes = dtype.bytes_of(cols);
+        StoredRows { bytes: self.bytes(), floats: self.as_f32(), dtype, order, row_bytes, cols, units }
+    }
+
+    /// The rows as products with a few vectors read them, in the order in which they stand; `rounded` lets blocks
+    /// be multiplied with rounded vectors.
+    pub(crate) fn source(&self, rounded: bool) -> Source<'_> {
+        match (self.as_f32(), self.dtype) {
+            (Some(floats), _) => Source::Floats(floats),
+            (None, Dtype::F32) => Source::F32(self.bytes()),
+            (None, Dtype::F16) => Source::F16(self.bytes()),
+            (None, Dtype::BF16) => Source::Bf16(self.bytes()),
+            (None, Dtype::Blocks(block)) => Source::Blocks { block, bytes: self.bytes(), rounded },
+        }
+    }
+
+    /// The order in which the rows stand, where it is another than they are counted in.
+    pub(crate) fn order(&self) -> Option<RowOrder> {
+        self.order
     }
 }
 
 impl Stored for StoredRows<'_> {
     fn read(&self, row: usize, columns: Range<usize>, out: &mut [f32]) {
-        let elements = row * self.cols + columns.start..row * self.cols + columns.end;
-        match self.floats {
-            Some(all) => out.copy_from_slice(&all[elements]),
-            None => {
-                let size = self.dtype.size();
-                self.dtype.decode(&self.bytes[elements.start * size..elements.end * size], out);
-            }
+        if let Some(all) = self.floats {
+            return out.copy_from_slice(&all[row * self.cols + columns.start..row * self.cols + columns.end]);
         }
+        let at = self.order.map_or(row, |o| o.stored(row)) * self.row_bytes;
+        self.dtype.read(&self.bytes[at..at + self.row_bytes], columns, out);
     }
 
     fn in_place(&self) -> Option<(&[f32], usize)> {
@@ -240,10 +210,20 @@ impl Stored for StoredRows<'_> {
     }
 
     fn bf16(&self) -> Option<(&[u8], usize)> {
-        (self.dtype == Dtype::BF16).then_some((self.bytes, self.cols))
+        (self.dtype == Dtype::BF16 && self.order.is_none()).then_some((self.bytes, self.cols))
     }
 
-    fn units(&self) -> bool {
-        self.units
+    fn parts(&self) -> usize {
+        match self.dtype {
+            _ if !self.units => 0,
+            // f32 is left to its tiles.
+            Dtype::F32 => 0,
+            // Rows in another order are read one by one, and then cut.
+            Dtype::BF16 if self.order.is_some() => 2,
+            Dtype::BF16 => 1,
+            // Products of a scale of 11 bits and a code of 4, and halves, have 16 bits at most.
+            Dtype::F16 | Dtype::Blocks(Block::Q4_0 | Block::Q5_0) => 2,
+            Dtype::Blocks(_) => 3,
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The tensors of a Hugging Face model folder, mapped read-only: nothing is copied until rows are
+//! The tensors of a Hugging Face model folder or a GGUF file, mapped read-only: nothing is copied until rows are
 //! asked for, and the pages belong to the system's cache.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,23 +10,27 @@ use std::sync::Arc;
 use memmap2::Mmap;
 use safetensors::SafeTensors;
 
+use super::config::DecoderConfig;
 use super::weight::Data;
 pub(crate) use super::weight::StoredRows;
 pub use super::weight::{Dtype, Weight};
 use crate::error::{Error, Result};
+use crate::gguf::{self, Architecture, GgufFile, RowOrder};
+pub use crate::kernels::cpu::blocks::Block;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 #[derive(Debug)]
 struct Entry {
-    dtype: safetensors::Dtype,
+    /// The type, or the name of one that cannot be read.
+    dtype: std::result::Result<Dtype, String>,
     shape: Vec<usize>,
     bytes: Range<usize>,
     shard: usize,
 }
 
-/// Every tensor of a model folder, by name. The files must not be changed or shortened while it lives.
+/// Every tensor of a model, by Hugging Face's name. The files must not be changed or shortened while it lives.
 #[derive(Debug)]
 pub struct WeightStore {
     files: Vec<PathBuf>,
@@ -34,12 +38,17 @@ pub struct WeightStore {
     entries: BTreeMap<String, Entry>,
     /// What names the tensors: the index, or the only file.
     listing: PathBuf,
+    /// Where the file is GGUF: its family, and the heads of queries, of keys, and their size.
+    gguf: Option<(&'static Architecture, [usize; 3])>,
 }
 
 impl WeightStore {
     /// Maps `model.safetensors` or, where there is none, the shards that `model.safetensors.index.json`
-    /// lists.
+    /// lists; or a GGUF file.
     pub fn open(dir: &Path) -> Result<Arc<WeightStore>> {
+        if gguf::is_file(dir) {
+            return WeightStore::open_gguf(dir);
+        }
         let single = dir.join(SINGLE);
         let index = dir.join(INDEX);
         let exists = |path: &Path| path.try_exists().map_err(Error::io(path));
@@ -58,7 +67,8 @@ impl WeightStore {
             return Err(format_error(dir, SINGLE, format!("neither {SINGLE} nor {INDEX} is in this folder{hint}")));
         };
 
-        let mut store = WeightStore { files: Vec::new(), maps: Vec::new(), entries: BTreeMap::new(), listing };
+        let mut store =
+            WeightStore { files: Vec::new(), maps: Vec::new(), entries: BTreeMap::new(), listing, gguf: None };
         for file in files {
             store.add(file)?;
         }
@@ -70,6 +80,34 @@ impl WeightStore {
             }
         }
         Ok(Arc::new(store))
+    }
+
+    fn open_gguf(path: &Path) -> Result<Arc<WeightStore>> {
+        let file = GgufFile::open(path)?;
+        let arch = gguf::architecture(&file)?;
+        let c = DecoderConfig::from_json(&gguf::model_config(&file)?, path)?;
+        let (map, tensors) = file.into_parts();
+        let mut entries = BTreeMap::new();
+        for (name, info) in tensors {
+            // What the config was made from.
+            if name == "rope_freqs.weight" {
+                continue;
+            }
+            let Some(original) = arch.original(&name) else {
+                let reason = format!("models of the family {} have no such tensor", arch.name);
+                return Err(format_error(path, &name, reason));
+            };
+            let dtype = Dtype::from_ggml(info.kind).ok_or_else(|| gguf::type_name(info.kind));
+            let bytes = info.bytes.unwrap_or(0..0);
+            entries.insert(original, Entry { dtype, shape: info.shape, bytes, shard: 0 });
+        }
+        Ok(Arc::new(WeightStore {
+            files: vec![path.into()],
+            maps: vec![map],
+            entries,
+            listing: path.into(),
+            gguf: Some((arch, [c.num_heads, c.num_kv_heads, c.head_dim])),
+        }))
     }
 
     fn add(&mut self, path: PathBuf) -> Result<()> {
@@ -95,8 +133,8 @@ impl WeightStore {
         let shard = self.files.len();
         for (name, info) in metadata.tensors() {
             let (start, end) = info.data_offsets;
-            let entry =
-                Entry { dtype: info.dtype, shape: info.shape.clone(), bytes: header + start..header + end, shard };
+            let dtype = Dtype::from_safetensors(info.dtype).ok_or_else(|| format!("{:?}", info.dtype));
+            let entry = Entry { dtype, shape: info.shape.clone(), bytes: header + start..header + end, shard };
             if let Some(other) = self.entries.insert(name.clone(), entry) {
                 let reason = format!("it is also in {}", self.files[other.shard].display());
                 return Err(format_error(&path, &name, reason));
@@ -112,26 +150,72 @@ impl WeightStore {
         self.entries.contains_key(name)
     }
 
+    /// The shape of the tensor of this name, whatever its type.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.entries.get(name).map(|e| e.shape.as_slice())
+    }
+
+    /// Bytes of the tensor of this name; 0 where there is none.
+    pub(crate) fn stored_bytes(&self, name: &str) -> usize {
+        self.entries.get(name).map_or(0, |e| e.bytes.len())
+    }
+
     /// The names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
     }
 
-    /// The tensor of this name, which must have this shape and be F32, F16 or BF16.
+    /// The tensor of this name, which must have this shape and a type that can be read. What GGUF stores in another
+    /// way (rows of queries and keys, norms with 1 added) is given as Hugging Face stores it.
     pub fn get(self: &Arc<Self>, name: &str, shape: &[usize]) -> Result<Weight> {
         let Some(entry) = self.entries.get(name) else {
-            let reason = format!("expected a tensor of shape {shape:?}, found none of this name");
+            let mut reason = format!("expected a tensor of shape {shape:?}, found none of this name");
+            if let Some(other) = self.gguf.and_then(|(arch, _)| arch.tensor(name)) {
+                reason = format!("expected a tensor of shape {shape:?}, found no {other}");
+            }
             return Err(format_error(&self.listing, name, reason));
         };
         let path = &self.files[entry.shard];
         if entry.shape != shape {
             return Err(format_error(path, name, format!("expected shape {shape:?}, found {:?}", entry.shape)));
         }
-        let Some(dtype) = Dtype::from_safetensors(entry.dtype) else {
-            return Err(format_error(path, name, format!("expected F32, F16 or BF16, found {:?}", entry.dtype)));
+        let dtype = match &entry.dtype {
+            Ok(dtype) => *dtype,
+            Err(found) if self.gguf.is_some() => {
+                let reason =
+                    format!("the type {found} cannot be read (expected F32, F16, BF16, Q4_0 to Q8_1 or Q2_K to Q8_K)");
+                return Err(format_error(path, name, reason));
+            }
+            Err(found) => return Err(format_error(path, name, format!("expected F32, F16 or BF16, found {found}"))),
         };
+        if dtype.block() > 1 && shape.len() < 2 {
+            return Err(format_error(path, name, format!("a vector in blocks of {}", dtype.ggml_name())));
+        }
         let data = Data::Mapped { store: self.clone(), shard: entry.shard, bytes: entry.bytes.clone() };
-        Ok(Weight::new(name, shape, dtype, data))
+        let weight = Weight::new(name, shape, dtype, data);
+        Ok(match self.order(name, shape) {
+            Some(order) if order.rows() != shape.first().copied().unwrap_or(0) => {
+                let reason = format!("expected {} rows, found shape {shape:?}", order.rows());
+                return Err(format_error(path, name, reason));
+            }
+            order => self.as_original(weight.in_order(order)),
+        })
+    }
+
+    fn order(&self, name: &str, shape: &[usize]) -> Option<RowOrder> {
+        let (arch, [heads, kv_heads, head_dim]) = self.gguf?;
+        arch.row_order(name, heads, kv_heads, head_dim).filter(|_| !shape.is_empty())
+    }
+
+    /// Gemma's norms without the 1 that GGUF adds.
+    fn as_original(&self, weight: Weight) -> Weight {
+        let offset = self.gguf.is_some_and(|(arch, _)| arch.norms_plus_one);
+        let name = weight.name().to_string();
+        if !offset || !(name.ends_with("norm.weight") || name.ends_with("layernorm.weight")) {
+            return weight;
+        }
+        let numbers = weight.to_vec_f32().iter().map(|x| x - 1.0).collect();
+        Weight::from_vec(&name, weight.shape(), numbers)
     }
 
     /// The mapped files, in name order.
@@ -265,7 +349,7 @@ mod tests {
         for (name, dtype) in [("single", Dtype::F32), ("half", Dtype::F16), ("brain", Dtype::BF16)] {
             let weight = store.get(name, shape).unwrap();
             assert_eq!((weight.name(), weight.rows(), weight.cols(), weight.dtype()), (name, 4, 3, dtype));
-            assert_eq!(weight.bytes().len(), 12 * dtype.size());
+            assert_eq!(weight.bytes().len(), dtype.bytes_of(12));
             assert_eq!(weight.to_vec_f32(), values(12));
             let mut out = [0.0; 6];
             weight.read_rows(1..3, &mut out);

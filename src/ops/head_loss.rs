@@ -8,7 +8,7 @@ use super::transfer::Transfer;
 use super::{Buf, Engine, Matrix, Phase};
 use crate::error::{Error, Result};
 use crate::kernels::cpu::elementwise;
-use crate::kernels::cpu::gemm::{gemm, Par, View};
+use crate::kernels::cpu::gemm::{gemm, View};
 use crate::kernels::cpu::loss as kernel;
 use crate::kernels::cpu::product::{product, Columns, Rows, Term};
 pub use kernel::{Mix, RowStats};
@@ -305,13 +305,17 @@ pub fn logits(engine: &Engine, head: &Head, h: &Buf) -> Result<Vec<f32>> {
         Buf::Host(h) => {
             let (v, c) = (head.rows(), head.cols());
             let mut out = vec![0f32; h.len() / c * v];
-            let par = if h.len() == c { Par::Decode } else { Par::Pool };
-            for r0 in (0..v).step_by(panel_rows(c)) {
-                let r1 = (r0 + panel_rows(c)).min(v);
-                head.weight.with_rows(engine, r0..r1, |w| {
-                    let shape = (h.len() / c, r1 - r0, c);
-                    gemm(&mut out[r0..], v, false, shape, head.scale, View::rows(h, c), View::transposed(w, c), par)
-                });
+            if h.len() == c {
+                head.weight.multiply_few(engine, h, None, &mut out);
+                elementwise::scale(&mut out, head.scale);
+            } else {
+                for r0 in (0..v).step_by(panel_rows(c)) {
+                    let r1 = (r0 + panel_rows(c)).min(v);
+                    head.weight.with_rows(engine, r0..r1, |w| {
+                        let shape = (h.len() / c, r1 - r0, c);
+                        gemm(&mut out[r0..], v, false, shape, head.scale, View::rows(h, c), View::transposed(w, c))
+                    });
+                }
             }
             if let Some(c) = head.softcap {
                 elementwise::softcap(&mut out, c);

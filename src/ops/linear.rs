@@ -9,7 +9,8 @@ use super::{Buf, Engine, Layout, Matrix, Param, Phase};
 use crate::error::Result;
 use crate::kernels::cpu::elementwise::add_bias;
 use crate::kernels::cpu::for_rows;
-use crate::kernels::cpu::gemm::{gemm, Par, View};
+use crate::kernels::cpu::gemm::View;
+use crate::kernels::cpu::matvec::{self, LowRank, Source};
 use crate::kernels::cpu::product::{product, Columns, Plain, Rows, Term};
 
 /// A frozen linear of the model.
@@ -88,14 +89,17 @@ impl Call<'_> {
 pub fn forward(engine: &Engine, lin: &Linear, slot: Option<&Slot>, x: &Buf, call: Call) -> Result<(Buf, Option<Buf>)> {
     let dropped = engine.passing(|| Ok(slot.map(|s| call.dropped(engine, x, s)).transpose()?.flatten()))?;
     engine.timed(Phase::Linear, || {
-        let t = slot.map(|s| down(engine, s, dropped.as_ref().unwrap_or(x))).transpose()?;
+        let few = generates(x, lin, call.layout);
+        let t = slot.map(|s| down(engine, s, dropped.as_ref().unwrap_or(x), few)).transpose()?;
         match x {
             Buf::Host(x) => {
                 let (out, inp) = (lin.weight.rows(), lin.weight.cols());
                 let n = x.len() / inp;
                 let mut y = engine.pool.take(n * out);
-                if n == 1 {
-                    decode(engine, lin, slot.zip(t.as_ref()), x, &mut y);
+                if few {
+                    let low = slot.zip(t.as_ref());
+                    let low = low.map(|(s, t)| LowRank { b: s.b.host(), r: s.r, t: t.host(), scale: s.scale });
+                    lin.weight.multiply_few(engine, x, low, &mut y);
                 } else {
                     let w = Columns(lin.weight.stored(engine));
                     let mut terms = vec![Term { a: View::rows(x, inp), k: inp, b: &w, alpha: 1.0 }];
@@ -125,26 +129,23 @@ pub fn forward(engine: &Engine, lin: &Linear, slot: Option<&Slot>, x: &Buf, call
     })
 }
 
-/// One token: rows of training and scoring have at least two, so this is a step of generation, bound by the
-/// reading of the weights.
-fn decode(engine: &Engine, lin: &Linear, slot: Option<(&Slot, &Buf)>, x: &[f32], y: &mut [f32]) {
-    let (out, inp) = (lin.weight.rows(), lin.weight.cols());
-    lin.weight.with_rows(engine, 0..out, |w| {
-        gemm(y, out, false, (1, out, inp), 1.0, View::rows(x, inp), View::transposed(w, inp), Par::Decode)
-    });
-    if let Some((s, t)) = slot {
-        let (t, bt) = (View::rows(t.host(), s.r), View::transposed(s.b.host(), s.r));
-        gemm(y, out, true, (1, out, s.r), s.scale, t, bt, Par::Decode);
-    }
+/// Whether this is a step of generation, bound by the reading of the weights: the tokens are few, and no row of
+/// training or scoring, which is to have the same bits in any company.
+fn generates(x: &Buf, lin: &Linear, layout: &Layout) -> bool {
+    layout.is_part() && x.len() <= matvec::FEW * lin.weight.cols()
 }
 
 /// `t[N,R] = x̃[N,in]·Aᵀ`.
-fn down(engine: &Engine, slot: &Slot, x: &Buf) -> Result<Buf> {
+fn down(engine: &Engine, slot: &Slot, x: &Buf, few: bool) -> Result<Buf> {
     match x {
         Buf::Host(x) => {
             let (r, inp) = (slot.r, slot.in_features);
             let n = x.len() / inp;
             let mut t = engine.pool.take(n * r);
+            if few {
+                matvec::product(Source::Floats(slot.a.host()), None, (n, r, inp), x, None, &mut t);
+                return Ok(Buf::Host(t));
+            }
             let a = Columns(Plain::new(slot.a.host(), inp));
             let term = Term { a: View::rows(x, inp), k: inp, b: &a, alpha: 1.0 };
             product(&mut t, r, false, (n, r), &[term], |n| engine.pool.scratch(n));
@@ -184,7 +185,7 @@ pub fn backward(
         let t = match saved.t {
             Some(t) => t,
             None => {
-                made = down(engine, slot, x)?;
+                made = down(engine, slot, x, false)?;
                 &made
             }
         };

@@ -3,7 +3,7 @@
 //! What is kept between the passes and what passes within one lie apart, so that neither leaves gaps in the
 //! other; the smallest gap that is large enough is taken. Between two groups of rows only parameters are lent,
 //! so every group finds the same maps, whatever ran before it. What is held is how far up each map has ever
-//! been used: a function of the largest group, not of their order.
+//! been used, less what was given back: a function of the largest group, not of their order.
 
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -16,6 +16,8 @@ use crate::memory::Account;
 
 /// Floats to whose multiples buffers are rounded: a cache line.
 const LINE: usize = 16;
+/// Floats of the pages that are given up at once: a multiple of every system's page.
+const PAGES: usize = (64 << 10) / size_of::<f32>();
 /// Floats of a map at least, unless a buffer needs more: 1 GiB of addresses where those cost nothing, so that
 /// buffers of all sizes lie in one map; 64 MiB where the system counts what may be written, not what is.
 const MAP: usize = if cfg!(all(unix, target_pointer_width = "64")) { 256 << 20 } else { 16 << 20 };
@@ -39,6 +41,8 @@ struct Map {
     gaps: Vec<Range<usize>>,
     /// Floats from the beginning that have been lent once.
     used: usize,
+    /// Parts of those that [`Pool::trim`] has given up and that were not lent since; in order, of whole [`PAGES`].
+    given: Vec<Range<usize>>,
     /// Buffers that are lent.
     lent: usize,
 }
@@ -63,6 +67,67 @@ impl Map {
         }
         self.lent += 1;
         Some(at)
+    }
+
+    /// Bytes that take memory.
+    fn held(&self) -> usize {
+        (self.used - self.given.iter().map(Range::len).sum::<usize>()) * size_of::<f32>()
+    }
+
+    /// Enters that `part` is made use of; gives the bytes that this takes.
+    fn touch(&mut self, part: &Range<usize>) -> usize {
+        let before = self.held();
+        self.used = self.used.max(part.end);
+        if !self.given.is_empty() {
+            // Pages of which a part is written take memory whole.
+            let pages = part.start / PAGES * PAGES..part.end.next_multiple_of(PAGES);
+            let outside = |g: &Range<usize>| {
+                [g.start..g.end.min(pages.start), g.start.max(pages.end)..g.end].into_iter().filter(|r| !r.is_empty())
+            };
+            self.given = self.given.iter().flat_map(outside).collect();
+        }
+        self.held() - before
+    }
+
+    /// Gives up the pages that lie in gaps; gives the bytes that this frees.
+    fn give_up(&mut self) -> usize {
+        let before = self.held();
+        let mut given = Vec::new();
+        for gap in &self.gaps {
+            let pages =
+                gap.start.next_multiple_of(PAGES)..gap.end.min(self.used.next_multiple_of(PAGES)) / PAGES * PAGES;
+            if !pages.is_empty() && self.drop_pages(&pages) {
+                given.push(pages);
+            }
+        }
+        // Above the last buffer is what was never used.
+        if let Some(last) = given.last().filter(|g| g.end >= self.used).cloned() {
+            given.pop();
+            self.used = last.start;
+        }
+        self.given = given;
+        before - self.held()
+    }
+
+    #[cfg(unix)]
+    fn drop_pages(&self, floats: &Range<usize>) -> bool {
+        let (at, len) = (floats.start * size_of::<f32>(), floats.len() * size_of::<f32>());
+        // Elsewhere the former is only a hint, and pages stay.
+        #[cfg(target_os = "linux")]
+        let advice = memmap2::UncheckedAdvice::DontNeed;
+        #[cfg(not(target_os = "linux"))]
+        let advice = memmap2::UncheckedAdvice::Free;
+        // SAFETY: the pages lie in a gap, whose contents nobody counts on: a buffer's are unspecified.
+        let told = unsafe { self.memory.unchecked_advise_range(advice, at, len) };
+        if let Err(e) = &told {
+            log::debug!("{len} bytes of buffers are not given up: {e}");
+        }
+        told.is_ok()
+    }
+
+    #[cfg(not(unix))]
+    fn drop_pages(&self, _: &Range<usize>) -> bool {
+        false
     }
 
     fn give_back(&mut self, part: Range<usize>) {
@@ -121,13 +186,20 @@ impl Pool {
                 .or_else(|_| MmapMut::map_anon(room * size_of::<f32>()))
                 .unwrap_or_else(|e| panic!("no memory for a buffer of {} bytes: {e}", 4 * room));
             let floats = memory.len() / size_of::<f32>();
-            maps.push(Map { memory, passing, gaps: std::iter::once(room..floats).collect(), used: 0, lent: 1 });
+            maps.push(Map {
+                memory,
+                passing,
+                gaps: std::iter::once(room..floats).collect(),
+                used: 0,
+                given: Vec::new(),
+                lent: 1,
+            });
             (maps.len() - 1, 0)
         });
         let map = &mut maps[i];
-        if at + room > map.used {
-            self.account.add((at + room - map.used) * size_of::<f32>());
-            map.used = at + room;
+        let more = map.touch(&(at..at + room));
+        if more > 0 {
+            self.account.add(more);
         }
         // Maps are pages: not at the null address, and aligned for floats.
         let data = NonNull::new(map.start().wrapping_add(at)).unwrap_or(NonNull::dangling());
@@ -143,16 +215,14 @@ impl Pool {
 
     /// Bytes that buffers, lent and given back, have made use of.
     pub fn held_bytes(&self) -> usize {
-        self.lock().iter().map(|m| m.used * size_of::<f32>()).sum()
+        self.lock().iter().map(Map::held).sum()
     }
 
-    /// Frees every map of which no buffer is lent.
+    /// Gives memory back to the system that no lent buffer is in: whole maps, and pages between buffers.
     pub fn trim(&self) {
-        self.lock().retain(|m| {
+        self.lock().retain_mut(|m| {
             let keep = m.lent > 0;
-            if !keep {
-                self.account.sub(m.used * size_of::<f32>());
-            }
+            self.account.sub(if keep { m.give_up() } else { m.held() });
             keep
         });
     }
@@ -230,6 +300,43 @@ mod tests {
         let (_, first) = step();
         assert_eq!(step().1, first);
         assert_eq!(pool.account.peak(), first);
+        pool.trim();
+        assert_eq!((pool.held_bytes(), pool.account.held()), (0, 0));
+    }
+
+    #[test]
+    fn trimming_gives_back_what_lies_between_buffers() {
+        let pool = Arc::new(Pool::default());
+        let mib = 1 << 18;
+        let mut first = pool.take(100);
+        first.fill(1.0);
+        let mut large = pool.take(16 * mib);
+        large.fill(2.0);
+        let mut last = pool.take(200);
+        last.fill(3.0);
+        let held = pool.held_bytes();
+        drop(large);
+        pool.trim();
+        let freed = held - pool.held_bytes();
+        assert!(((15 << 20)..=(16 << 20) + (128 << 10)).contains(&freed), "{freed}");
+        assert_eq!(pool.account.held(), pool.held_bytes());
+        pool.trim();
+        assert_eq!(pool.held_bytes(), held - freed, "a second time frees nothing");
+        assert!(first.iter().all(|&v| v == 1.0) && last.iter().all(|&v| v == 3.0));
+        // What is lent again counts again: a part of the gap, then all of it.
+        let mut half = pool.take(8 * mib);
+        half.fill(4.0);
+        let now = pool.held_bytes();
+        assert!(now >= held - freed + (8 << 20) - (128 << 10) && now <= held - freed + (8 << 20) + (128 << 10));
+        drop(half);
+        let again = pool.take(16 * mib);
+        assert_eq!((pool.held_bytes(), pool.account.held()), (held, held));
+        assert_eq!(pool.account.peak(), held);
+        drop((again, last));
+        pool.trim();
+        assert!(pool.held_bytes() <= 128 << 10, "{}", pool.held_bytes());
+        assert!(first.iter().all(|&v| v == 1.0));
+        drop(first);
         pool.trim();
         assert_eq!((pool.held_bytes(), pool.account.held()), (0, 0));
     }

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use candle_core::{DType, Shape, Tensor, WithDType};
+use candle_core::{DType, Device, Shape, Tensor, WithDType};
 
 use super::Engine;
 use crate::error::Result;
@@ -87,7 +87,13 @@ impl Engine {
     pub(super) fn upload_weight(&self, weight: &crate::model::weights::Weight) -> Result<Tensor> {
         let (rows, cols) = (weight.rows(), weight.cols());
         self.moved.add(Transfer::Weights, 0, weight.bytes().len());
-        let stored = Tensor::from_raw_buffer(weight.bytes(), weight.dtype().candle(), &[rows, cols], self.device())?;
+        let stored = match weight.dtype().candle().filter(|_| weight.is_plain()) {
+            Some(dtype) => Tensor::from_raw_buffer(weight.bytes(), dtype, &[rows, cols], self.device())?,
+            // Blocks are made numbers here: a device's tensors have none with a backward pass.
+            None => Tensor::from_slice(&weight.to_vec_f32(), (rows, cols), &Device::Cpu)?
+                .to_dtype(self.options.dtype)?
+                .to_device(self.device())?,
+        };
         Ok(stored.to_dtype(self.options.dtype)?)
     }
 

@@ -1,7 +1,7 @@
 //! Files and folders that are there whole or not at all, whenever the process is killed.
 
 use std::ffi::OsStr;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,15 +15,21 @@ const DISPLACED: &str = ".tmp-old-";
 
 /// Writes a file under a temporary name beside it, syncs it and renames it into place.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_with(path, |file, _| file.write_all(bytes).map_err(Error::io(path)))
+}
+
+/// The same with `fill` writing the file, whose temporary name it is told; when that fails, the temporary file is removed and `path` is as it was.
+pub fn write_with<T>(path: &Path, fill: impl FnOnce(&mut File, &Path) -> Result<T>) -> Result<T> {
     let (temporary, mut file) =
         make_temporary(path, |p| OpenOptions::new().write(true).create_new(true).open(p)).map_err(Error::io(path))?;
     let guard = Guard(&temporary);
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::io(&temporary))?;
+    let made = fill(&mut file, &temporary)?;
+    file.sync_all().map_err(Error::io(&temporary))?;
     drop(file);
     fs::rename(&temporary, path).map_err(Error::io(path))?;
     guard.disarm();
     sync_dir(parent(path));
-    Ok(())
+    Ok(made)
 }
 
 /// Has `fill` build a folder under a temporary name beside `final_dir`, syncs what is in it and renames

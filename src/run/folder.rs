@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::atomic::write_file;
 use crate::config::TrainConfig;
+use crate::data::chat::ChatFacts;
 use crate::data::store::RowCounts;
 use crate::device::DeviceSetting;
 use crate::error::{Error, Result};
@@ -39,6 +40,9 @@ pub struct RunFile {
     pub tokenizer_hash: String,
     /// How rows became examples.
     pub rows: RowCounts,
+    /// How conversations were written; absent where rows are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat: Option<ChatFacts>,
 }
 
 /// Choices that the settings left open.
@@ -90,7 +94,17 @@ impl RunFile {
         rows: RowCounts,
     ) -> RunFile {
         let sftmix = env!("CARGO_PKG_VERSION").to_string();
-        RunFile { format: FORMAT, sftmix, config, resolved, model_hash: None, data_hash, tokenizer_hash, rows }
+        RunFile {
+            format: FORMAT,
+            sftmix,
+            config,
+            resolved,
+            model_hash: None,
+            data_hash,
+            tokenizer_hash,
+            rows,
+            chat: None,
+        }
     }
 }
 

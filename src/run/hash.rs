@@ -92,8 +92,11 @@ fn stamp(metadata: &Metadata) -> (u64, Option<SystemTime>) {
 
 /// One hash, in hexadecimal, over what a model computes with: `config.json`, `tokenizer.json` (where there
 /// is one) and the weight files, by names inside the folder and contents, in name order. The same on every
-/// machine, wherever the folder is.
+/// machine, wherever the folder is. A GGUF file is its content, whatever its name.
 pub fn hash_model(dir: &Path, cache: &mut HashCache) -> Result<String> {
+    if crate::gguf::is_file(dir) {
+        return cache.file(dir);
+    }
     let store = WeightStore::open(dir)?;
     let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
     files.insert("config.json".into(), dir.join("config.json"));

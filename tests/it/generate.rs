@@ -190,7 +190,7 @@ fn a_seed_repeats_its_text() {
     let Some(dir) = stories() else { return };
     let mut g = generator(Form::Fused, &dir, None);
     for top_p in [None, Some(0.9)] {
-        let config = |seed| GenerateConfig { max_new_tokens: 40, temperature: 1.0, top_p, seed };
+        let config = |seed| GenerateConfig { max_new_tokens: 40, temperature: 1.0, top_p, seed, ..Default::default() };
         let first = text(&mut g, "Once", &config(7)).text;
         assert_eq!(first, text(&mut g, "Once", &config(7)).text);
         assert_ne!(first, text(&mut g, "Once", &config(8)).text);

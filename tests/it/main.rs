@@ -2,12 +2,14 @@
 //! print one line and pass where these are absent.
 
 mod block;
+mod chat;
 #[cfg(feature = "cli")]
 mod cli;
 mod device;
 mod dropout;
 #[cfg(feature = "generate")]
 mod generate;
+mod gguf;
 mod golden;
 #[cfg(feature = "cli")]
 mod kill;
@@ -18,3 +20,5 @@ mod runs;
 #[cfg(feature = "cli")]
 mod scale;
 mod support;
+#[cfg(feature = "generate")]
+mod talk;

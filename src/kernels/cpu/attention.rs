@@ -180,12 +180,13 @@ fn tasks(offsets: &[u32], heads: usize) -> Vec<(Range<usize>, usize)> {
 }
 
 /// What the raw pointers below rely on.
-fn check(s: Shape, offsets: &[u32], (q, k, v): (&[f32], &[f32], &[f32]), o: usize) {
+fn check(s: Shape, offsets: &[u32], first: usize, (q, k, v): (&[f32], &[f32], &[f32]), o: usize) {
     let n = offsets.last().map_or(0, |&n| n as usize);
     assert!(s.kv_heads > 0 && s.heads.is_multiple_of(s.kv_heads), "attention: heads share key heads evenly");
     assert!(s.tile > 0 && s.window != Some(0), "attention: tile and window are at least 1");
     assert!(offsets.first() == Some(&0) && offsets.is_sorted(), "attention: rows follow one another");
-    let (q_len, kv_len) = (n * s.heads * s.head_dim, n * s.kv_heads * s.head_dim);
+    assert!(first == 0 || first <= n && offsets.len() == 2, "attention: the last queries of one row");
+    let (q_len, kv_len) = ((n - first) * s.heads * s.head_dim, n * s.kv_heads * s.head_dim);
     assert_eq!([q.len(), o, k.len(), v.len()], [q_len, q_len, kv_len, kv_len], "attention: operands of other lengths");
 }
 
@@ -264,8 +265,13 @@ impl Shape {
     }
 
     fn blocks(self, n: usize, width: usize) -> impl Iterator<Item = Block> {
+        self.blocks_from(0, n, width)
+    }
+
+    /// The tiles of the queries `first..n`.
+    fn blocks_from(self, first: usize, n: usize, width: usize) -> impl Iterator<Item = Block> {
         let rows = self.rows(n);
-        (0..n).step_by(rows).map(move |t0| {
+        (first..n).step_by(rows).map(move |t0| {
             let t1 = (t0 + rows).min(n);
             let k0 = self.first_key(t0) / width * width;
             Block { t0, t1, k0, stride: strided(t1 - k0, width) }
@@ -358,9 +364,34 @@ pub fn forward<B: DerefMut<Target = [f32]>>(
     lse: &mut [f32],
     scratch: impl Fn(usize) -> B + Sync,
 ) {
+    forward_from(s, offsets, 0, (q, k, v), o, lse, scratch)
+}
+
+/// As [`forward`] for the one row `offsets` = [0, n], of which `q`, `o` and `lse` hold the tokens `first..n` alone.
+pub fn forward_last<B: DerefMut<Target = [f32]>>(
+    s: Shape,
+    first: usize,
+    (q, k, v): (&[f32], &[f32], &[f32]),
+    o: &mut [f32],
+    lse: &mut [f32],
+    scratch: impl Fn(usize) -> B + Sync,
+) {
+    let n = k.len() / (s.kv_heads * s.head_dim);
+    forward_from(s, &[0, n as u32], first, (q, k, v), o, lse, scratch)
+}
+
+fn forward_from<B: DerefMut<Target = [f32]>>(
+    s: Shape,
+    offsets: &[u32],
+    first: usize,
+    (q, k, v): (&[f32], &[f32], &[f32]),
+    o: &mut [f32],
+    lse: &mut [f32],
+    scratch: impl Fn(usize) -> B + Sync,
+) {
     let (d, qw, kw) = (s.head_dim, s.heads * s.head_dim, s.kv_heads * s.head_dim);
     let group = s.heads / s.kv_heads;
-    check(s, offsets, (q, k, v), o.len());
+    check(s, offsets, first, (q, k, v), o.len());
     assert_eq!(lse.len() * d, q.len(), "attention: one lse a head and token");
     let (o_out, lse_out) = (Shared(o.as_mut_ptr()), Shared(lse.as_mut_ptr()));
     tasks(offsets, s.heads).into_par_iter().with_max_len(1).for_each(|(row, h)| {
@@ -373,18 +404,18 @@ pub fn forward<B: DerefMut<Target = [f32]>>(
         let values = Panels::rows(&v[k0..], kw, (n, d), &scratch);
         let width = keys.tiles.width();
         let mut held = scratch(s.scores(n, width));
-        for b in s.blocks(n, width) {
+        for b in s.blocks_from(first, n, width) {
             let p = &mut held[..(b.t1 - b.t0) * b.stride];
             // SAFETY: the block's queries lie within q; its scores within p.
-            unsafe { scores(b, d, (q[q0 + b.t0 * qw..].as_ptr(), qw), &keys, p.as_mut_ptr()) };
+            unsafe { scores(b, d, (q[q0 + (b.t0 - first) * qw..].as_ptr(), qw), &keys, p.as_mut_ptr()) };
             for (r, p) in p.chunks_exact_mut(b.stride).enumerate() {
                 let t = b.t0 + r;
                 let l = s.softmax(p, s.first_key(t) - b.k0, t + 1 - b.k0);
                 // SAFETY: one element, of this row and head.
-                unsafe { lse_out.slice((row.start + t) * s.heads + h, 1)[0] = l };
+                unsafe { lse_out.slice((row.start + t - first) * s.heads + h, 1)[0] = l };
             }
             // SAFETY: the columns of head h in this row's tokens are this task's alone.
-            unsafe { weighted(b, d, p, &values, (o_out.at(q0 + b.t0 * qw).0, qw)) };
+            unsafe { weighted(b, d, p, &values, (o_out.at(q0 + (b.t0 - first) * qw).0, qw)) };
         }
     });
 }
@@ -403,7 +434,7 @@ pub fn backward<B: DerefMut<Target = [f32]>>(
     let (d, qw, kw) = (s.head_dim, s.heads * s.head_dim, s.kv_heads * s.head_dim);
     let group = s.heads / s.kv_heads;
     let n = q.len() / qw;
-    check(s, offsets, (q, k, v), o.len());
+    check(s, offsets, 0, (q, k, v), o.len());
     let lengths = [g.len(), dq.len(), dk.len(), dv.len(), lse.len() * d];
     assert_eq!(lengths, [q.len(), q.len(), k.len(), v.len(), q.len()], "attention: gradients have other lengths");
     let mut delta = scratch(n * s.heads);

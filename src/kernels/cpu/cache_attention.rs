@@ -4,8 +4,10 @@
 use rayon::prelude::*;
 
 use super::attention::Shape;
-use super::simd::{dot, fma, simd_kernel};
+use super::simd::{dot, fma, prefetch, simd_kernel, LANES};
 
+/// Keys, and values, that are asked for ahead.
+const AHEAD: usize = 6;
 /// Multiply-adds of a call below which its heads run on the calling thread.
 const GRAIN: usize = 128 * 1024;
 
@@ -13,7 +15,11 @@ simd_kernel! {
     /// Raw scores of `q[D]` against keys that lie `stride` apart.
     pub fn score_keys(q: &[f32], keys: &[f32], stride: usize, scores: &mut [f32]) {
         for (s, k) in scores.iter_mut().zip(keys.chunks(stride)) {
-            *s = dot::<FMA>(q, &k[..q.len()]);
+            let k = &k[..q.len()];
+            for line in k.chunks(LANES) {
+                prefetch(line, AHEAD * stride);
+            }
+            *s = dot::<FMA>(q, k);
         }
     }
 }
@@ -23,6 +29,9 @@ simd_kernel! {
     pub fn weigh_values(p: &[f32], values: &[f32], stride: usize, out: &mut [f32]) {
         out.fill(0.0);
         for (&p, v) in p.iter().zip(values.chunks(stride)) {
+            for line in v[..out.len()].chunks(LANES) {
+                prefetch(line, AHEAD * stride);
+            }
             for (o, &v) in out.iter_mut().zip(v) {
                 *o = fma::<FMA>(p, v, *o);
             }

@@ -9,15 +9,6 @@
 
 use super::Shared;
 
-/// Where a product may run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Par {
-    /// Over the pool.
-    Pool,
-    /// Over the pool, one row at a time in generation: its short cut for one row is wanted there.
-    Decode,
-}
-
 /// The rows a product needs so that the crate takes its general path and cuts the inner dimension as
 /// for long batches: beyond 16·16 outputs, more than one row, and where k is cut (above 512) more than
 /// 64 rows or columns.
@@ -70,14 +61,13 @@ pub fn gemm(
     alpha: f32,
     a: View,
     b: View,
-    par: Par,
 ) {
     if m == 0 || n == 0 {
         return;
     }
     assert!((m - 1) * dst_rs + n <= dst.len(), "gemm: destination too short");
     let rows = padded_rows(m, n, k);
-    if par == Par::Pool && rows > m && a.cs == 1 {
+    if rows > m && a.cs == 1 {
         assert!(a.fits(m, k), "gemm: operand too short");
         let mut padded = vec![0f32; rows * (k + n)];
         let (x, y) = padded.split_at_mut(rows * k);
@@ -88,14 +78,14 @@ pub fn gemm(
             y.copy_from_slice(&dst[i * dst_rs..i * dst_rs + n]);
         }
         // SAFETY: the padded destination holds `rows` rows of n.
-        unsafe { gemm_raw(Shared(y.as_mut_ptr()), n, accumulate, (rows, n, k), alpha, View::rows(x, k), b, par) };
+        unsafe { gemm_raw(Shared(y.as_mut_ptr()), n, accumulate, (rows, n, k), alpha, View::rows(x, k), b) };
         for (i, y) in y.chunks_exact(n).take(m).enumerate() {
             dst[i * dst_rs..i * dst_rs + n].copy_from_slice(y);
         }
         return;
     }
     // SAFETY: the destination was checked above and is borrowed mutably.
-    unsafe { gemm_raw(Shared(dst.as_mut_ptr()), dst_rs, accumulate, (m, n, k), alpha, a, b, par) }
+    unsafe { gemm_raw(Shared(dst.as_mut_ptr()), dst_rs, accumulate, (m, n, k), alpha, a, b) }
 }
 
 /// As [`gemm`] into a raw destination, for tasks that write disjoint columns of one matrix.
@@ -112,14 +102,10 @@ unsafe fn gemm_raw(
     alpha: f32,
     a: View,
     b: View,
-    par: Par,
 ) {
     assert!(a.fits(m, k) && b.fits(k, n), "gemm: operand too short for {m}x{n}x{k}");
     let threads = rayon::current_num_threads();
-    let parallelism = match par {
-        Par::Pool | Par::Decode if threads > 1 => gemm::Parallelism::Rayon(threads),
-        _ => gemm::Parallelism::None,
-    };
+    let parallelism = if threads > 1 { gemm::Parallelism::Rayon(threads) } else { gemm::Parallelism::None };
     gemm::gemm(
         m,
         n,
@@ -156,10 +142,10 @@ mod tests {
             let (x, w) = (fill(200 * k, 0), fill(n * k, 1 << 32));
             for (b, what) in [(View::transposed(&w, k), "x·wᵀ"), (View::rows(&w, n), "x·w")] {
                 let mut all = vec![0f32; 200 * n];
-                gemm(&mut all, n, false, (200, n, k), 1.0, View::rows(&x, k), b, Par::Pool);
+                gemm(&mut all, n, false, (200, n, k), 1.0, View::rows(&x, k), b);
                 for m in [1, 2, 3, 7, 16, 33, 64, 65, 100] {
                     let mut part = vec![0f32; m * n];
-                    gemm(&mut part, n, false, (m, n, k), 1.0, View::rows(&x[5 * k..], k), b, Par::Pool);
+                    gemm(&mut part, n, false, (m, n, k), 1.0, View::rows(&x[5 * k..], k), b);
                     assert!(part == all[5 * n..(5 + m) * n], "{what} {m}x{n}x{k}");
                 }
             }
@@ -179,7 +165,7 @@ mod tests {
             (View::rows(&a, k), View::transposed(&bt, k)),
         ] {
             let mut dst = vec![1.0f32; m * (n + 2)];
-            gemm(&mut dst, n + 2, true, (m, n, k), 2.0, a, b, Par::Pool);
+            gemm(&mut dst, n + 2, true, (m, n, k), 2.0, a, b);
             for i in 0..m {
                 for j in 0..n {
                     let want: f32 = 1.0

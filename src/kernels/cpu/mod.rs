@@ -5,14 +5,17 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod blocks;
 pub mod cache_attention;
 pub mod capped_loss;
 pub mod elementwise;
 pub mod gemm;
 pub mod loss;
+pub mod matvec;
 pub mod norm;
 pub mod product;
 pub mod rope;
+pub mod rounded;
 pub mod simd;
 
 use rayon::prelude::*;

@@ -114,6 +114,11 @@ pub struct Norms {
     pub after: bool,
 }
 
+/// `config.json` as it stands in a model folder.
+pub(crate) fn raw(dir: &Path) -> Result<Value> {
+    read_json(&dir.join("config.json"))
+}
+
 impl DecoderConfig {
     /// The `model_type`s that can be loaded.
     pub fn families() -> impl Iterator<Item = &'static str> {
@@ -121,11 +126,15 @@ impl DecoderConfig {
     }
 
     /// Reads `config.json` in `dir`; the end tokens are the union with those of any `generation_config.json`.
+    /// A GGUF file's fields are read as the `config.json` they came from.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io); [`Error::ModelFormat`](crate::Error::ModelFormat) when a file is not JSON;
     /// [`Error::ModelNotSupported`](crate::Error::ModelNotSupported) names the key and its value.
     pub fn from_dir(dir: &Path) -> Result<Self> {
+        if crate::gguf::is_file(dir) {
+            return Self::from_json(&crate::gguf::model_config(&crate::gguf::GgufFile::open(dir)?)?, dir);
+        }
         let path = dir.join("config.json");
         let mut config = Self::from_json(&read_json(&path)?, &path)?;
         let path = dir.join("generation_config.json");

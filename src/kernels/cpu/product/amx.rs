@@ -5,6 +5,9 @@
 //! first, so that their sum is rounded at its own small size and the whole has no more rounding than a chain
 //! of f32 multiply-adds. Three passes at sixteen times the rate leave a factor of about five.
 //!
+//! A weight that is no bf16, as those of GGUF's blocks are, is cut alike, in two or three parts, exactly: five or six
+//! products instead of three.
+//!
 //! A block of the result has 32 rows and 32 columns, four tiles of 16 × 16; two more tiles hold rows of a,
 //! two hold columns of b, in pairs along k.
 
@@ -18,10 +21,10 @@ use super::{depth, Right, View};
 
 /// Rows and columns of a block of the result.
 pub(super) const BLOCK: usize = 32;
-/// Most terms of a sum in a run: the parts of 256 rows stay in the second cache.
-const DEEPEST: usize = 640;
-/// Rows of a that are cut at once.
-const ROWS: usize = 256;
+/// Most terms of a sum in a run, and the rows of a that are cut at once: their parts stay in the second cache. A b of
+/// several parts is packed at greater cost, so that more rows pass by it.
+const DEEPEST: [usize; 2] = [640, 288];
+const ROWS: [usize; 2] = [256, 512];
 
 /// Whether this process may use the units; asks the system for them the first time.
 pub fn available() -> bool {
@@ -51,16 +54,26 @@ fn detect() -> bool {
     answer == 0
 }
 
-/// Floats of scratch for rows of a and panels of b.
-pub(super) fn scratch_floats(m: usize, deepest: usize) -> usize {
+/// Floats of scratch for rows of a and panels of b, for k terms and b in so many parts.
+pub(super) fn scratch_floats(m: usize, k: usize, parts: usize) -> usize {
     // Three parts of two bytes, a panel of b, a block of the result.
-    let rows = m.min(ROWS).next_multiple_of(BLOCK);
-    (3 * rows * deepest + BLOCK * deepest).div_ceil(2) + BLOCK * BLOCK
+    let rows = m.min(ROWS[(parts > 1) as usize]).next_multiple_of(BLOCK);
+    let deepest = run_depth(k, parts);
+    (3 * rows * deepest + parts * BLOCK * deepest).div_ceil(2) + BLOCK * BLOCK + packing_floats(deepest, parts)
 }
 
-/// Terms of a sum that are taken together; a function of k alone.
-pub(super) fn run_depth(k: usize) -> usize {
-    depth(k, DEEPEST).next_multiple_of(BLOCK)
+/// Floats of scratch in which a panel of b is cut in parts.
+fn packing_floats(deepest: usize, parts: usize) -> usize {
+    // A row in f32, and three parts of the panel, two bytes each.
+    match parts {
+        1 => 0,
+        _ => deepest + (3 * BLOCK * deepest).div_ceil(2),
+    }
+}
+
+/// Terms of a sum that are taken together; a function of k and of how b is stored.
+fn run_depth(k: usize, parts: usize) -> usize {
+    depth(k, DEEPEST[(parts > 1) as usize]).next_multiple_of(BLOCK)
 }
 
 /// Shape of the tiles, as the processor wants to be told: eight of 16 rows of 64 bytes.
@@ -114,13 +127,15 @@ pub(super) struct Target {
 /// [`available`] is true, and the rows and columns of the target are this task's alone.
 pub(super) unsafe fn term(t: &Target, a: View, k: usize, b: &dyn Right, add: bool, space: &mut [f32]) {
     let _tiles = Tiles::new();
-    let deepest = run_depth(k);
+    let b_parts = b.parts();
+    let (deepest, most) = (run_depth(k, b_parts), ROWS[(b_parts > 1) as usize]);
     let (result, rest) = space.split_at_mut(BLOCK * BLOCK);
+    let (packing, rest) = rest.split_at_mut(packing_floats(deepest, b_parts));
     let (_, words, _) = rest.align_to_mut::<u16>();
-    let rows_held = t.rows.len().min(ROWS).next_multiple_of(BLOCK);
+    let rows_held = t.rows.len().min(most).next_multiple_of(BLOCK);
     let (parts, panel) = words.split_at_mut(3 * rows_held * deepest);
-    for r0 in t.rows.clone().step_by(ROWS) {
-        let rows = r0..(r0 + ROWS).min(t.rows.end);
+    for r0 in t.rows.clone().step_by(most) {
+        let rows = r0..(r0 + most).min(t.rows.end);
         let mut add = add;
         for p0 in (0..k).step_by(deepest) {
             let p = p0..(p0 + deepest).min(k);
@@ -131,7 +146,7 @@ pub(super) unsafe fn term(t: &Target, a: View, k: usize, b: &dyn Right, add: boo
             cut_rows(a, rows.clone(), &p, kc, (high, middle, &mut low[..part]));
             for j in t.columns.clone().step_by(BLOCK) {
                 let columns = j..(j + BLOCK).min(t.columns.end);
-                b.pack_pairs(p.clone(), columns.clone(), kc, &mut panel[..BLOCK * kc]);
+                b.pack_pairs(p.clone(), columns.clone(), kc, &mut panel[..b_parts * BLOCK * kc], packing);
                 for i in (0..rows.len()).step_by(BLOCK) {
                     let height = BLOCK.min(rows.len() - i);
                     let whole = height == BLOCK && columns.len() == BLOCK;
@@ -139,10 +154,10 @@ pub(super) unsafe fn term(t: &Target, a: View, k: usize, b: &dyn Right, add: boo
                     let from = i * kc;
                     let left = [high[from..].as_ptr(), middle[from..].as_ptr(), low[from..].as_ptr()];
                     if whole && !add {
-                        block(left, panel.as_ptr(), kc, at.0, t.dst_rs);
+                        block(left, (panel.as_ptr(), b_parts), kc, at.0, t.dst_rs);
                         continue;
                     }
-                    block(left, panel.as_ptr(), kc, result.as_mut_ptr(), BLOCK);
+                    block(left, (panel.as_ptr(), b_parts), kc, result.as_mut_ptr(), BLOCK);
                     for (r, row) in result.chunks_exact(BLOCK).take(height).enumerate() {
                         let out = at.slice(r * t.dst_rs, columns.len());
                         match add {
@@ -157,12 +172,13 @@ pub(super) unsafe fn term(t: &Target, a: View, k: usize, b: &dyn Right, add: boo
     }
 }
 
-/// One block of the result: the small parts first.
+/// One block of the result: the small parts first. Of products of parts, those below 2^-24 of the largest are left
+/// out.
 ///
 /// # Safety
-/// The tiles are set up; each part of a has 32 rows of kc numbers, the panel two runs of kc/2 rows of 16 pairs,
-/// and 32 rows of 32 floats can be written at `c`.
-unsafe fn block(a: [*const u16; 3], b: *const u16, kc: usize, c: *mut f32, c_rs: usize) {
+/// The tiles are set up; each part of a has 32 rows of kc numbers, each part of the panel two runs of kc/2 rows of 16
+/// pairs, and 32 rows of 32 floats can be written at `c`.
+unsafe fn block(a: [*const u16; 3], (b, b_parts): (*const u16, usize), kc: usize, c: *mut f32, c_rs: usize) {
     let [high, middle, low] = a;
     let a_rs = 2 * kc;
     let second = 16 * kc;
@@ -187,6 +203,41 @@ unsafe fn block(a: [*const u16; 3], b: *const u16, kc: usize, c: *mut f32, c_rs:
             b0 = in(reg) b0, b1 = in(reg) b1, b_rs = in(reg) 64usize, a_rs = in(reg) a_rs,
             l0 = in(reg) low.add(p), l1 = in(reg) low.add(16 * kc + p),
             m0 = in(reg) middle.add(p), m1 = in(reg) middle.add(16 * kc + p),
+            options(nostack, readonly),
+        );
+        if b_parts == 1 {
+            continue;
+        }
+        // The middle rows of a are still loaded.
+        let (c0, c1) = (b0.add(32 * kc), b1.add(32 * kc));
+        asm!(
+            "tileloadd tmm6, [{c0} + {b_rs}]",
+            "tileloadd tmm7, [{c1} + {b_rs}]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "tileloadd tmm4, [{h0} + {a_rs}]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tileloadd tmm5, [{h1} + {a_rs}]",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            c0 = in(reg) c0, c1 = in(reg) c1, b_rs = in(reg) 64usize, a_rs = in(reg) a_rs,
+            h0 = in(reg) high.add(p), h1 = in(reg) high.add(16 * kc + p),
+            options(nostack, readonly),
+        );
+        if b_parts == 2 {
+            continue;
+        }
+        asm!(
+            "tileloadd tmm6, [{d0} + {b_rs}]",
+            "tileloadd tmm7, [{d1} + {b_rs}]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            d0 = in(reg) c0.add(32 * kc), d1 = in(reg) c1.add(32 * kc), b_rs = in(reg) 64usize,
             options(nostack, readonly),
         );
     }
@@ -306,5 +357,89 @@ pub(super) fn pairs_of_columns(
                 (out[32 * q + 2 * r], out[32 * q + 2 * r + 1]) = (number(0), number(1));
             }
         }
+    }
+}
+
+/// Reads elements of a stored row.
+type Read<'a> = &'a dyn Fn(usize, Range<usize>, &mut [f32]);
+
+/// Rows in three parts on a scratch: first the f32 of a row, then the parts, each of `rows` rows of `cols` words.
+struct Cutting<'a> {
+    row: &'a mut [f32],
+    parts: [&'a mut [u16]; 3],
+    cols: usize,
+}
+
+impl<'a> Cutting<'a> {
+    fn new(space: &'a mut [f32], rows: usize, cols: usize) -> Cutting<'a> {
+        let (row, rest) = space.split_at_mut(cols);
+        // SAFETY: every bit pattern is a u16.
+        let (_, words, _) = unsafe { rest.align_to_mut::<u16>() };
+        let (high, rest) = words.split_at_mut(rows * cols);
+        let (middle, low) = rest.split_at_mut(rows * cols);
+        Cutting { row, parts: [high, middle, &mut low[..rows * cols]], cols }
+    }
+
+    /// Cuts what `read` writes into row `r`, whose rest becomes 0.
+    fn cut(&mut self, r: usize, n: usize, read: impl FnOnce(&mut [f32])) {
+        if n > 0 {
+            read(&mut self.row[..n]);
+        }
+        self.row[n..].fill(0.0);
+        let at = r * self.cols..(r + 1) * self.cols;
+        let [high, middle, low] = &mut self.parts;
+        cut(self.row, &mut high[at.clone()], &mut middle[at.clone()], &mut low[at]);
+    }
+
+    /// A part's words as bytes.
+    fn bytes(&self, part: usize) -> &[u8] {
+        // SAFETY: a word is two bytes, little endian on these processors.
+        unsafe { self.parts[part].align_to::<u8>().1 }
+    }
+}
+
+/// As [`pairs_of_rows`], of numbers that are read as f32: all parts of the panel, as many as `out` holds.
+pub(super) fn parts_of_rows(
+    read: Read,
+    p: Range<usize>,
+    j: Range<usize>,
+    kc: usize,
+    out: &mut [u16],
+    space: &mut [f32],
+) {
+    let mut cutting = Cutting::new(space, 2, BLOCK);
+    if p.len() < kc {
+        out.fill(0);
+    }
+    for (i, q) in p.clone().step_by(2).enumerate() {
+        for r in 0..2 {
+            // Behind the last row the pair's second is 0.
+            let n = if q + r < p.end { j.len() } else { 0 };
+            cutting.cut(r, n, |row| read(q + r, j.start..j.start + row.len(), row));
+        }
+        for (part, out) in out.chunks_exact_mut(BLOCK * kc).enumerate() {
+            let (first, second) = cutting.bytes(part).split_at(2 * BLOCK);
+            zip_rows(&first[..32], &second[..32], &mut out[32 * i..32 * i + 32]);
+            zip_rows(&first[32..], &second[32..], &mut out[16 * kc + 32 * i..16 * kc + 32 * i + 32]);
+        }
+    }
+}
+
+/// As [`pairs_of_columns`], of numbers that are read as f32: all parts of the panel, as many as `out` holds.
+pub(super) fn parts_of_columns(
+    read: Read,
+    p: Range<usize>,
+    j: Range<usize>,
+    kc: usize,
+    out: &mut [u16],
+    space: &mut [f32],
+) {
+    let mut cutting = Cutting::new(space, BLOCK, kc);
+    for r in 0..BLOCK {
+        let n = if r < j.len() { p.len() } else { 0 };
+        cutting.cut(r, n, |row| read(j.start + r, p.start..p.start + row.len(), row));
+    }
+    for (part, out) in out.chunks_exact_mut(BLOCK * kc).enumerate() {
+        pairs_of_columns((cutting.bytes(part), kc), 0..kc, 0..BLOCK, kc, out);
     }
 }

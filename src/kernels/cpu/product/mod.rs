@@ -56,15 +56,16 @@ pub trait Right: Sync {
         None
     }
 
-    /// Whether the processor's matrix units are to be used: then `pack_pairs` works.
-    fn units(&self) -> bool {
-        false
+    /// Numbers in bf16 whose sum an element is, where the processor's matrix units are to be used: then
+    /// `pack_pairs` works. 0 leaves it to the f32 tiles.
+    fn parts(&self) -> usize {
+        0
     }
 
-    /// Writes `b[p, j]` in bf16: for each 16 columns, for each pair along k, the 16 pairs; with zeros up to kc
-    /// and to 32 columns.
-    fn pack_pairs(&self, p: Range<usize>, j: Range<usize>, kc: usize, out: &mut [u16]) {
-        let _ = (p, j, kc, out);
+    /// Writes `b[p, j]` in bf16, part by part: for each 16 columns, for each pair along k, the 16 pairs; with zeros
+    /// up to kc and to 32 columns. `space` has [`amx::packing_floats`].
+    fn pack_pairs(&self, p: Range<usize>, j: Range<usize>, kc: usize, out: &mut [u16], space: &mut [f32]) {
+        let _ = (p, j, kc, out, space);
     }
 }
 
@@ -92,7 +93,7 @@ pub fn product<B: DerefMut<Target = [f32]>>(
         assert!(b.is_none_or(|(b, rs)| t.k == 0 || (t.k - 1) * rs + n <= b.len()), "product: operand too short");
     }
     let kernel = tile::kernel(n);
-    let units = |t: &Term| t.b.units() && amx::available() && t.a.cs == 1 && t.alpha == 1.0;
+    let units = |t: &Term| t.b.parts() > 0 && amx::available() && t.a.cs == 1 && t.alpha == 1.0;
     let shape = Cuts::new(m, n, &kernel, terms.iter().any(units));
     let out = Shared(dst.as_mut_ptr());
     let run = |i: usize| {
@@ -179,20 +180,19 @@ impl Cuts {
     /// Floats of scratch for a run.
     fn scratch(&self, terms: &[Term]) -> usize {
         let rows = self.m.div_ceil(self.row_cuts);
-        terms.iter().map(|t| term_scratch(rows, t.k, t.b.units())).max().unwrap_or(0)
+        terms.iter().map(|t| term_scratch(rows, t.k, t.b.parts())).max().unwrap_or(0)
     }
 }
 
-/// Floats of scratch for a term with `k` summands and `m` rows.
-fn term_scratch(m: usize, k: usize, units: bool) -> usize {
+/// Floats of scratch for a term with `k` summands and `m` rows whose b comes in so many parts.
+fn term_scratch(m: usize, k: usize, parts: usize) -> usize {
     let kernel = tile::kernel(usize::MAX);
     let tiles = kernel.deepest * (kernel.width + pack::ROWS)
         + kernel.rows * kernel.width
         + m.min(ROWS) * (depth(k, kernel.deepest) + 16);
-    if units {
-        tiles.max(amx::scratch_floats(m, amx::run_depth(k)))
-    } else {
-        tiles
+    match parts {
+        0 => tiles,
+        _ => tiles.max(amx::scratch_floats(m, k, parts)),
     }
 }
 
@@ -208,7 +208,8 @@ pub fn units_available() -> bool {
 
 /// Most floats of scratch that a thread takes for a product of `m` rows.
 pub fn scratch_floats(m: usize) -> usize {
-    term_scratch(m, 1 << 20, units_available())
+    let parts = if units_available() { &[1, 3][..] } else { &[0] };
+    parts.iter().map(|&parts| term_scratch(m, 1 << 20, parts)).max().unwrap_or(0)
 }
 
 /// What a task computes: no other task writes these columns in its rows.
@@ -433,8 +434,8 @@ mod tests {
             Some((&self.bits, self.cols))
         }
 
-        fn units(&self) -> bool {
-            self.units
+        fn parts(&self) -> usize {
+            self.units as usize
         }
     }
 
@@ -477,6 +478,57 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    /// f32 numbers that are to be cut in parts, and have no more bits than the parts.
+    struct Cut<'a> {
+        data: &'a [f32],
+        cols: usize,
+        parts: usize,
+    }
+
+    impl Stored for Cut<'_> {
+        fn read(&self, row: usize, columns: Range<usize>, out: &mut [f32]) {
+            Plain::new(self.data, self.cols).read(row, columns, out);
+        }
+
+        fn parts(&self) -> usize {
+            self.parts
+        }
+    }
+
+    #[test]
+    fn weights_in_parts_are_multiplied_as_exactly_as_in_f32() {
+        if !units_available() {
+            println!("no matrix units here: their products are not tested");
+            return;
+        }
+        for parts in [2, 3] {
+            let bits = if parts == 2 { !0xff } else { !0 };
+            let (mut worst, mut squares, mut count) = (0f64, 0f64, 0.0);
+            for (m, n, k) in [(1, 1, 1), (5, 33, 7), (33, 40, 289), (70, 64, 576), (3, 100, 1100)] {
+                let x = fill(m * k, 1);
+                let w: Vec<f32> = fill(n * k, 2).iter().map(|v| f32::from_bits(v.to_bits() & bits)).collect();
+                for transposed in [true, false] {
+                    let mut got = vec![0.5f32; m * n];
+                    let (tall, wide) =
+                        (Columns(Cut { data: &w, cols: k, parts }), Rows(Cut { data: &w, cols: n, parts }));
+                    let b: &dyn Right = if transposed { &tall } else { &wide };
+                    let term = Term { a: View::rows(&x, k), k, b, alpha: 1.0 };
+                    product(&mut got, n, true, (m, n), &[term], lend);
+                    for (at, got) in got.iter().enumerate() {
+                        let (i, j) = (at / n, at % n);
+                        let of = |p: usize| if transposed { w[j * k + p] } else { w[p * n + j] };
+                        let terms = (0..k).map(|p| x[i * k + p] as f64 * of(p) as f64);
+                        let (sum, size) = terms.fold((0.5, 0.5), |(s, a), t| (s + t, a + t.abs()));
+                        let error = (*got as f64 - sum).abs() / size;
+                        assert!(error < 2e-7, "{parts} parts {m}x{n}x{k} {transposed}: {error:e}");
+                        (worst, squares, count) = (worst.max(error), squares + error * error, count + 1.0);
+                    }
+                }
+            }
+            println!("{parts} parts: worst {worst:e}, root mean square {:e}", (squares / count).sqrt());
         }
     }
 

@@ -9,12 +9,8 @@ pub fn available() -> bool {
     false
 }
 
-pub(super) fn scratch_floats(_m: usize, _deepest: usize) -> usize {
+pub(super) fn scratch_floats(_m: usize, _k: usize, _parts: usize) -> usize {
     0
-}
-
-pub(super) fn run_depth(k: usize) -> usize {
-    k
 }
 
 pub(super) struct Target {
@@ -28,10 +24,16 @@ pub(super) struct Target {
 /// None is needed: it panics, since nobody may call it.
 pub(super) unsafe fn term(t: &Target, _a: View, _k: usize, b: &dyn Right, _add: bool, _space: &mut [f32]) {
     let Target { out, dst_rs, rows, columns } = t;
-    b.pack_pairs(rows.clone(), columns.clone(), 0, &mut []);
+    b.pack_pairs(rows.clone(), columns.clone(), 0, &mut [], &mut []);
     unreachable!("matrix units that are not there: {:?} {dst_rs}", out.0);
 }
 
 pub(super) fn pairs_of_rows(_: (&[u8], usize), _: Range<usize>, _: Range<usize>, _: usize, _: &mut [u16]) {}
 
 pub(super) fn pairs_of_columns(_: (&[u8], usize), _: Range<usize>, _: Range<usize>, _: usize, _: &mut [u16]) {}
+
+type Read<'a> = &'a dyn Fn(usize, Range<usize>, &mut [f32]);
+
+pub(super) fn parts_of_rows(_: Read, _: Range<usize>, _: Range<usize>, _: usize, _: &mut [u16], _: &mut [f32]) {}
+
+pub(super) fn parts_of_columns(_: Read, _: Range<usize>, _: Range<usize>, _: usize, _: &mut [u16], _: &mut [f32]) {}

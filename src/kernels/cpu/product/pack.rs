@@ -25,9 +25,9 @@ pub trait Stored: Sync {
         None
     }
 
-    /// Whether the processor's matrix units may be used.
-    fn units(&self) -> bool {
-        false
+    /// Numbers in bf16 whose sum an element is exactly, where the processor's matrix units may be used; else 0.
+    fn parts(&self) -> usize {
+        0
     }
 }
 
@@ -75,13 +75,16 @@ impl<S: Stored> Right for Rows<S> {
         self.0.in_place()
     }
 
-    fn units(&self) -> bool {
-        self.0.units() && self.0.bf16().is_some()
+    fn parts(&self) -> usize {
+        self.0.parts()
     }
 
-    fn pack_pairs(&self, p: Range<usize>, j: Range<usize>, kc: usize, out: &mut [u16]) {
-        if let Some(stored) = self.0.bf16() {
-            super::amx::pairs_of_rows(stored, p, j, kc, out);
+    fn pack_pairs(&self, p: Range<usize>, j: Range<usize>, kc: usize, out: &mut [u16], space: &mut [f32]) {
+        match self.0.bf16() {
+            Some(stored) => super::amx::pairs_of_rows(stored, p, j, kc, out),
+            None => {
+                super::amx::parts_of_rows(&|row, columns, out| self.0.read(row, columns, out), p, j, kc, out, space)
+            }
         }
     }
 }
@@ -107,13 +110,16 @@ impl<S: Stored> Right for Columns<S> {
         }
     }
 
-    fn units(&self) -> bool {
-        self.0.units() && self.0.bf16().is_some()
+    fn parts(&self) -> usize {
+        self.0.parts()
     }
 
-    fn pack_pairs(&self, p: Range<usize>, j: Range<usize>, kc: usize, out: &mut [u16]) {
-        if let Some(stored) = self.0.bf16() {
-            super::amx::pairs_of_columns(stored, p, j, kc, out);
+    fn pack_pairs(&self, p: Range<usize>, j: Range<usize>, kc: usize, out: &mut [u16], space: &mut [f32]) {
+        match self.0.bf16() {
+            Some(stored) => super::amx::pairs_of_columns(stored, p, j, kc, out),
+            None => {
+                super::amx::parts_of_columns(&|row, columns, out| self.0.read(row, columns, out), p, j, kc, out, space)
+            }
         }
     }
 }
