@@ -19,7 +19,7 @@ use safetensors::tensor::{serialize_to_file, Dtype, TensorView};
 use sftmix::model::weights::{Weight, WeightStore};
 use sftmix::ops::elementwise::Gate;
 use sftmix::ops::head_loss::{Head, Position, Unit};
-use sftmix::ops::linear::{Call, Linear, Slot, SlotGrad};
+use sftmix::ops::linear::{Call, Kept, Linear, Slot, SlotGrad};
 use sftmix::ops::{adamw, attention, elementwise, head_loss, linear, rms_norm, rope};
 use sftmix::ops::{Buf, Engine, EngineOptions, Layout, Matrix, Param};
 use sftmix::Result;
@@ -131,7 +131,7 @@ struct Adapted {
     grad: SlotGrad,
     layout: Layout,
     x: Buf,
-    t: Buf,
+    t: Kept,
     g: Buf,
     dx: Buf,
     _weight: Frozen,
@@ -153,15 +153,16 @@ impl Adapted {
             lr_factor: 1.0,
             a: buf(engine, R, inp),
             b: buf(engine, out, R),
+            dora: None,
         };
-        let grad = SlotGrad { a: engine.zeros(R, inp).unwrap(), b: engine.zeros(out, R).unwrap() };
+        let grad = SlotGrad { a: engine.zeros(R, inp).unwrap(), b: engine.zeros(out, R).unwrap(), m: None };
         Adapted {
             lin,
             slot,
             grad,
             layout: layout(N),
             x: buf(engine, N, inp),
-            t: buf(engine, N, R),
+            t: Kept { t: buf(engine, N, R), z: None },
             g: buf(engine, N, out),
             dx: engine.zeros(N, inp).unwrap(),
             _weight: weight,

@@ -1,9 +1,14 @@
 //! Settings as plain data. Field names are the command line's, with `_` for `-`; they stand in
 //! `run.json` under the same names, and a settings file uses them too.
 
+mod patterns;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+pub(crate) use patterns::is_regex;
+pub use patterns::{Layers, ModulePattern};
 
 use crate::device::DeviceSetting;
 use crate::error::{Error, Result};
@@ -192,9 +197,7 @@ impl TargetModules {
     pub fn matches(&self, module: &str) -> bool {
         match self {
             TargetModules::AllLinear => true,
-            TargetModules::Names(names) => names
-                .iter()
-                .any(|n| module.strip_suffix(n.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))),
+            TargetModules::Names(names) => names.iter().any(|n| patterns::ends_with_name(module, n)),
         }
     }
 }
@@ -210,12 +213,20 @@ pub struct LoraConfig {
     pub lora_dropout: f64,
     /// Scale by `lora_alpha / √r` instead.
     pub use_rslora: bool,
+    /// Learn the length of each row of the adapted weight apart from its direction (DoRA).
+    pub use_dora: bool,
     /// Which linears.
     pub target_modules: TargetModules,
+    /// Blocks whose linears are adapted; `None` is all.
+    pub layers_to_transform: Option<Layers>,
+    /// Ranks that differ from `r`.
+    pub rank_pattern: ModulePattern<usize>,
+    /// Alphas that differ from `lora_alpha`.
+    pub alpha_pattern: ModulePattern<f64>,
 }
 
 impl LoraConfig {
-    /// `lora_alpha / r`, or `lora_alpha / √r` with `use_rslora`.
+    /// `lora_alpha / r`, or `lora_alpha / √r` with `use_rslora`: of modules that no pattern names.
     pub fn scale(&self) -> f64 {
         self.lora_alpha / if self.use_rslora { (self.r as f64).sqrt() } else { self.r as f64 }
     }
@@ -228,7 +239,11 @@ impl Default for LoraConfig {
             lora_alpha: 32.0,
             lora_dropout: 0.0,
             use_rslora: false,
+            use_dora: false,
             target_modules: TargetModules::AllLinear,
+            layers_to_transform: None,
+            rank_pattern: ModulePattern::default(),
+            alpha_pattern: ModulePattern::default(),
         }
     }
 }
@@ -301,10 +316,24 @@ pub struct TrainConfig {
     pub lora_dropout: f64,
     /// Scale by `lora_alpha / √r`.
     pub use_rslora: bool,
+    /// Learn the length of each row of the adapted weight apart from its direction (DoRA).
+    pub use_dora: bool,
     /// Which linears get an adapter.
     pub target_modules: TargetModules,
+    /// Blocks whose linears get an adapter; `None` is all.
+    pub layers_to_transform: Option<Layers>,
+    /// LoRA ranks by module name or path, where they differ from `lora_r`.
+    pub rank_pattern: ModulePattern<usize>,
+    /// LoRA alphas by module name or path, where they differ from `lora_alpha`.
+    pub alpha_pattern: ModulePattern<f64>,
+    /// The learning rate of B (and of DoRA's magnitudes) is `lr` times this, ≥ 1 as a rule (LoRA+).
+    pub loraplus_lr_ratio: Option<f64>,
+    /// Noise on the embeddings in training, uniform in ±α/√(tokens of the row · hidden size) (NEFTune).
+    pub neftune_noise_alpha: Option<f64>,
     /// Start every stage from this PEFT adapter instead of a fresh one; rank, alpha and modules are its own.
     pub init_adapter: Option<PathBuf>,
+    /// Take `init_adapter` whatever base its `sftmix.json` names.
+    pub force_base: bool,
     /// Peak learning rate.
     pub lr: f64,
     /// Learning rate after warm-up.
@@ -335,6 +364,13 @@ pub struct TrainConfig {
     pub resident_limit: Option<u64>,
     /// Evaluate on `valid` every so many steps as well as after each epoch.
     pub eval_every: Option<u64>,
+    /// Stop once so many evaluations in a row have not improved on the best held-out loss. The reference run
+    /// and the plain epoch of dynamics `single` have none that count.
+    pub early_stopping_patience: Option<u64>,
+    /// By how much the held-out loss must fall to count as improved, nats.
+    pub early_stopping_threshold: f64,
+    /// Keep the checkpoint of the best held-out loss beyond `keep`, and end with its adapter.
+    pub keep_best: bool,
     /// Write a checkpoint every so many steps, ≥ 1.
     pub save_every: u64,
     /// How many checkpoints stay, ≥ 1.
@@ -371,8 +407,15 @@ impl Default for TrainConfig {
             lora_alpha: lora.lora_alpha,
             lora_dropout: lora.lora_dropout,
             use_rslora: lora.use_rslora,
+            use_dora: lora.use_dora,
             target_modules: lora.target_modules,
+            layers_to_transform: lora.layers_to_transform,
+            rank_pattern: lora.rank_pattern,
+            alpha_pattern: lora.alpha_pattern,
+            loraplus_lr_ratio: None,
+            neftune_noise_alpha: None,
             init_adapter: None,
+            force_base: false,
             lr: 2e-4,
             schedule: Schedule::Cosine,
             warmup_ratio: 0.1,
@@ -387,6 +430,9 @@ impl Default for TrainConfig {
             memory_limit: None,
             resident_limit: None,
             eval_every: None,
+            early_stopping_patience: None,
+            early_stopping_threshold: 0.0,
+            keep_best: false,
             save_every: 100,
             keep: 2,
             cache_dir: None,
@@ -403,7 +449,11 @@ impl TrainConfig {
             lora_alpha: self.lora_alpha,
             lora_dropout: self.lora_dropout,
             use_rslora: self.use_rslora,
+            use_dora: self.use_dora,
             target_modules: self.target_modules.clone(),
+            layers_to_transform: self.layers_to_transform.clone(),
+            rank_pattern: self.rank_pattern.clone(),
+            alpha_pattern: self.alpha_pattern.clone(),
         }
     }
 
@@ -451,6 +501,12 @@ impl TrainConfig {
         if let TargetModules::Names(names) = &self.target_modules {
             check(!names.is_empty(), "target_modules", "all-linear or at least one name", "none")?;
         }
+        self.lora().validate_patterns()?;
+        let positive = |v: Option<f64>| v.is_none_or(|v| v.is_finite() && v > 0.0);
+        let shown = |v: Option<f64>| v.unwrap_or(0.0);
+        let (ratio, noise) = (self.loraplus_lr_ratio, self.neftune_noise_alpha);
+        check(positive(ratio), "loraplus_lr_ratio", "> 0", shown(ratio))?;
+        check(positive(noise), "neftune_noise_alpha", "> 0", shown(noise))?;
         check(finite(self.lr) && self.lr > 0.0, "lr", "> 0", self.lr)?;
         check((0.0..=1.0).contains(&self.warmup_ratio), "warmup_ratio", "0 to 1", self.warmup_ratio)?;
         check(finite(self.weight_decay) && self.weight_decay >= 0.0, "weight_decay", "≥ 0", self.weight_decay)?;
@@ -471,6 +527,14 @@ impl TrainConfig {
             "a file of held-out rows (valid) with it",
             "none",
         )?;
+        let (patience, threshold) = (self.early_stopping_patience, self.early_stopping_threshold);
+        for (field, given) in [("early_stopping_patience", patience.is_some()), ("keep_best", self.keep_best)] {
+            check(!given || self.valid.is_some(), field, "a file of held-out rows (valid) with it", "none")?;
+        }
+        check(patience != Some(0), "early_stopping_patience", "≥ 1", 0)?;
+        check(finite(threshold) && threshold >= 0.0, "early_stopping_threshold", "≥ 0", threshold)?;
+        let goes = threshold == 0.0 || patience.is_some();
+        check(goes, "early_stopping_threshold", "early_stopping_patience with it", "none")?;
         check(self.save_every >= 1, "save_every", "≥ 1", self.save_every)?;
         check(self.keep >= 1, "keep", "≥ 1", self.keep)?;
         if self.recipe == Recipe::Sftmix {

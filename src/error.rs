@@ -86,6 +86,21 @@ pub enum Error {
         /// Tensor or key at fault, what was expected and what was found.
         reason: String,
     },
+    /// An adapter was trained on another base model than the one that it is put on.
+    #[error(transparent)]
+    BaseMismatch(Box<BaseMismatch>),
+    /// What was written, read again, is not what it was made from.
+    #[error("{}: {what} differ by {difference:e} from what they were made from, and rounding explains {bound:e}", path.display())]
+    ExportMismatch {
+        /// Where it would have stood.
+        path: PathBuf,
+        /// What was compared: logits or numbers, and of what.
+        what: String,
+        /// Largest difference.
+        difference: f32,
+        /// What rounding explains.
+        bound: f32,
+    },
     /// A dynamics log is damaged or does not fit the data.
     #[error("{}: dynamics: {reason}", path.display())]
     Dynamics {
@@ -144,6 +159,28 @@ pub enum Error {
     /// The thread pool could not be made, or a worker thread panicked.
     #[error("worker threads: {0}")]
     Threads(String),
+}
+
+/// The adapter and the two bases of [`Error::BaseMismatch`].
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{}: adapter: trained on another base: the {what} of {trained_on} had content hash {expected}, those of {} have {found}",
+    adapter.display(),
+    base.display()
+)]
+pub struct BaseMismatch {
+    /// The adapter's folder.
+    pub adapter: PathBuf,
+    /// What differs: `weights` or `tokenizer`.
+    pub what: &'static str,
+    /// Where the base lay that it was trained on.
+    pub trained_on: String,
+    /// Content hash by the adapter's `sftmix.json`.
+    pub expected: String,
+    /// The base that it is put on.
+    pub base: PathBuf,
+    /// Content hash of that one.
+    pub found: String,
 }
 
 impl From<candle_core::Error> for Error {

@@ -6,6 +6,7 @@ use crate::config::DataOptions;
 use crate::device::DeviceSetting;
 use crate::error::{Error, Result};
 use crate::job::Inputs;
+use crate::lora::base::{check_base, default_cache};
 use crate::lora::Adapter;
 use crate::ops::EngineOptions;
 use crate::train::score;
@@ -18,6 +19,8 @@ pub struct EvalConfig {
     pub model: PathBuf,
     /// PEFT adapter folder.
     pub adapter: Option<PathBuf>,
+    /// Take the adapter whatever base its `sftmix.json` names.
+    pub force: bool,
     /// The rows.
     pub data: PathBuf,
     /// Longest row in tokens, ≥ 2.
@@ -39,6 +42,7 @@ impl Default for EvalConfig {
         EvalConfig {
             model: PathBuf::new(),
             adapter: None,
+            force: false,
             data: PathBuf::new(),
             max_length: 1024,
             batch_size: 8,
@@ -65,7 +69,10 @@ pub fn evaluate(config: &EvalConfig) -> Result<Evaluation> {
     }
     config.data_options.validate()?;
     let options = EngineOptions { threads: config.threads, ..config.device.open()?.options() };
-    let cache = config.cache_dir.clone().unwrap_or_else(|| std::env::temp_dir().join("sftmix-cache"));
+    let cache = config.cache_dir.clone().unwrap_or_else(default_cache);
+    if let (Some(adapter), false) = (&config.adapter, config.force) {
+        check_base(adapter, &config.model, Some(&cache))?;
+    }
     let (mut inputs, tokenizer) = Inputs::open(&config.model, config.max_length, options, cache)?;
     let adapter = config.adapter.as_deref().map(|d| Adapter::load(&inputs.engine, &inputs.model, d)).transpose()?;
     let store = inputs.store(&tokenizer, &config.data, &config.data_options, config.max_length, &|| false)?;

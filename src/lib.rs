@@ -8,6 +8,7 @@ pub mod device;
 pub mod dynamics;
 mod error;
 mod eval;
+pub mod export;
 #[cfg(feature = "generate")]
 pub mod generate;
 pub mod gguf;
@@ -24,11 +25,11 @@ pub mod run;
 pub mod train;
 
 pub use config::{
-    Confidence, DataFormat, DataOptions, Dynamics, LoraConfig, MixReduction, Recipe, Recompute, Schedule,
-    TargetModules, TrainConfig,
+    Confidence, DataFormat, DataOptions, Dynamics, Layers, LoraConfig, MixReduction, ModulePattern, Recipe, Recompute,
+    Schedule, TargetModules, TrainConfig,
 };
 pub use device::DeviceSetting;
-pub use error::{Error, Result};
+pub use error::{BaseMismatch, Error, Result};
 pub use eval::{evaluate, EvalConfig, Evaluation};
 #[cfg(feature = "generate")]
 pub use generate::{GenerateConfig, Generation, Generator};

@@ -21,6 +21,8 @@ pub enum Stream {
     Sample = 6,
     /// Random weights and rows for benchmarks.
     Bench = 7,
+    /// Noise on embeddings. Parts: step, row.
+    Noise = 8,
 }
 
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;

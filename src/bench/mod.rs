@@ -88,6 +88,8 @@ pub struct BenchConfig {
     pub matrix_units: bool,
     /// LoRA rank, on all linears.
     pub lora_r: usize,
+    /// With DoRA's magnitudes.
+    pub use_dora: bool,
     /// Seed of weights and rows.
     pub seed: u64,
     /// Where models of random weights are kept; `None` takes a folder among the system's temporary files.
@@ -114,6 +116,7 @@ impl Default for BenchConfig {
             resident_limit: None,
             matrix_units: true,
             lora_r: 16,
+            use_dora: false,
             seed: 0,
             cache_dir: None,
             export: None,
@@ -137,6 +140,7 @@ impl BenchConfig {
             Some(_) if self.recipe != Recipe::Ntp => {
                 Err(Error::config("export", "other trainers have no Mixup: export with recipe ntp"))
             }
+            Some(_) if self.use_dora => Err(Error::config("export", "other trainers are given plain LoRA")),
             _ => Ok(()),
         }
     }

@@ -65,6 +65,7 @@ impl Trial {
             resident_limit: config.resident_limit,
             lora_r: config.lora_r,
             lora_alpha,
+            use_dora: config.use_dora,
             ..Default::default()
         };
         limits_are_kept(&like, options.form)?;

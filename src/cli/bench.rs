@@ -59,6 +59,9 @@ pub struct Args {
     /// LoRA rank
     #[arg(long, value_name = "N", default_value_t = BenchConfig::default().lora_r)]
     lora_r: usize,
+    /// With DoRA's magnitudes [default: plain LoRA]
+    #[arg(long)]
+    use_dora: bool,
     /// Where models with random weights are kept [default: a folder among the system's temporary files]
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
@@ -95,6 +98,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         resident_limit: args.resident_limit,
         matrix_units: args.matrix_units,
         lora_r: args.lora_r,
+        use_dora: args.use_dora,
         cache_dir: args.cache_dir,
         export: args.export,
         ..Default::default()

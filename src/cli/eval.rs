@@ -17,6 +17,9 @@ pub struct Args {
     /// PEFT adapter folder [default: none, the model as it is]
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
+    /// Take the adapter whatever base its sftmix.json names
+    #[arg(long)]
+    force: bool,
     /// The rows: JSONL, or one JSON array of objects
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
@@ -58,6 +61,7 @@ pub fn run(args: Args) -> Done {
     let config = EvalConfig {
         model: args.model,
         adapter: args.adapter,
+        force: args.force,
         data: args.data,
         max_length: args.max_length.unwrap_or(d.max_length),
         batch_size: args.batch_size.unwrap_or(d.batch_size),

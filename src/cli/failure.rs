@@ -124,6 +124,7 @@ fn hint(e: &Error) -> Option<String> {
             "--data-format, --prompt-field, --response-field, --text-field and --prompt-template say how rows are read"
                 .into()
         }
+        Error::BaseMismatch(_) => "give the base it was trained on, or --force to use it all the same".into(),
         Error::NonFinite { .. } => "a lower --lr is the usual remedy".into(),
         _ => return None,
     })

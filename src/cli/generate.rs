@@ -19,6 +19,9 @@ pub struct Args {
     /// PEFT adapter folder [default: none, the model as it is]
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
+    /// Take the adapter whatever base its sftmix.json names
+    #[arg(long)]
+    force: bool,
     /// The text to continue, as the model gets it
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: String,
@@ -70,7 +73,11 @@ pub fn defaults() -> Defaults {
 /// Runs the command.
 pub fn run(args: Args) -> Done {
     let config = args.sampling.over(GenerateConfig::default());
-    let mut generator = Generator::open_on(args.machine.engine()?, &args.model, args.adapter.as_deref())?;
+    let adapter = args.adapter.as_deref();
+    let mut generator = Generator::open_on(args.machine.engine()?, &args.model, adapter.filter(|_| !args.force))?;
+    if args.force {
+        generator.force_adapter(adapter)?;
+    }
     let mut written = Ok(());
     let on_text = &mut |text: &str| {
         if !args.json {

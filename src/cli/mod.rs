@@ -7,11 +7,13 @@ mod chat;
 mod demo;
 mod dynamics;
 mod eval;
+mod export;
 mod failure;
 mod format;
 mod generate;
 mod help;
 mod logger;
+mod merge;
 mod options;
 mod output;
 mod plan;
@@ -42,6 +44,8 @@ enum Command {
     Eval(eval::Args),
     Generate(generate::Args),
     Chat(chat::Args),
+    Export(export::Args),
+    Merge(merge::Args),
     Dynamics(dynamics::Args),
     Quantize(quantize::Args),
     Demo(demo::Args),
@@ -76,6 +80,8 @@ pub fn main() -> ExitCode {
         Command::Eval(args) => eval::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Chat(args) => chat::run(args),
+        Command::Export(args) => export::run(args),
+        Command::Merge(args) => merge::run(args),
         Command::Dynamics(args) => dynamics::run(args),
         Command::Quantize(args) => quantize::run(args),
         Command::Demo(args) => demo::run(args),

@@ -52,6 +52,12 @@ impl Progress {
                 number(e.perplexity),
                 100.0 * e.token_accuracy
             )),
+            Event::StoppedEarly { global_step, best_step, best_eval_loss } => output::note(&format!(
+                "stopped early  step {}: no improvement on loss {} of step {}",
+                count(*global_step),
+                number(*best_eval_loss),
+                count(*best_step)
+            )),
             Event::Split { confident, unconfident, neither } => output::note(&format!(
                 "split  {} confident, {} unconfident, {} neither",
                 count(*confident as u64),

@@ -57,8 +57,12 @@ fn value_of(field: &str, value: toml::Value) -> Result<Value, String> {
         (_, toml::Value::Integer(i)) => i.into(),
         (_, toml::Value::Float(x)) if x.is_finite() => x.into(),
         (_, toml::Value::Boolean(b)) => b.into(),
-        ("target_modules" | "adam_betas", toml::Value::Array(list)) => {
+        ("target_modules" | "adam_betas" | "layers_to_transform", toml::Value::Array(list)) => {
             Value::Array(list.into_iter().map(|v| value_of("", v)).collect::<Result<_, _>>()?)
+        }
+        // A table of TOML would lose the order, and of two entries that match the first counts.
+        ("rank_pattern" | "alpha_pattern", toml::Value::Table(_)) => {
+            return Err("expected text, as q_proj=8,down_proj=32".into());
         }
         (_, other) => return Err(format!("expected a single value, found {other}")),
     })
@@ -110,6 +114,10 @@ mod tests {
         let want = json!({"target_modules": ["q_proj", "v_proj"], "adam_betas": [0.9, 0.95]});
         assert_eq!(parsed("target_modules = 'q_proj, v_proj'\nadam-betas = '0.9,0.95'").unwrap(), want);
         assert_eq!(parsed("target-modules = ['q_proj', 'v_proj']\nadam_betas = [0.9, 0.95]").unwrap(), want);
+        let want = json!({"layers_to_transform": [0, 1, 4], "rank_pattern": {"q_proj": 8}});
+        assert_eq!(parsed("layers = '0-1,4'\nrank-pattern = 'q_proj=8'").unwrap(), want);
+        assert_eq!(parsed("layers_to_transform = [4, 0, 1]\nrank_pattern = ' q_proj = 8 '").unwrap(), want);
+        assert!(parsed("rank_pattern = { q_proj = 8 }").unwrap_err().contains("expected text"));
         assert_eq!(parsed("target-modules = 'all-linear'").unwrap(), json!({"target_modules": "all-linear"}));
         assert_eq!(parsed("adam-betas = [0, 1]").unwrap(), json!({"adam_betas": [0.0, 1.0]}));
     }

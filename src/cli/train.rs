@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::Serialize;
 use serde_json::Value;
 use sftmix::{
-    Confidence, Control, DeviceSetting, Dynamics, Error, MixReduction, Recipe, Recompute, Schedule, StopHandle,
-    TargetModules, TrainConfig, TrainReport, TrainingJob,
+    Confidence, Control, DeviceSetting, Dynamics, Error, Layers, MixReduction, ModulePattern, Recipe, Recompute,
+    Schedule, StopHandle, TargetModules, TrainConfig, TrainReport, TrainingJob,
 };
 
 use super::failure::{Failure, INTERRUPTED};
@@ -107,6 +107,10 @@ pub struct Flags {
     /// Largest gradient norm; 0 switches clipping off
     #[arg(long, value_name = "X", value_parser = number, visible_alias = "max-grad-norm", help_heading = "Training")]
     clip: Option<f64>,
+    /// Noise on the embeddings in training, ±X/√(tokens of the row · hidden size); 5 is usual (NEFTune)
+    /// [default: none]
+    #[arg(long, value_name = "X", value_parser = number, help_heading = "Training")]
+    neftune_noise_alpha: Option<f64>,
     /// Seed of everything that is drawn
     #[arg(long, value_name = "N", help_heading = "Training")]
     seed: Option<u64>,
@@ -127,9 +131,29 @@ pub struct Flags {
     /// Linears that get an adapter: names separated by commas, or all-linear
     #[arg(long, value_name = "LIST", value_parser = targets, help_heading = "LoRA")]
     target_modules: Option<TargetModules>,
+    /// Learn the length of each row of the adapted weight apart from its direction (DoRA)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          help_heading = "LoRA")]
+    use_dora: Option<bool>,
+    /// Blocks whose linears get an adapter, counted from 0: 0-3,8 [default: all]
+    #[arg(long, value_name = "LIST", value_parser = Layers::parse, visible_alias = "layers", help_heading = "LoRA")]
+    layers_to_transform: Option<Layers>,
+    /// Ranks of some linears, by name or path: q_proj=8,mlp.down_proj=32 [default: --lora-r for all]
+    #[arg(long, value_name = "NAME=N,…", value_parser = ModulePattern::<usize>::parse, help_heading = "LoRA")]
+    rank_pattern: Option<ModulePattern<usize>>,
+    /// Alphas of some linears, by name or path [default: --lora-alpha for all]
+    #[arg(long, value_name = "NAME=X,…", value_parser = ModulePattern::<f64>::parse, help_heading = "LoRA")]
+    alpha_pattern: Option<ModulePattern<f64>>,
+    /// The learning rate of B is --lr times this (LoRA+) [default: 1]
+    #[arg(long, value_name = "X", value_parser = number, help_heading = "LoRA")]
+    loraplus_lr_ratio: Option<f64>,
     /// Start from this PEFT adapter [default: a fresh one]
     #[arg(long, value_name = "DIR", help_heading = "LoRA")]
     init_adapter: Option<PathBuf>,
+    /// Take --init-adapter whatever base its sftmix.json names
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          help_heading = "LoRA")]
+    force_base: Option<bool>,
 
     #[command(flatten)]
     #[serde(flatten)]
@@ -166,6 +190,16 @@ pub struct Flags {
     /// Evaluate on --valid every so many steps [default: after each epoch only]
     #[arg(long, value_name = "N", alias = "eval-steps", help_heading = "Checkpoints")]
     eval_every: Option<u64>,
+    /// Stop once so many evaluations in a row have not improved on the best held-out loss [default: never]
+    #[arg(long, value_name = "N", help_heading = "Checkpoints")]
+    early_stopping_patience: Option<u64>,
+    /// By how much the held-out loss must fall to count as improved
+    #[arg(long, value_name = "X", value_parser = number, help_heading = "Checkpoints")]
+    early_stopping_threshold: Option<f64>,
+    /// Keep the checkpoint of the best held-out loss beyond --keep, and end with its adapter
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          visible_alias = "load-best-model-at-end", help_heading = "Checkpoints")]
+    keep_best: Option<bool>,
     /// Write a checkpoint every so many steps
     #[arg(long, value_name = "N", alias = "save-steps", help_heading = "Checkpoints")]
     save_every: Option<u64>,
@@ -285,6 +319,10 @@ fn summary(r: &TrainReport) -> String {
         }
         (None, Some(now)) => rows.push(("held-out loss", format::number(now))),
         _ => {}
+    }
+    if let (Some(best), Some(step)) = (r.best_eval_loss, r.best_step) {
+        let early = if r.stopped_early { "; stopped early" } else { "" };
+        rows.push(("best held-out loss", format!("{} at step {}{early}", format::number(best), format::count(step))));
     }
     let rows_cut = format!("{} cut, {} dropped", format::plural(r.rows_cut, "row"), format::count(r.rows_dropped));
     rows.push(("examples", format!("{} ({rows_cut})", format::count(r.examples))));

@@ -16,6 +16,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::device::DeviceSetting;
 use crate::error::{Error, Result};
 use crate::job::Control;
+use crate::lora::base::check_base;
 use crate::lora::Adapter;
 use crate::model::Decoder;
 use crate::ops::{Engine, EngineOptions};
@@ -100,10 +101,22 @@ impl Generator {
     /// stays.
     ///
     /// # Errors
-    /// [`Error::Adapter`] when the folder is damaged or does not fit the model.
+    /// [`Error::Adapter`] when the folder is damaged or does not fit the model, [`Error::BaseMismatch`] when it
+    /// names another base.
     pub fn set_adapter(&mut self, adapter: Option<&Path>) -> Result<()> {
         if let Some(dir) = adapter {
             self.add_adapter(DEFAULT, dir)?;
+        }
+        self.use_adapter(adapter.map(|_| DEFAULT))
+    }
+
+    /// As [`Generator::set_adapter`], whatever base the adapter names.
+    ///
+    /// # Errors
+    /// [`Error::Adapter`] when the folder is damaged or does not fit the model.
+    pub fn force_adapter(&mut self, adapter: Option<&Path>) -> Result<()> {
+        if let Some(dir) = adapter {
+            self.put_adapter(DEFAULT, dir)?;
         }
         self.use_adapter(adapter.map(|_| DEFAULT))
     }
@@ -112,8 +125,14 @@ impl Generator {
     /// again, and the adapter in use stays.
     ///
     /// # Errors
-    /// [`Error::Adapter`] when the folder is damaged or does not fit the model.
+    /// [`Error::Adapter`] when the folder is damaged or does not fit the model, [`Error::BaseMismatch`] when it
+    /// names another base.
     pub fn add_adapter(&mut self, name: &str, dir: &Path) -> Result<()> {
+        check_base(dir, &self.dir, None)?;
+        self.put_adapter(name, dir)
+    }
+
+    fn put_adapter(&mut self, name: &str, dir: &Path) -> Result<()> {
         let adapter = Adapter::load(&self.engine, &self.model, dir)?;
         match self.adapters.iter_mut().find(|(n, _)| n == name) {
             Some((_, old)) => {

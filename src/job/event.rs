@@ -37,6 +37,15 @@ pub enum Event {
         /// The figures.
         evaluation: Evaluation,
     },
+    /// The held-out loss has not improved for so many evaluations that the run ends here.
+    StoppedEarly {
+        /// Steps done in all stages.
+        global_step: u64,
+        /// Steps done in all stages at the best evaluation.
+        best_step: u64,
+        /// Held-out loss at it.
+        best_eval_loss: f64,
+    },
     /// A sweep goes on.
     Sweep {
         /// Number of the sweep, from 1.
@@ -157,6 +166,15 @@ pub struct TrainReport {
     pub base_eval_loss: Option<f64>,
     /// Held-out loss of the adapter.
     pub eval_loss: Option<f64>,
+    /// The lowest held-out loss of the evaluations that count; the adapter's with `keep_best`.
+    #[serde(default)]
+    pub best_eval_loss: Option<f64>,
+    /// Steps of all stages that were done then.
+    #[serde(default)]
+    pub best_step: Option<u64>,
+    /// Whether the run ended because the held-out loss no longer improved.
+    #[serde(default)]
+    pub stopped_early: bool,
     /// Examples trained on.
     pub examples: u64,
     /// Rows that lost their tail to the limit of length.

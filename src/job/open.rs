@@ -9,6 +9,7 @@ use crate::data::pipeline;
 use crate::data::store::{StoreRequest, TokenStore};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
+use crate::lora::base::BaseFacts;
 use crate::memory::Charge;
 use crate::model::Decoder;
 use crate::ops::{Engine, EngineOptions};
@@ -92,8 +93,8 @@ pub(crate) struct ChargedTokenizer {
 /// Takes the base model's content hash beside the run; it may have to read gigabytes.
 pub(crate) struct ModelHash {
     path: PathBuf,
-    running: Option<JoinHandle<Result<String>>>,
-    hash: Option<String>,
+    running: Option<JoinHandle<Result<(String, BaseFacts)>>>,
+    hash: Option<(String, BaseFacts)>,
 }
 
 impl ModelHash {
@@ -101,7 +102,10 @@ impl ModelHash {
         let (model, cache) = (model.to_path_buf(), cache_dir.to_path_buf());
         let path = model.clone();
         let builder = std::thread::Builder::new().name("sftmix-hash".into());
-        let body = move || hash_model(&model, &mut HashCache::open(&cache));
+        let body = move || {
+            let mut cache = HashCache::open(&cache);
+            Ok((hash_model(&model, &mut cache)?, BaseFacts::of(&model, &mut cache)?))
+        };
         let running = builder.spawn(body).map_err(|e| Error::Threads(e.to_string()))?;
         Ok(ModelHash { path, running: Some(running), hash: None })
     }
@@ -112,7 +116,7 @@ impl ModelHash {
             let hash = thread.join().unwrap_or_else(|_| Err(Error::Threads("the hashing thread panicked".into())))?;
             self.hash = Some(hash);
         }
-        let Some(hash) = self.hash.clone() else {
+        let Some(hash) = self.hash.as_ref().map(|(hash, _)| hash.clone()) else {
             return Err(Error::Misuse("the model's hash is asked for again after it failed".into()));
         };
         match expected.filter(|&e| e != hash) {
@@ -122,6 +126,13 @@ impl ModelHash {
             }
             None => Ok(hash),
         }
+    }
+}
+
+impl ModelHash {
+    /// The base by its parts, once the hash is taken.
+    pub fn base(&self) -> Option<&BaseFacts> {
+        self.hash.as_ref().map(|(_, base)| base)
     }
 }
 

@@ -21,6 +21,7 @@ use crate::dynamics::{
     Position, Record, Stage,
 };
 use crate::error::{Error, Result};
+use crate::lora::base::{check_base, AdapterFacts};
 use crate::lora::Adapter;
 use crate::memory::Charge;
 use crate::model::Keep;
@@ -29,7 +30,7 @@ use crate::ops::linear::SlotGrad;
 use crate::ops::{available_threads, Engine, EngineOptions};
 use crate::recipe::{Halves, StagePlan, Step};
 use crate::run::atomic::{clean_temporaries, replace_dir};
-use crate::run::checkpoint::{self, Checkpoint, State};
+use crate::run::checkpoint::{self, Best, Checkpoint, State};
 use crate::run::folder::Metrics;
 use crate::run::{Resolved, RunFile, RunFolder};
 use crate::train::batches::{groups, Cut};
@@ -246,7 +247,8 @@ impl<'a> Runner<'a> {
                 drop(training);
                 self.state.stage = self.stages[i].stage.as_str().into();
                 (self.state.step, self.state.stage_nll, self.state.stage_tokens) = (0, 0.0, 0);
-                self.state.last_eval = None;
+                (self.state.last_eval, self.state.best) = (None, None);
+                (self.state.without_improvement, self.state.stopped_early) = (0, false);
                 training = self.begin_stage(i, false)?;
             }
             let stage = self.stages[i].clone();
@@ -299,6 +301,9 @@ impl<'a> Runner<'a> {
         let mut adapter = match (&from, &c.init_adapter) {
             (Some(checkpoint), _) => Adapter::load(engine, model, &checkpoint.path)?,
             (None, Some(dir)) => {
+                if !c.force_base {
+                    check_base(dir, &c.model, Some(&self.inputs.cache_dir))?;
+                }
                 let adapter = Adapter::load(engine, model, dir)?;
                 check_initial(c, &adapter)?;
                 adapter
@@ -309,7 +314,9 @@ impl<'a> Runner<'a> {
         adapter.config.lora_dropout = c.lora_dropout;
         for slot in &mut adapter.slots {
             slot.dropout = c.lora_dropout as f32;
+            slot.lr_factor = c.loraplus_lr_ratio.unwrap_or(1.0) as f32;
         }
+        adapter.neftune_noise_alpha = c.neftune_noise_alpha;
         let settings = AdamWConfig { betas: c.adam_betas, eps: c.adam_eps, weight_decay: c.weight_decay, clip: c.clip };
         let mut adam = AdamW::new(engine, &adapter, settings)?;
         if let Some(checkpoint) = &from {
@@ -332,6 +339,16 @@ impl<'a> Runner<'a> {
         Ok(hash)
     }
 
+    /// What the adapter's folder says beside its tensors: the base, and how it was trained.
+    fn facts(&mut self) -> Result<AdapterFacts> {
+        self.model_hash()?;
+        let Some(base) = self.hash.base() else {
+            return Err(Error::Misuse("the base's hash is asked for before it is taken".into()));
+        };
+        let base = base.clone().stored_as(&self.inputs.model);
+        Ok(AdapterFacts::new(base).with_run(&self.run_file.config, &self.run_file.data_hash))
+    }
+
     fn run_stage(&mut self, stage: &StageRun, t: &mut Training) -> Result<()> {
         let rate = {
             let c = self.config;
@@ -346,8 +363,11 @@ impl<'a> Runner<'a> {
             // Also an evaluation that a stop cut short.
             if self.evaluation_due(stage) {
                 self.evaluate_stage(stage, t)?;
+                if self.keeps_best() {
+                    self.checkpoint(t)?;
+                }
             }
-            if step == stage.steps {
+            if step == stage.steps || self.state.stopped_early {
                 return Ok(());
             }
             if stage.place(step).mixed && self.halves.is_none() {
@@ -377,7 +397,8 @@ impl<'a> Runner<'a> {
                 self.log()?;
             }
             let save = self.state.global_step.is_multiple_of(self.config.save_every) || self.state.step == stage.steps;
-            if save || sweep_next || self.stop.is_stopped() {
+            let ends = self.state.stopped_early || self.stop.is_stopped();
+            if save || sweep_next || ends || self.keeps_best() {
                 self.checkpoint(t)?;
             }
             if self.stop.is_stopped() {
@@ -466,16 +487,16 @@ impl<'a> Runner<'a> {
 
     fn checkpoint(&mut self, t: &Training) -> Result<()> {
         // A checkpoint says on which base it stands.
-        self.model_hash()?;
+        let facts = self.facts()?;
         self.state.metrics_bytes = self.metrics.as_ref().map_or(0, Metrics::bytes);
         if let Some(log) = &mut self.dynamics {
             log.flush()?;
         }
         self.state.dynamics = self.dynamics.as_ref().map(DynamicsWriter::position);
         self.state.elapsed_seconds = self.elapsed();
-        let base = self.config.model.to_string_lossy();
-        let (dir, keep, total) = (self.folder.dir(), self.config.keep, self.total_steps);
-        let path = checkpoint::save(dir, keep, &base, &t.adapter, &t.adam, &self.state, total)?;
+        let (dir, total) = (self.folder.dir(), self.total_steps);
+        let keep = (self.config.keep, self.config.keep_best);
+        let path = checkpoint::save(dir, keep, &facts, &t.adapter, &t.adam, &self.state, total)?;
         self.tell(&Event::Checkpoint { path });
         Ok(())
     }
@@ -496,10 +517,23 @@ impl<'a> Runner<'a> {
     }
 
     fn finish(&mut self, adapter: Adapter) -> Result<TrainReport> {
-        self.model_hash()?;
-        let path = self.folder.adapter();
-        let base = self.config.model.to_string_lossy().into_owned();
-        replace_dir(&path, |dir| adapter.save(dir, &base))?;
+        let (path, facts) = (self.folder.adapter(), self.facts()?);
+        let best = self.state.best;
+        match best.filter(|b| self.config.keep_best && b.global_step != self.state.global_step) {
+            Some(b) => {
+                drop(adapter);
+                let from = checkpoint::folder(self.folder.dir(), b.global_step);
+                replace_dir(&path, |dir| {
+                    checkpoint::copy_adapter(&from, dir)?;
+                    facts.write(dir)
+                })?;
+            }
+            None => replace_dir(&path, |dir| {
+                adapter.save(dir, &facts.base.model)?;
+                facts.write(dir)
+            })?,
+        }
+        let last = self.state.last_eval.map(|(_, loss)| loss);
         let counts = self.store.counts();
         let report = TrainReport {
             run: self.folder.dir().to_path_buf(),
@@ -507,7 +541,10 @@ impl<'a> Runner<'a> {
             steps: self.state.global_step,
             train_loss: self.state.stage_nll / (self.state.stage_tokens as f64).max(1.0),
             base_eval_loss: self.state.base_eval_loss,
-            eval_loss: self.state.last_eval.map(|(_, loss)| loss),
+            eval_loss: best.filter(|_| self.config.keep_best).map(|b| b.eval_loss).or(last),
+            best_eval_loss: best.map(|b| b.eval_loss),
+            best_step: best.map(|b| b.global_step),
+            stopped_early: self.state.stopped_early,
             examples: self.store.len() as u64,
             rows_cut: counts.cut,
             rows_dropped: counts.empty + counts.no_target,
@@ -539,10 +576,15 @@ fn check_initial(c: &TrainConfig, adapter: &Adapter) -> Result<()> {
     };
     differs("lora_r", c.lora_r as f64, default.lora_r as f64, has.r as f64)?;
     differs("lora_alpha", c.lora_alpha, default.lora_alpha, has.lora_alpha)?;
-    if c.use_rslora && !has.use_rslora {
-        return Err(Error::config("use_rslora", "the initial adapter is not scaled so"));
-    }
-    Ok(())
+    let brings = |field: &str, given: bool, same: bool| match given && !same {
+        true => Err(Error::config(field, "the initial adapter brings its own, which differs")),
+        false => Ok(()),
+    };
+    brings("use_rslora", c.use_rslora, has.use_rslora)?;
+    brings("use_dora", c.use_dora, has.use_dora)?;
+    brings("layers_to_transform", c.layers_to_transform.is_some(), c.layers_to_transform == has.layers_to_transform)?;
+    brings("rank_pattern", !c.rank_pattern.is_empty(), c.rank_pattern == has.rank_pattern)?;
+    brings("alpha_pattern", !c.alpha_pattern.is_empty(), c.alpha_pattern == has.alpha_pattern)
 }
 
 /// The newest checkpoint whose state can be read; older ones are tried with a warning.

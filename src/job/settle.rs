@@ -61,7 +61,11 @@ impl Needs {
         threads: usize,
         rows: RowFacts,
     ) -> Result<Needs> {
-        let footprint = Footprint::new(c, &slots(config, c)?, config.lora_dropout > 0.0, threads, tile());
+        let (slots, use_dora) = slots(config, c)?;
+        let mut footprint = Footprint::new(c, &slots, config.lora_dropout > 0.0, threads, tile());
+        if use_dora {
+            footprint = footprint.with_dora(&slots);
+        }
         let rope = 4 * rows.longest * c.head_dim;
         let asked = Asked {
             recipe: config.recipe,
@@ -153,18 +157,21 @@ fn tile() -> usize {
     crate::ops::EngineOptions::default().attention_tile
 }
 
-/// The slots that the run's adapter will have.
-fn slots(config: &TrainConfig, c: &DecoderConfig) -> Result<Slots> {
+/// The slots that the run's adapter will have, and whether with magnitudes.
+fn slots(config: &TrainConfig, c: &DecoderConfig) -> Result<(Slots, bool)> {
     let linears = c.linears();
     if let Some(dir) = &config.init_adapter {
         let file = load_adapter(dir)?;
         let of = |l: &crate::model::shapes::LinearShape| {
             file.modules.get(&l.module).map(|m| (l.layer, m.in_features, m.out_features, m.r))
         };
-        return Ok(linears.iter().filter_map(of).collect());
+        return Ok((linears.iter().filter_map(of).collect(), file.config.use_dora));
     }
-    let adapted = linears.iter().filter(|l| config.target_modules.matches(&l.module));
-    Ok(adapted.map(|l| (l.layer, l.in_features, l.out_features, config.lora_r)).collect())
+    let lora = config.lora();
+    lora.check_against(linears.iter().map(|l| (l.layer, l.module.as_str())))?;
+    let adapted = linears.iter().filter(|l| lora.selects(&l.module));
+    let slots = adapted.map(|l| (l.layer, l.in_features, l.out_features, lora.rank_of(&l.module))).collect();
+    Ok((slots, config.use_dora))
 }
 
 /// Refuses a run that no way of running it keeps within its limit; says what each change would save.
@@ -243,6 +250,9 @@ fn savings(
     }
     if config.lora_dropout > 0.0 {
         with("lora_dropout 0".into(), TrainConfig { lora_dropout: 0.0, ..config.clone() }, threads, rows)?;
+    }
+    if config.use_dora && config.init_adapter.is_none() {
+        with("use_dora false".into(), TrainConfig { use_dora: false, ..config.clone() }, threads, rows)?;
     }
     if threads > 1 {
         with("one thread".into(), config.clone(), 1, rows)?;

@@ -1,11 +1,13 @@
 //! LoRA adapters in use: a slot on each chosen linear, named by the file's own module path.
 
+use std::borrow::Cow;
 use std::path::Path;
 
-use super::peft::{adapter_hash, load_adapter, save_adapter, LoraPair, PeftTensor};
+use super::peft::{adapter_hash, load_adapter, save_adapter, LoraPair, PeftAdapter, PeftTensor};
 use crate::config::LoraConfig;
 use crate::error::{Error, Result};
 use crate::model::Decoder;
+use crate::ops::dora::{row_norms, Dora};
 use crate::ops::linear::{Linear, Slot, SlotGrad};
 use crate::ops::Engine;
 use crate::rng::{fnv1a, Key, Stream};
@@ -17,43 +19,43 @@ pub struct Adapter {
     pub config: LoraConfig,
     /// One for each adapted linear.
     pub slots: Vec<Slot>,
+    /// NEFTune's α: noise on the embeddings in training.
+    pub neftune_noise_alpha: Option<f64>,
     by_linear: Vec<Option<usize>>,
     layers: Vec<usize>,
 }
 
 impl Adapter {
     /// A fresh adapter as PEFT starts it: A uniform in ±1/√in (Kaiming with a = √5), B zero, so that it
-    /// changes nothing at first. A is a function of (seed, module path).
+    /// changes nothing at first. A is a function of (seed, module path). DoRA's magnitudes are the lengths of
+    /// the base weight's rows.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] when a target module matches no linear.
+    /// [`Error::InvalidConfig`] when a target module, a pattern's name or a block matches nothing.
     pub fn fresh(engine: &Engine, model: &Decoder, config: &LoraConfig, seed: u64) -> Result<Adapter> {
-        if let crate::TargetModules::Names(names) = &config.target_modules {
-            for name in names {
-                let one = crate::TargetModules::Names(vec![name.clone()]);
-                if !model.linears().any(|l| one.matches(&l.module)) {
-                    let mut have: Vec<&str> = model.linears().filter_map(|l| l.module.rsplit('.').next()).collect();
-                    have.sort_unstable();
-                    have.dedup();
-                    let reason = format!("{name:?} matches no linear of the model, which has {}", have.join(", "));
-                    return Err(Error::config("target_modules", reason));
-                }
-            }
-        }
+        config.check_against(model.linears().map(|l| (l.layer, l.module.as_str())))?;
         Adapter::assemble(engine, model, config.clone(), |lin| {
-            if !config.target_modules.matches(&lin.module) {
+            if !config.selects(&lin.module) {
                 return Ok(None);
             }
-            let (out, inp) = (lin.weight.rows(), lin.weight.cols());
-            if config.r > out.max(inp) {
-                let reason = format!("rank {} is beyond the {out}x{inp} of {}", config.r, lin.module);
+            let (out, inp, r) = (lin.weight.rows(), lin.weight.cols(), config.rank_of(&lin.module));
+            if r > out.max(inp) {
+                let reason = format!("rank {r} is beyond the {out}x{inp} of {}", lin.module);
                 return Err(Error::config("lora_r", reason));
             }
             let key = Key::new(seed, Stream::LoraInit, &[fnv1a(&lin.module)]);
             let bound = 1.0 / (inp as f64).sqrt();
-            let a = (0..config.r * inp).map(|i| ((2.0 * key.uniform(i as u64) - 1.0) * bound) as f32).collect();
-            let pair = LoraPair { r: config.r, in_features: inp, out_features: out, a, b: vec![0.0; out * config.r] };
-            Ok(Some((pair, config.scale())))
+            let a = (0..r * inp).map(|i| ((2.0 * key.uniform(i as u64) - 1.0) * bound) as f32).collect();
+            // B is zero, so that the adapted weight's rows have the lengths of the base's.
+            let magnitude = config.use_dora.then(|| {
+                let mut norms = engine.parameter(1, out, &vec![0.0; out])?;
+                engine.run(|| row_norms(engine, &lin.weight, None, &mut norms))?;
+                model.read_through(lin);
+                norms.to_vec()
+            });
+            let (b, magnitude) = (vec![0.0; out * r], magnitude.transpose()?);
+            let pair = LoraPair { r, in_features: inp, out_features: out, a, b, magnitude };
+            Ok(Some((pair, config.scale_of(&lin.module))))
         })
     }
 
@@ -62,8 +64,15 @@ impl Adapter {
     /// # Errors
     /// [`Error::Adapter`] when the folder is damaged, a module is not in the model, or a shape differs.
     pub fn load(engine: &Engine, model: &Decoder, dir: &Path) -> Result<Adapter> {
-        let mut file = load_adapter(dir)?;
-        let wrong = |reason: String| Error::Adapter { path: dir.to_path_buf(), reason };
+        Adapter::from_peft(engine, model, load_adapter(dir)?, dir)
+    }
+
+    /// The adapter of what was read; `path` is for messages.
+    ///
+    /// # Errors
+    /// [`Error::Adapter`] when a module is not in the model, or a shape differs.
+    pub fn from_peft(engine: &Engine, model: &Decoder, mut file: PeftAdapter, path: &Path) -> Result<Adapter> {
+        let wrong = |reason: String| Error::Adapter { path: path.to_path_buf(), reason };
         let config = file.config.clone();
         let adapter = Adapter::assemble(engine, model, config, |lin| {
             let Some(pair) = file.modules.remove(&lin.module) else { return Ok(None) };
@@ -106,9 +115,10 @@ impl Adapter {
                 lr_factor: 1.0,
                 a: engine.parameter(pair.r, pair.in_features, &pair.a)?,
                 b: engine.parameter(pair.out_features, pair.r, &pair.b)?,
+                dora: pair.magnitude.map(|m| Dora::new(engine, &m)).transpose()?,
             });
         }
-        Ok(Adapter { config, slots, by_linear, layers })
+        Ok(Adapter { config, slots, neftune_noise_alpha: None, by_linear, layers })
     }
 
     /// Writes a PEFT adapter folder.
@@ -128,8 +138,13 @@ impl Adapter {
     }
 
     fn with_tensors<T>(&self, f: impl FnOnce(&[PeftTensor]) -> Result<T>) -> Result<T> {
-        let data = self.slots.iter().map(|s| Ok((s.a.numbers()?, s.b.numbers()?))).collect::<Result<Vec<_>>>()?;
-        let named = self.slots.iter().zip(&data).map(|(s, (a, b))| PeftTensor {
+        type Numbers<'a> = Cow<'a, [f32]>;
+        fn numbers(s: &Slot) -> Result<(Numbers<'_>, Numbers<'_>, Option<Numbers<'_>>)> {
+            let magnitude = s.dora.as_ref().map(|d| d.magnitude.numbers()).transpose()?;
+            Ok((s.a.numbers()?, s.b.numbers()?, magnitude))
+        }
+        let data = self.slots.iter().map(numbers).collect::<Result<Vec<_>>>()?;
+        let named = self.slots.iter().zip(&data).map(|(s, (a, b, magnitude))| PeftTensor {
             module: &s.module,
             r: s.r,
             in_features: s.in_features,
@@ -137,6 +152,7 @@ impl Adapter {
             scale: s.scale as f64,
             a,
             b,
+            magnitude: magnitude.as_deref(),
         });
         f(&named.collect::<Vec<_>>())
     }
@@ -154,7 +170,25 @@ impl Adapter {
             return Err(wrong(format!("expected {} and {} numbers", s.r * s.in_features, s.out_features * s.r)));
         }
         s.a.set(a)?;
-        s.b.set(b)
+        s.b.set(b)?;
+        s.renew();
+        Ok(())
+    }
+
+    /// Overwrites DoRA's magnitudes `[out]` of one slot.
+    ///
+    /// # Errors
+    /// [`Error::Adapter`] when the module has no slot or no magnitudes, or the length differs.
+    pub fn set_magnitude(&mut self, module: &str, magnitude: &[f32]) -> Result<()> {
+        let wrong = |reason: String| Error::Adapter { path: module.into(), reason };
+        let slot = self.slots.iter_mut().find(|s| s.module == module);
+        let Some(d) = slot.and_then(|s| s.dora.as_mut()) else {
+            return Err(wrong("no slot with magnitudes on this module".into()));
+        };
+        if magnitude.len() != d.magnitude.len() {
+            return Err(wrong(format!("expected {} numbers", d.magnitude.len())));
+        }
+        d.magnitude.set(magnitude)
     }
 
     /// The slot's number on a linear.
@@ -179,7 +213,8 @@ impl Adapter {
 
     /// Trained numbers.
     pub fn parameters(&self) -> usize {
-        self.slots.iter().map(|s| s.r * (s.in_features + s.out_features)).sum()
+        let of = |s: &Slot| s.r * (s.in_features + s.out_features) + s.dora.as_ref().map_or(0, |_| s.out_features);
+        self.slots.iter().map(of).sum()
     }
 
     /// Gradients of zero, one for each slot.
@@ -191,6 +226,10 @@ impl Adapter {
             Ok(SlotGrad {
                 a: engine.parameter(s.r, s.in_features, &vec![0.0; s.r * s.in_features])?,
                 b: engine.parameter(s.out_features, s.r, &vec![0.0; s.out_features * s.r])?,
+                m: s.dora
+                    .is_some()
+                    .then(|| engine.parameter(1, s.out_features, &vec![0.0; s.out_features]))
+                    .transpose()?,
             })
         };
         self.slots.iter().map(zero).collect()

@@ -1,6 +1,7 @@
 //! LoRA: slots on linears, and PEFT's folders in and out.
 
 mod adapter;
+pub mod base;
 pub mod peft;
 pub(crate) mod tensors;
 

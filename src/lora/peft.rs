@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::{json, Map, Value};
 
-use crate::config::{LoraConfig, TargetModules};
+use crate::config::{is_regex, Layers, LoraConfig, ModulePattern, TargetModules};
 use crate::error::{Error, Result};
 use crate::lora::tensors::{le_bytes, write_tensors, Matrix};
 pub use crate::lora::tensors::{load_tensors, Tensors};
@@ -17,13 +17,14 @@ const TENSORS: &str = "adapter_model.safetensors";
 const PREFIX: &str = "base_model.model.";
 const SUFFIX_A: &str = ".lora_A.weight";
 const SUFFIX_B: &str = ".lora_B.weight";
+const SUFFIX_M: &str = ".lora_magnitude_vector";
 
 /// The PEFT release whose keys are written.
 const PEFT_VERSION: &str = "0.21.2";
 
-/// Keys that change what the adapter computes, or what it needs, beyond plain LoRA. Null, false and empty
+/// Keys that change what the adapter computes, or what it needs, beyond LoRA and DoRA. Null, false and empty
 /// are neutral for each of them.
-const UNSUPPORTED: [&str; 15] = [
+const UNSUPPORTED: [&str; 14] = [
     "alora_invocation_tokens",
     "arrow_config",
     "fan_in_fan_out",
@@ -36,7 +37,6 @@ const UNSUPPORTED: [&str; 15] = [
     "target_parameters",
     "trainable_token_indices",
     "use_bdlora",
-    "use_dora",
     "use_qalora",
     "velora_config",
 ];
@@ -62,6 +62,8 @@ pub struct PeftTensor<'a> {
     pub a: &'a [f32],
     /// B, `[out_features, r]`, row-major.
     pub b: &'a [f32],
+    /// DoRA's magnitudes, `[out_features]`, where the adapter has them.
+    pub magnitude: Option<&'a [f32]>,
 }
 
 /// The LoRA matrices of one linear, as read.
@@ -77,6 +79,9 @@ pub struct LoraPair {
     pub a: Vec<f32>,
     /// B, `[out_features, r]`, row-major.
     pub b: Vec<f32>,
+    /// DoRA's magnitudes, `[out_features]`, with `use_dora`: each row of `W + scale·B·A` is to be given this
+    /// length.
+    pub magnitude: Option<Vec<f32>>,
 }
 
 /// An adapter folder, as read.
@@ -102,8 +107,8 @@ pub fn save_adapter(dir: &Path, config: &LoraConfig, base_model: &str, tensors: 
     ordered.sort_by_key(|t| t.module);
     for t in ordered {
         for (key, matrix) in matrices_of(t) {
-            let [rows, cols] = matrix.shape;
-            if rows == 0 || rows.checked_mul(cols) != Some(matrix.data.len()) || cols == 0 {
+            let elements = matrix.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+            if elements != Some(matrix.data.len()) || elements == Some(0) {
                 let found = matrix.data.len();
                 return Err(fault(format!("{key}: expected {:?}, found {found} numbers", matrix.shape)));
             }
@@ -111,14 +116,25 @@ pub fn save_adapter(dir: &Path, config: &LoraConfig, base_model: &str, tensors: 
                 return Err(fault(format!("{key}: given twice")));
             }
         }
-        if t.r != config.r {
+        if t.magnitude.is_some() != config.use_dora {
+            return Err(fault(format!("{}: magnitudes and use_dora do not go together", t.module)));
+        }
+        // What the patterns do not say of a module stands before them: the first that matches counts.
+        if t.r != config.rank_of(t.module) {
             ranks.insert(t.module.into(), t.r.into());
         }
         let r = t.r as f64;
         let alpha = t.scale * if config.use_rslora { r.sqrt() } else { r };
-        if (alpha - config.lora_alpha).abs() > 1e-6 * config.lora_alpha.abs() {
+        let said = config.alpha_of(t.module);
+        if (alpha - said).abs() > 1e-6 * said.abs() {
             alphas.insert(t.module.into(), alpha_json(alpha));
         }
+    }
+    for (name, r) in config.rank_pattern.entries() {
+        ranks.entry(name.clone()).or_insert_with(|| (*r).into());
+    }
+    for (name, alpha) in config.alpha_pattern.entries() {
+        alphas.entry(name.clone()).or_insert_with(|| alpha_json(*alpha));
     }
     if matrices.is_empty() {
         return Err(fault("no module has an adapter".into()));
@@ -158,18 +174,22 @@ pub fn load_adapter(dir: &Path) -> Result<PeftAdapter> {
     let modules = pair(&tensors, load_tensors(&tensors)?)?;
 
     let config = file.lora_config(&modules)?;
-    let ranks = file.pattern("rank_pattern")?;
-    let alphas = file.pattern("alpha_pattern")?;
     let mut scales = BTreeMap::new();
     for (module, lora) in &modules {
-        let rank = lookup(&ranks, module).unwrap_or(config.r as f64);
-        if rank != lora.r as f64 {
+        let rank = config.rank_of(module);
+        if rank != lora.r {
             let reason = format!("{PREFIX}{module}{SUFFIX_A}: expected rank {rank} by {CONFIG}, found {}", lora.r);
             return Err(Error::Adapter { path: tensors, reason });
         }
-        let lora_alpha = lookup(&alphas, module).unwrap_or(config.lora_alpha);
-        let own = LoraConfig { r: lora.r, lora_alpha, ..config.clone() };
-        scales.insert(module.clone(), own.scale());
+        if lora.magnitude.is_some() != config.use_dora {
+            let (key, so) = (format!("{PREFIX}{module}{SUFFIX_M}"), config.use_dora);
+            let reason = match so {
+                true => format!("{key}: missing, though {CONFIG} says use_dora"),
+                false => format!("{key}: found, though {CONFIG} does not say use_dora"),
+            };
+            return Err(Error::Adapter { path: tensors, reason });
+        }
+        scales.insert(module.clone(), config.scale_of(module));
     }
     let base_model = file.get("base_model_name_or_path").and_then(Value::as_str).map(String::from);
     Ok(PeftAdapter { config, base_model, modules, scales })
@@ -183,20 +203,23 @@ pub fn adapter_hash(tensors: &[PeftTensor]) -> [u8; 32] {
     for (key, matrix) in &matrices {
         hasher.update(&(key.len() as u64).to_le_bytes());
         hasher.update(key.as_bytes());
-        for n in matrix.shape {
-            hasher.update(&(n as u64).to_le_bytes());
+        for n in &matrix.shape {
+            hasher.update(&(*n as u64).to_le_bytes());
         }
         hasher.update(&le_bytes(matrix.data));
     }
     hasher.finalize().into()
 }
 
-/// A and B under their keys.
-fn matrices_of<'a>(t: &PeftTensor<'a>) -> [(String, Matrix<'a>); 2] {
-    [
-        (format!("{PREFIX}{}{SUFFIX_A}", t.module), Matrix { shape: [t.r, t.in_features], data: t.a }),
-        (format!("{PREFIX}{}{SUFFIX_B}", t.module), Matrix { shape: [t.out_features, t.r], data: t.b }),
-    ]
+/// A, B and the magnitudes under their keys.
+fn matrices_of<'a>(t: &PeftTensor<'a>) -> Vec<(String, Matrix<'a>)> {
+    let key = |suffix: &str| format!("{PREFIX}{}{suffix}", t.module);
+    let mut all = vec![
+        (key(SUFFIX_A), Matrix { shape: vec![t.r, t.in_features], data: t.a }),
+        (key(SUFFIX_B), Matrix { shape: vec![t.out_features, t.r], data: t.b }),
+    ];
+    all.extend(t.magnitude.map(|data| (key(SUFFIX_M), Matrix { shape: vec![t.out_features], data })));
+    all
 }
 
 /// PEFT declares the type as int; readers in other languages insist. A scale went through f32, so an alpha
@@ -234,7 +257,7 @@ fn config_json(
         "kasa_config": null,
         "layer_replication": null,
         "layers_pattern": null,
-        "layers_to_transform": null,
+        "layers_to_transform": config.layers_to_transform,
         "loftq_config": {},
         "lora_alpha": alpha_json(config.lora_alpha),
         "lora_bias": false,
@@ -255,73 +278,59 @@ fn config_json(
         "task_type": "CAUSAL_LM",
         "trainable_token_indices": null,
         "use_bdlora": null,
-        "use_dora": false,
+        "use_dora": config.use_dora,
         "use_qalora": false,
         "use_rslora": config.use_rslora,
         "velora_config": null
     })
 }
 
-/// Puts A and B of every module together.
+/// Puts A, B and the magnitudes of every module together.
 fn pair(path: &Path, tensors: Tensors) -> Result<BTreeMap<String, LoraPair>> {
-    type Found = Option<(String, [usize; 2], Vec<f32>)>;
     let fault = |reason: String| Error::Adapter { path: path.into(), reason };
-    let mut halves: BTreeMap<String, (Found, Found)> = BTreeMap::new();
+    let mut parts: BTreeMap<String, [Option<(String, Vec<usize>, Vec<f32>)>; 3]> = BTreeMap::new();
     for (key, (shape, data)) in tensors {
-        let rest = key.strip_prefix(PREFIX);
-        let (module, is_a) = match rest.and_then(|k| k.strip_suffix(SUFFIX_A).map(|m| (m, true))) {
-            Some(found) => found,
-            None => match rest.and_then(|k| k.strip_suffix(SUFFIX_B)) {
-                Some(module) => (module, false),
-                None => {
-                    let expected = format!("{PREFIX}<module>{SUFFIX_A} or …{SUFFIX_B}");
-                    return Err(fault(format!("{key}: not a plain LoRA tensor, expected {expected}")));
-                }
-            },
+        let suffixes = [SUFFIX_A, SUFFIX_B, SUFFIX_M].into_iter().enumerate();
+        let found = key.strip_prefix(PREFIX).and_then(|k| {
+            let mut named = suffixes.filter_map(|(i, suffix)| Some((k.strip_suffix(suffix)?.to_string(), i)));
+            named.next()
+        });
+        let Some((module, part)) = found else {
+            let expected = format!("{PREFIX}<module>{SUFFIX_A}, …{SUFFIX_B} or …{SUFFIX_M}");
+            return Err(fault(format!("{key}: not a LoRA tensor, expected {expected}")));
         };
-        let shape = match shape[..] {
-            [rows, cols] if rows > 0 && cols > 0 => [rows, cols],
-            _ => return Err(fault(format!("{key}: expected two dimensions, none of them 0, found {shape:?}"))),
-        };
-        let (a, b) = halves.entry(module.to_string()).or_default();
-        *(if is_a { a } else { b }) = Some((key, shape, data));
+        let dimensions = if part == 2 { 1 } else { 2 };
+        if shape.len() != dimensions || shape.contains(&0) {
+            let expected = ["two dimensions, none", "one dimension, not"][2 - dimensions];
+            return Err(fault(format!("{key}: expected {expected} of them 0, found {shape:?}")));
+        }
+        parts.entry(module).or_default()[part] = Some((key, shape, data));
     }
     let mut modules = BTreeMap::new();
-    for (module, halves) in halves {
-        let lora = match halves {
-            (Some((_, [r, in_features], a)), Some((key, [out_features, rank], b))) => {
-                if rank != r {
-                    let found = [out_features, rank];
-                    return Err(fault(format!(
-                        "{key}: expected shape [{out_features}, {r}] by its A, found {found:?}"
-                    )));
-                }
-                LoraPair { r, in_features, out_features, a, b }
+    for (module, parts) in parts {
+        let (a, b, magnitude) = match parts {
+            [Some(a), Some(b), m] => (a, b, m),
+            [Some((key, ..)), None, _] => return Err(fault(format!("{key}: has no lora_B"))),
+            [None, Some((key, ..)), _] | [None, None, Some((key, ..))] => {
+                return Err(fault(format!("{key}: has no lora_A")));
             }
-            (Some((key, ..)), _) => return Err(fault(format!("{key}: has no lora_B"))),
-            (_, Some((key, ..))) => return Err(fault(format!("{key}: has no lora_A"))),
-            (None, None) => continue,
+            [None, None, None] => continue,
         };
-        modules.insert(module, lora);
+        let (r, in_features, out_features) = (a.1[0], a.1[1], b.1[0]);
+        if b.1[1] != r {
+            let (key, found) = (b.0, b.1);
+            return Err(fault(format!("{key}: expected shape [{out_features}, {r}] by its A, found {found:?}")));
+        }
+        if let Some((key, found, _)) = magnitude.as_ref().filter(|m| m.1[0] != out_features) {
+            return Err(fault(format!("{key}: expected shape [{out_features}] by its B, found {found:?}")));
+        }
+        let magnitude = magnitude.map(|m| m.2);
+        modules.insert(module, LoraPair { r, in_features, out_features, a: a.2, b: b.2, magnitude });
     }
     match modules.is_empty() {
         true => Err(fault("expected LoRA tensors, found none".into())),
         false => Ok(modules),
     }
-}
-
-/// A pattern and its number, in the file's order: PEFT takes the first that matches.
-type Patterns = Vec<(String, f64)>;
-
-/// PEFT's `get_pattern_key`: `(.*\.)?(key)$`.
-fn lookup(patterns: &Patterns, module: &str) -> Option<f64> {
-    let matches = |key: &str| module.strip_suffix(key).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-    patterns.iter().find(|(key, _)| matches(key)).map(|(_, value)| *value)
-}
-
-/// What a Python regular expression does not take literally. The dot is: it separates a path's names.
-fn is_regex(c: char) -> bool {
-    r"\^$*+?{}[]()|".contains(c)
 }
 
 struct ConfigFile<'a> {
@@ -354,7 +363,7 @@ impl ConfigFile<'_> {
                 _ => false,
             };
             if !neutral {
-                return Err(self.fault(format!("{key}: {value} is not supported, only plain LoRA is")));
+                return Err(self.fault(format!("{key}: {value} is not supported, only LoRA and DoRA are")));
             }
         }
         if let Some(bias) = self.get("bias").filter(|b| b.as_str() != Some("none")) {
@@ -388,24 +397,54 @@ impl ConfigFile<'_> {
                 _ => return Err(self.fault(format!("r: expected a whole number ≥ 1, found {value}"))),
             },
         };
-        let use_rslora = match self.get("use_rslora") {
-            None => false,
-            Some(Value::Bool(on)) => *on,
-            Some(value) => return Err(self.fault(format!("use_rslora: expected true or false, found {value}"))),
-        };
         Ok(LoraConfig {
             r,
             lora_alpha: self.number("lora_alpha", 8.0)?,
             lora_dropout: self.number("lora_dropout", 0.0)?,
-            use_rslora,
+            use_rslora: self.flag("use_rslora")?,
+            use_dora: self.flag("use_dora")?,
             target_modules: self.target_modules(modules)?,
+            layers_to_transform: self.layers()?,
+            rank_pattern: self.pattern("rank_pattern", |v| v.as_u64().and_then(|r| usize::try_from(r).ok()))?,
+            alpha_pattern: self.pattern("alpha_pattern", |v| v.as_f64().filter(|x| x.is_finite()))?,
         })
     }
 
-    fn target_modules(&self, modules: &BTreeMap<String, LoraPair>) -> Result<TargetModules> {
-        let narrowed = ["exclude_modules", "layers_pattern", "layers_to_transform"].iter().any(|k| {
+    fn flag(&self, key: &str) -> Result<bool> {
+        match self.get(key) {
+            None => Ok(false),
+            Some(Value::Bool(on)) => Ok(*on),
+            Some(value) => Err(self.fault(format!("{key}: expected true or false, found {value}"))),
+        }
+    }
+
+    /// `layers_to_transform`, where `target_modules` are names: a regular expression has selected already.
+    fn layers(&self) -> Result<Option<Layers>> {
+        let Some(value) = self.get("layers_to_transform") else { return Ok(None) };
+        let numbers: Option<Vec<u64>> = match value {
+            Value::Array(items) => items.iter().map(Value::as_u64).collect(),
+            one => one.as_u64().map(|n| vec![n]),
+        };
+        match numbers {
+            Some(n) if n.is_empty() || self.is_narrowed() || !self.names_modules() => Ok(None),
+            Some(n) => Ok(Some(Layers::new(n.into_iter().map(|n| n as usize)))),
+            None => Err(self.fault(format!("layers_to_transform: expected numbers of blocks, found {value}"))),
+        }
+    }
+
+    /// Whether something that is not kept beside the names narrows them.
+    fn is_narrowed(&self) -> bool {
+        ["exclude_modules", "layers_pattern"].iter().any(|k| {
             self.get(k).is_some_and(|v| !matches!(v.as_array().map(Vec::len), Some(0)) && v.as_str() != Some(""))
-        });
+        })
+    }
+
+    fn names_modules(&self) -> bool {
+        matches!(self.get("target_modules"), Some(Value::Array(_)))
+    }
+
+    fn target_modules(&self, modules: &BTreeMap<String, LoraPair>) -> Result<TargetModules> {
+        let narrowed = self.is_narrowed();
         let paths = || TargetModules::Names(modules.keys().cloned().collect());
         match self.get("target_modules") {
             Some(Value::Array(_)) if narrowed => Ok(paths()),
@@ -423,9 +462,10 @@ impl ConfigFile<'_> {
         }
     }
 
-    fn pattern(&self, key: &str) -> Result<Patterns> {
+    /// A pattern, in the file's order.
+    fn pattern<T>(&self, key: &str, read: impl Fn(&Value) -> Option<T>) -> Result<ModulePattern<T>> {
         let map = match self.get(key) {
-            None => return Ok(Vec::new()),
+            None => return Ok(ModulePattern::default()),
             Some(Value::Object(map)) => map,
             Some(value) => return Err(self.fault(format!("{key}: expected an object, found {value}"))),
         };
@@ -436,9 +476,9 @@ impl ConfigFile<'_> {
                         "{key}: {pattern:?}: expected a module name or path; regular expressions are not supported"
                     )));
                 }
-                match value.as_f64() {
-                    Some(x) if x.is_finite() => Ok((pattern.clone(), x)),
-                    _ => Err(self.fault(format!("{key}: {pattern}: expected a number, found {value}"))),
+                match read(value) {
+                    Some(x) => Ok((pattern.clone(), x)),
+                    None => Err(self.fault(format!("{key}: {pattern}: expected a number, found {value}"))),
                 }
             })
             .collect()

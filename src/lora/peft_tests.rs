@@ -24,6 +24,7 @@ fn pairs() -> BTreeMap<String, LoraPair> {
         out_features: o,
         a: values(seed, r * i),
         b: values(seed + 1, o * r),
+        magnitude: None,
     };
     [(Q.to_string(), pair(1, 4, 6, 5)), (UP.to_string(), pair(9, 4, 3, 7))].into()
 }
@@ -39,6 +40,7 @@ fn views<'a>(pairs: &'a BTreeMap<String, LoraPair>, config: &LoraConfig) -> Vec<
             scale: LoraConfig { r: p.r, ..config.clone() }.scale(),
             a: &p.a,
             b: &p.b,
+            magnitude: p.magnitude.as_deref(),
         })
         .collect()
 }
@@ -185,7 +187,7 @@ fn reads_half_precision() {
         (b.0, b.1, b.2, x.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect()),
     ]);
     let adapter = load_adapter(folder.path()).unwrap();
-    let want = LoraPair { r: 1, in_features: 2, out_features: 2, a: x.to_vec(), b: x.to_vec() };
+    let want = LoraPair { r: 1, in_features: 2, out_features: 2, a: x.to_vec(), b: x.to_vec(), magnitude: None };
     assert_eq!(adapter.modules, [(Q.to_string(), want)].into());
 }
 
@@ -227,9 +229,46 @@ fn target_modules_take_every_form() {
     assert_eq!(read(), paths);
     folder.set("target_modules", json!(["up_proj", "q_proj"]));
     assert_eq!(read(), TargetModules::parse("q_proj,up_proj"));
-    folder.set("layers_to_transform", json!([0, 11]));
+    folder.set("exclude_modules", json!(["x"]));
     assert_eq!(read(), paths);
-    folder.set("target_modules", json!([1])).set("layers_to_transform", json!(null)).fails(&["target_modules"]);
+    folder.set("target_modules", json!([1])).set("exclude_modules", json!(null)).fails(&["target_modules"]);
+}
+
+#[test]
+fn magnitudes_patterns_and_layers_survive() {
+    let mut pairs = pairs();
+    let (q, up) = (values(20, 5), values(21, 7));
+    pairs.get_mut(Q).unwrap().magnitude = Some(q.clone());
+    pairs.insert(
+        UP.into(),
+        LoraPair { r: 2, a: values(3, 6), b: values(4, 14), magnitude: Some(up), ..pairs[UP].clone() },
+    );
+    let config = LoraConfig {
+        use_dora: true,
+        target_modules: TargetModules::parse("q_proj,up_proj"),
+        layers_to_transform: Some(Layers::new([0, 11])),
+        rank_pattern: ModulePattern::parse("mlp.up_proj=2,up_proj=3").unwrap(),
+        alpha_pattern: ModulePattern::parse("q_proj=2.5").unwrap(),
+        ..config()
+    };
+    let tensors: Vec<PeftTensor> =
+        views(&pairs, &config).into_iter().map(|t| PeftTensor { scale: config.scale_of(t.module), ..t }).collect();
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    save_adapter(one.path(), &config, "base", &tensors).unwrap();
+    let json: Value = serde_json::from_slice(&fs::read(one.path().join(CONFIG)).unwrap()).unwrap();
+    assert_eq!(json["layers_to_transform"], json!([0, 11]));
+    assert_eq!(json["rank_pattern"].to_string(), r#"{"mlp.up_proj":2,"up_proj":3}"#);
+    let read = load_adapter(one.path()).unwrap();
+    assert_eq!((&read.config, &read.modules), (&config, &pairs));
+    assert_eq!((read.scales[UP], read.scales[Q]), (4.0, 2.5 / 4.0));
+    save_adapter(two.path(), &read.config, "base", &tensors).unwrap();
+    for file in [CONFIG, TENSORS] {
+        assert_eq!(fs::read(one.path().join(file)).unwrap(), fs::read(two.path().join(file)).unwrap(), "{file}");
+    }
+    let file = load_tensors(&one.path().join(TENSORS)).unwrap();
+    assert_eq!(file[&format!("{PREFIX}{Q}.lora_magnitude_vector")], (vec![5], q));
+    let error = save_adapter(two.path(), &LoraConfig { use_dora: false, ..config }, "", &tensors).unwrap_err();
+    assert!(error.to_string().contains("magnitudes"), "{error}");
 }
 
 #[test]
@@ -237,7 +276,6 @@ fn refuses_what_is_not_plain_lora() {
     for (key, value) in [
         ("peft_type", json!("LOHA")),
         ("peft_type", json!(null)),
-        ("use_dora", json!(true)),
         ("modules_to_save", json!(["lm_head"])),
         ("bias", json!("lora_only")),
         ("fan_in_fan_out", json!(true)),
@@ -277,9 +315,18 @@ fn names_the_tensor_at_fault() {
     folder.tensors(&[good()[0].clone(), f32_tensor(b(Q), &[5, 3])]).fails(&[&b(Q), "[5, 4]", "[5, 3]"]);
     folder.tensors(&[good()[1].clone(), f32_tensor(a(Q), &[24])]).fails(&[&a(Q), "[24]"]);
     folder.tensors(&[f32_tensor(a(Q), &[2, 6]), f32_tensor(b(Q), &[5, 2])]).fails(&[&a(Q), "rank 4", "found 2"]);
-    for key in ["base_model.model.lm_head.weight", "base_model.model.x.lora_magnitude_vector", "x.lora_A.weight"] {
-        folder.tensors(&with(f32_tensor(key.into(), &[4, 6]))).fails(&[key, "not a plain LoRA tensor"]);
+    for key in ["base_model.model.lm_head.weight", "base_model.model.x.lora_magnitude_vectors", "x.lora_A.weight"] {
+        folder.tensors(&with(f32_tensor(key.into(), &[4, 6]))).fails(&[key, "not a LoRA tensor"]);
     }
+    let m = |m: &str| format!("{PREFIX}{m}{SUFFIX_M}");
+    folder.tensors(&with(f32_tensor(m(Q), &[5, 1]))).fails(&[&m(Q), "one dimension", "[5, 1]"]);
+    folder.tensors(&with(f32_tensor(m(Q), &[6]))).fails(&[&m(Q), "[5]", "[6]"]);
+    folder.tensors(&with(f32_tensor(m(UP), &[6]))).fails(&[&m(UP), "no lora_A"]);
+    folder.tensors(&with(f32_tensor(m(Q), &[5]))).fails(&[&m(Q), "does not say use_dora"]);
+    folder.set("use_dora", json!(true));
+    load_adapter(folder.path()).unwrap();
+    folder.tensors(&good()).fails(&[&m(Q), "missing"]);
+    folder.set("use_dora", json!(false));
     folder.tensors(&with((a(UP), StDtype::I64, vec![1, 1], vec![0; 8]))).fails(&[&a(UP), "I64"]);
     folder.tensors(&[]).fails(&["found none"]);
 

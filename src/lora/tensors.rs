@@ -16,10 +16,10 @@ use crate::model::weights::Dtype;
 /// Tensors by name: shape and numbers.
 pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
-/// A matrix to be written.
+/// A matrix or a vector to be written.
 pub struct Matrix<'a> {
-    /// Rows and columns.
-    pub shape: [usize; 2],
+    /// Rows and columns, or elements.
+    pub shape: Vec<usize>,
     /// Row-major.
     pub data: &'a [f32],
 }

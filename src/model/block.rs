@@ -15,7 +15,7 @@ use super::projection::Projection;
 use crate::error::Result;
 use crate::lora::Adapter;
 use crate::ops::attention::{self, Shape};
-use crate::ops::linear::{self, Call, Linear, SlotGrad};
+use crate::ops::linear::{self, Call, Kept, Linear, SlotGrad};
 use crate::ops::{elementwise, rms_norm, rope, Buf, Engine, Param};
 
 /// The weights of a block.
@@ -59,8 +59,8 @@ pub struct Saved {
     up: Buf,
     /// What the MLP adds, before its norm.
     output: Option<Buf>,
-    /// `x·Aᵀ` of each adapted linear, by linear id.
-    t: Vec<(usize, Buf)>,
+    /// What each adapted linear left, by linear id.
+    t: Vec<(usize, Kept)>,
 }
 
 impl Saved {
@@ -81,7 +81,7 @@ pub(crate) struct Context<'a> {
 }
 
 impl Context<'_> {
-    pub(super) fn project(&self, lin: &Linear, x: &Buf, t: &mut Vec<(usize, Buf)>) -> Result<Buf> {
+    pub(super) fn project(&self, lin: &Linear, x: &Buf, t: &mut Vec<(usize, Kept)>) -> Result<Buf> {
         let slot = self.adapter.and_then(|a| a.slot(lin));
         let (y, saved) = linear::forward(self.engine, lin, slot, x, self.call)?;
         t.extend(saved.map(|b| (lin.id, b)));
@@ -92,7 +92,7 @@ impl Context<'_> {
         &self,
         lin: &Linear,
         x: &Buf,
-        t: &[(usize, Buf)],
+        t: &[(usize, Kept)],
         g: &Buf,
         grads: &mut [SlotGrad],
         dx: Option<(&mut Buf, bool)>,
@@ -306,7 +306,7 @@ impl Block {
         projection: &Projection,
         norm: &Option<Param>,
         x: &Buf,
-        t: &[(usize, Buf)],
+        t: &[(usize, Kept)],
         g: [Buf; P],
         grads: &mut [SlotGrad],
         dx: Option<&mut Buf>,

@@ -237,6 +237,9 @@ impl Decoder {
         let whole = self.blocks.len() - top.max(1).min(self.blocks.len());
         let mut x = self.embed(engine, ids)?;
         self.leave_embedding();
+        if let (Some(key), Some(alpha)) = (dropout, adapter.and_then(|a| a.neftune_noise_alpha)) {
+            elementwise::neftune(engine, &mut x, self.config.hidden_size, alpha, key, &layout)?;
+        }
         let mut kept = Vec::with_capacity(self.blocks.len());
         for (l, block) in self.blocks.iter().enumerate() {
             let cx = self.context(engine, adapter, &layout, dropout);

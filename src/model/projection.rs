@@ -3,7 +3,7 @@
 
 use super::block::Context;
 use crate::error::Result;
-use crate::ops::linear::{Linear, SlotGrad};
+use crate::ops::linear::{Kept, Linear, SlotGrad};
 use crate::ops::{columns, Buf};
 
 /// The linears of a projection, and the widths of its parts.
@@ -16,7 +16,7 @@ pub(crate) struct Projection {
 
 impl Projection {
     /// The parts `[N, width]` of `x[N,C]`; the adapters' `x·Aᵀ` go to `t`.
-    pub fn forward<const P: usize>(&self, cx: Context, x: &Buf, t: &mut Vec<(usize, Buf)>) -> Result<[Buf; P]> {
+    pub fn forward<const P: usize>(&self, cx: Context, x: &Buf, t: &mut Vec<(usize, Kept)>) -> Result<[Buf; P]> {
         let parts: Vec<Buf> = match &self.linears[..] {
             [all] if P > 1 => {
                 let whole = cx.project(all, x, t)?;
@@ -32,7 +32,7 @@ impl Projection {
         &self,
         cx: Context,
         x: &Buf,
-        t: &[(usize, Buf)],
+        t: &[(usize, Kept)],
         g: [Buf; P],
         grads: &mut [SlotGrad],
         mut dx: Option<(&mut Buf, bool)>,

@@ -43,6 +43,13 @@ impl Decoder {
         }
     }
 
+    /// A linear has been read outside of a pass.
+    pub(crate) fn read_through(&self, lin: &Linear) {
+        if self.streamed.is_some() {
+            tell(lin, Pages::Given);
+        }
+    }
+
     /// Rows of the embedding have been read.
     pub(super) fn leave_embedding(&self) {
         if self.streamed.is_some() {

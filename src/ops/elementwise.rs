@@ -144,3 +144,30 @@ pub fn dropout(
         Ok(())
     })
 }
+
+/// NEFTune (Jain et al. 2023, arXiv 2310.05914): adds noise to the embeddings `x[N, width]`, uniform in ±a with
+/// `a = alpha/√(tokens of the row · width)`. It is a function of (seed, step, row, position), as dropout's masks.
+pub fn neftune(engine: &Engine, x: &mut Buf, width: usize, alpha: f64, key: DropoutKey, layout: &Layout) -> Result<()> {
+    engine.timed(Phase::Elementwise, || {
+        let rows = layout.row_of_token();
+        let of_row = |(i, w): (usize, &[u32])| {
+            let size = alpha / ((w[1] - w[0]) as f64 * width as f64).sqrt();
+            (Key::new(key.seed, Stream::Noise, &[key.step, layout.row_ids[i]]), size as f32)
+        };
+        let keys: Vec<(Key, f32)> = layout.offsets.windows(2).enumerate().map(of_row).collect();
+        let token = |i: usize| {
+            let (key, size) = keys[rows[i] as usize];
+            (key, layout.positions[i], size)
+        };
+        match x {
+            Buf::Host(x) => kernel::noise(x, width, token),
+            Buf::Dev(x) => {
+                let mut noise = vec![0f32; layout.tokens() * width];
+                kernel::noise(&mut noise, width, token);
+                let noise = engine.upload(Transfer::Dropout, &noise, (layout.tokens(), width))?;
+                *x = (&*x + noise.to_dtype(x.dtype())?)?;
+            }
+        }
+        Ok(())
+    })
+}

@@ -1,9 +1,10 @@
 //! A frozen linear with an optional LoRA slot: `y = x·Wᵀ + bias + s·(x̃·Aᵀ)·Bᵀ`, x̃ = dropout(x).
 //! Saved: `t = x̃·Aᵀ`. With `g = dy`: `u = s·g·B; dx = g·W + mask(u·A); dA += uᵀ·x̃; dB += s·gᵀ·t`.
-//! W has no gradient, ever.
+//! W has no gradient, ever. With magnitudes (DoRA) see `dora`.
 
 use candle_core::{DType, Tensor};
 
+use super::dora::{self, Dora};
 use super::elementwise::{dropout, DropoutKey};
 use super::{Buf, Engine, Layout, Matrix, Param, Phase};
 use crate::error::Result;
@@ -45,21 +46,59 @@ pub struct Slot {
     pub scale: f32,
     /// Dropout on the adapter's input, in training.
     pub dropout: f32,
-    /// Factor of the learning rate.
+    /// Factor of the learning rate of B and m.
     pub lr_factor: f32,
     /// A `[R, in]`, f32.
     pub a: Buf,
     /// B `[out, R]`, f32.
     pub b: Buf,
+    /// The magnitudes m, and what follows from A and B for them, where there are any.
+    pub dora: Option<Dora>,
 }
 
-/// Gradients of a slot, f32.
+impl Slot {
+    /// What is trained, with the factor of its learning rate: A, B, and m where there is one.
+    pub(crate) fn parameters_mut(&mut self) -> impl Iterator<Item = (&mut Buf, f32)> {
+        let m = self.dora.as_mut().map(|d| (&mut d.magnitude, self.lr_factor));
+        [(&mut self.a, 1.0), (&mut self.b, self.lr_factor)].into_iter().chain(m)
+    }
+
+    /// A or B has changed.
+    pub(crate) fn renew(&mut self) {
+        self.dora.iter_mut().for_each(Dora::renew);
+    }
+}
+
+/// Gradients of a slot, f32; its moments have the same shapes.
 #[derive(Debug)]
 pub struct SlotGrad {
     /// dA `[R, in]`.
     pub a: Buf,
     /// dB `[out, R]`.
     pub b: Buf,
+    /// dm `[1, out]`, where the slot has magnitudes.
+    pub m: Option<Buf>,
+}
+
+impl SlotGrad {
+    /// A's, B's, and m's where there is one.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &Buf> {
+        [&self.a, &self.b].into_iter().chain(&self.m)
+    }
+
+    /// As [`SlotGrad::parts`].
+    pub(crate) fn parts_mut(&mut self) -> impl Iterator<Item = &mut Buf> {
+        [&mut self.a, &mut self.b].into_iter().chain(&mut self.m)
+    }
+}
+
+/// What the forward pass of an adapted linear leaves for its backward pass.
+#[derive(Debug)]
+pub struct Kept {
+    /// `t = x̃·Aᵀ` `[N,R]`.
+    pub t: Buf,
+    /// With magnitudes, `z = x̃·(W + s·B·A)ᵀ` `[N,out]`.
+    pub z: Option<Buf>,
 }
 
 /// What a call knows beside its operands.
@@ -73,7 +112,7 @@ pub struct Call<'a> {
 
 impl Call<'_> {
     /// x̃, when dropout changes x.
-    fn dropped(&self, engine: &Engine, x: &Buf, slot: &Slot) -> Result<Option<Buf>> {
+    pub(super) fn dropped(&self, engine: &Engine, x: &Buf, slot: &Slot) -> Result<Option<Buf>> {
         match self.dropout {
             Some(key) if slot.dropout > 0.0 => {
                 let mut d = x.copy(engine);
@@ -85,8 +124,24 @@ impl Call<'_> {
     }
 }
 
-/// `y[N,out]` and, with a slot, `t[N,R]`.
-pub fn forward(engine: &Engine, lin: &Linear, slot: Option<&Slot>, x: &Buf, call: Call) -> Result<(Buf, Option<Buf>)> {
+/// `y[N,out]` and, with a slot, what its backward pass reads.
+pub fn forward(engine: &Engine, lin: &Linear, slot: Option<&Slot>, x: &Buf, call: Call) -> Result<(Buf, Option<Kept>)> {
+    if let Some((s, d)) = slot.and_then(|s| Some((s, s.dora.as_ref()?))) {
+        return dora::forward(engine, lin, (s, d), x, call);
+    }
+    let (y, t) = plain(engine, lin, slot, x, call, true)?;
+    Ok((y, t.map(|t| Kept { t, z: None })))
+}
+
+/// `y[N,out]` without magnitudes, with its bias when `biased`, and t.
+pub(super) fn plain(
+    engine: &Engine,
+    lin: &Linear,
+    slot: Option<&Slot>,
+    x: &Buf,
+    call: Call,
+    biased: bool,
+) -> Result<(Buf, Option<Buf>)> {
     let dropped = engine.passing(|| Ok(slot.map(|s| call.dropped(engine, x, s)).transpose()?.flatten()))?;
     engine.timed(Phase::Linear, || {
         let few = generates(x, lin, call.layout);
@@ -109,14 +164,14 @@ pub fn forward(engine: &Engine, lin: &Linear, slot: Option<&Slot>, x: &Buf, call
                     }
                     product(&mut y, out, false, (n, out), &terms, |n| engine.pool.scratch(n));
                 }
-                if let Some(bias) = &lin.bias {
+                if let Some(bias) = lin.bias.as_ref().filter(|_| biased) {
                     add_bias(&mut y, bias.host());
                 }
                 Ok((Buf::Host(y), t))
             }
             Buf::Dev(x) => {
                 let mut y = x.matmul(&lin.weight.tensor().t()?)?;
-                if let Some(bias) = &lin.bias {
+                if let Some(bias) = lin.bias.as_ref().filter(|_| biased) {
                     y = y.broadcast_add(&bias.tensor(y.dtype())?)?;
                 }
                 if let (Some(s), Some(t)) = (slot, &t) {
@@ -159,8 +214,8 @@ fn down(engine: &Engine, slot: &Slot, x: &Buf, few: bool) -> Result<Buf> {
 pub struct Saved<'a> {
     /// The input `x[N,in]`.
     pub x: &'a Buf,
-    /// `t[N,R]` of the forward pass; made again from x where it was not kept.
-    pub t: Option<&'a Buf>,
+    /// What the forward pass left; made again from x where it was not kept.
+    pub t: Option<&'a Kept>,
 }
 
 /// Adds to the slot's gradients and, when `dx` is given, writes (or with `add` adds) `dx[N,in]`.
@@ -178,12 +233,15 @@ pub fn backward(
         let Some((dx, add)) = dx else { return Ok(()) };
         return engine.timed(Phase::Linear, || input_gradient(engine, lin, None, g, dx, add));
     };
+    if let Some(d) = &slot.dora {
+        return dora::backward(engine, lin, (slot, d), grad, saved, g, call, dx);
+    }
     let dropped = call.dropped(engine, saved.x, slot)?;
     let x = dropped.as_ref().unwrap_or(saved.x);
     let u = engine.timed(Phase::Linear, || {
         let made;
         let t = match saved.t {
-            Some(t) => t,
+            Some(kept) => &kept.t,
             None => {
                 made = down(engine, slot, x, false)?;
                 &made
@@ -206,7 +264,14 @@ pub fn backward(
 }
 
 /// Adds `dA += uᵀ·x̃` and `dB += s·gᵀ·t`; gives `u[N,R] = s·g·B`.
-fn adapter_gradients(engine: &Engine, slot: &Slot, grad: &mut SlotGrad, x: &Buf, t: &Buf, g: &Buf) -> Result<Buf> {
+pub(super) fn adapter_gradients(
+    engine: &Engine,
+    slot: &Slot,
+    grad: &mut SlotGrad,
+    x: &Buf,
+    t: &Buf,
+    g: &Buf,
+) -> Result<Buf> {
     match g {
         Buf::Host(g) => {
             let (out, inp, r) = (slot.out_features, slot.in_features, slot.r);
@@ -258,7 +323,7 @@ fn up(engine: &Engine, slot: &Slot, u: &Buf) -> Result<Buf> {
 }
 
 /// `dx[N,in] (+)= g[N,out]·W`, and `u[N,R]·A` with a slot.
-fn input_gradient(
+pub(super) fn input_gradient(
     engine: &Engine,
     lin: &Linear,
     slot: Option<(&Slot, &Buf)>,

@@ -12,6 +12,7 @@ pub mod adamw;
 pub mod attention;
 pub mod cache_attention;
 pub(crate) mod columns;
+pub mod dora;
 pub mod elementwise;
 pub mod embedding;
 pub mod head_loss;

@@ -17,7 +17,7 @@ pub enum Transfer {
     Adapter,
     /// Where a micro-batch's tokens stand: ids, positions, attention masks, supervised positions, up.
     Rows,
-    /// Dropout masks, up, one byte an element: made on the host so that they are those of every device.
+    /// Dropout masks, up, one byte an element, and noise on embeddings, four: made on the host so that they are those of every device.
     Dropout,
     /// Targets and weights of the loss, up; its figures for each supervised position, down: they are what
     /// the dynamics log holds.

@@ -68,6 +68,15 @@ pub fn replace_dir(final_dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> 
     Ok(())
 }
 
+/// Has `work` use a folder under a temporary name beside `path`, and removes it, whatever comes of it.
+pub fn with_temporary_dir<T>(path: &Path, work: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    let above = parent(path);
+    fs::create_dir_all(above).map_err(Error::io(above))?;
+    let (temporary, ()) = make_temporary(path, |p| fs::create_dir(p)).map_err(Error::io(path))?;
+    let _guard = Guard(&temporary);
+    work(&temporary)
+}
+
 /// Removes what killed processes left in `dir` under temporary names, and puts back a folder whose
 /// replacement never came. Not while another process writes there. A `dir` that is absent is clean.
 pub fn clean_temporaries(dir: &Path) -> Result<()> {

@@ -10,8 +10,10 @@ use super::atomic::{replace_dir, write_file};
 use super::folder::pretty;
 use crate::dynamics::Position;
 use crate::error::{Error, Result};
+use crate::lora::base::AdapterFacts;
 use crate::lora::tensors::{load_tensors, write_tensors, Matrix};
 use crate::lora::Adapter;
+use crate::ops::linear::Slot;
 use crate::train::optimizer::AdamW;
 
 /// Where a run stands. No generator state: random numbers are functions of (seed, step, row).
@@ -39,6 +41,24 @@ pub struct State {
     pub base_eval_loss: Option<f64>,
     /// Held-out loss at the last evaluation of this stage, and its step.
     pub last_eval: Option<(u64, f64)>,
+    /// The best of the stage's evaluations that count.
+    #[serde(default)]
+    pub best: Option<Best>,
+    /// Evaluations in a row that have not improved on it.
+    #[serde(default)]
+    pub without_improvement: u64,
+    /// Whether they ended the stage.
+    #[serde(default)]
+    pub stopped_early: bool,
+}
+
+/// The best evaluation.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// Steps done in all stages.
+    pub global_step: u64,
+    /// Held-out loss.
+    pub eval_loss: f64,
 }
 
 /// A checkpoint on disk.
@@ -72,29 +92,38 @@ pub fn list(run: &Path) -> Result<Vec<Checkpoint>> {
     Ok(out)
 }
 
-/// Writes a checkpoint and removes all of this run's but the newest `keep` up to it; later ones are of steps
-/// that the run has gone back behind.
+/// The folder of the checkpoint behind `global_step` steps.
+pub fn folder(run: &Path, global_step: u64) -> PathBuf {
+    run.join(format!("checkpoint-{global_step}"))
+}
+
+/// Writes a checkpoint and removes all of this run's but the newest `keep` up to it and, with `keep_best`, that
+/// of the best evaluation; later ones are of steps that the run has gone back behind.
 ///
 /// # Errors
 /// When a file cannot be written; older checkpoints stay then.
 pub fn save(
     run: &Path,
-    keep: usize,
-    base_model: &str,
+    (keep, keep_best): (usize, bool),
+    facts: &AdapterFacts,
     adapter: &Adapter,
     adam: &AdamW,
     state: &State,
     total_steps: u64,
 ) -> Result<PathBuf> {
-    let path = run.join(format!("checkpoint-{}", state.global_step));
+    let path = folder(run, state.global_step);
+    let best = state.best.map(|b| b.global_step).filter(|_| keep_best);
     replace_dir(&path, |dir| {
-        adapter.save(dir, base_model)?;
+        adapter.save(dir, &facts.base.model)?;
+        facts.write(dir)?;
         save_optimizer(&dir.join("optimizer.safetensors"), adapter, adam)?;
         // For tools that look for Hugging Face's file; the log itself is metrics.jsonl.
         let trainer = json!({
             "global_step": state.global_step,
             "max_steps": total_steps,
-            "best_metric": null,
+            "best_metric": state.best.map(|b| b.eval_loss),
+            "best_global_step": state.best.map(|b| b.global_step),
+            "best_model_checkpoint": best.map(|b| folder(run, b)),
             "log_history": [],
         });
         write_file(&dir.join("trainer_state.json"), &pretty(&trainer))?;
@@ -102,10 +131,23 @@ pub fn save(
     })?;
     let (mut kept, later): (Vec<_>, Vec<_>) = list(run)?.into_iter().partition(|c| c.global_step <= state.global_step);
     kept.truncate(kept.len().saturating_sub(keep));
+    kept.retain(|c| Some(c.global_step) != best);
     for old in kept.iter().chain(&later) {
         std::fs::remove_dir_all(&old.path).map_err(Error::io(&old.path))?;
     }
     Ok(path)
+}
+
+/// Copies a checkpoint's adapter into a folder.
+///
+/// # Errors
+/// When a file cannot be read or written.
+pub fn copy_adapter(checkpoint: &Path, to: &Path) -> Result<()> {
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        let from = checkpoint.join(name);
+        std::fs::copy(&from, to.join(name)).map_err(Error::io(&from))?;
+    }
+    Ok(())
 }
 
 /// Reads where a checkpoint stands.
@@ -135,20 +177,29 @@ pub fn whole(checkpoint: &Checkpoint) -> Result<State> {
     state(checkpoint)
 }
 
-fn key(module: &str, ab: &str, moment: &str) -> String {
-    format!("base_model.model.{module}.lora_{ab}.weight.{moment}")
+/// A slot's parameters: the ends of their PEFT names, and their shapes.
+fn parameters(s: &Slot) -> Vec<(&'static str, Vec<usize>)> {
+    let mut all = vec![("lora_A.weight", vec![s.r, s.in_features]), ("lora_B.weight", vec![s.out_features, s.r])];
+    all.extend(s.dora.as_ref().map(|_| ("lora_magnitude_vector", vec![s.out_features])));
+    all
 }
+
+fn key(module: &str, name: &str, moment: &str) -> String {
+    format!("base_model.model.{module}.{name}.{moment}")
+}
+
+const MOMENTS: [&str; 2] = ["exp_avg", "exp_avg_sq"];
 
 fn save_optimizer(path: &Path, adapter: &Adapter, adam: &AdamW) -> Result<()> {
     let mut numbers = Vec::new();
-    for (s, [ma, va, mb, vb]) in adapter.slots.iter().zip(adam.moments()) {
-        for (ab, shape, moments) in [("A", [s.r, s.in_features], [ma, va]), ("B", [s.out_features, s.r], [mb, vb])] {
-            for (name, v) in ["exp_avg", "exp_avg_sq"].iter().zip(moments) {
-                numbers.push((key(&s.module, ab, name), shape, v.numbers()?));
+    for (s, moments) in adapter.slots.iter().zip(adam.moments()) {
+        for ((name, shape), moments) in parameters(s).into_iter().zip(moments) {
+            for (moment, v) in MOMENTS.iter().zip(moments) {
+                numbers.push((key(&s.module, name, moment), shape.clone(), v.numbers()?));
             }
         }
     }
-    let matrices = numbers.iter().map(|(key, shape, data)| (key.clone(), Matrix { shape: *shape, data }));
+    let matrices = numbers.iter().map(|(key, shape, data)| (key.clone(), Matrix { shape: shape.clone(), data }));
     write_tensors(path, json!({ "step": adam.steps().to_string() }), &matrices.collect())
 }
 
@@ -162,21 +213,18 @@ pub fn restore_optimizer(checkpoint: &Checkpoint, adapter: &Adapter, adam: &mut 
     let mut tensors = load_tensors(&path)?;
     let mut slots = Vec::with_capacity(adapter.slots.len());
     for s in &adapter.slots {
-        let mut take = |ab: &str, moment: &str, n: usize| {
-            let key = key(&s.module, ab, moment);
+        let mut take = |name: &str, moment: &str, expected: &[usize]| {
+            let key = key(&s.module, name, moment);
             match tensors.remove(&key) {
-                Some((_, v)) if v.len() == n => Ok(v),
-                Some((shape, _)) => Err(bad(format!("{key}: shape {shape:?}, expected {n} numbers"))),
+                Some((shape, v)) if shape == expected => Ok(v),
+                Some((shape, _)) => Err(bad(format!("{key}: shape {shape:?}, expected {expected:?}"))),
                 None => Err(bad(format!("{key} is absent"))),
             }
         };
-        let (a, b) = (s.r * s.in_features, s.out_features * s.r);
-        slots.push([
-            take("A", "exp_avg", a)?,
-            take("A", "exp_avg_sq", a)?,
-            take("B", "exp_avg", b)?,
-            take("B", "exp_avg_sq", b)?,
-        ]);
+        let both = |(name, shape): (&str, Vec<usize>)| -> Result<[Vec<f32>; 2]> {
+            Ok([take(name, MOMENTS[0], &shape)?, take(name, MOMENTS[1], &shape)?])
+        };
+        slots.push(parameters(s).into_iter().map(both).collect::<Result<Vec<_>>>()?);
     }
     adam.restore(state(checkpoint)?.step, &slots)
 }

@@ -97,20 +97,37 @@ pub fn hash_model(dir: &Path, cache: &mut HashCache) -> Result<String> {
     if crate::gguf::is_file(dir) {
         return cache.file(dir);
     }
-    let store = WeightStore::open(dir)?;
-    let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
+    let mut files = weight_files(dir)?;
     files.insert("config.json".into(), dir.join("config.json"));
     let tokenizer = dir.join("tokenizer.json");
     if tokenizer.try_exists().map_err(Error::io(&tokenizer))? {
         files.insert("tokenizer.json".into(), tokenizer);
     }
-    for path in store.files() {
+    hash_files(&files, cache)
+}
+
+/// One hash, in hexadecimal, over a model's weight files alone, as [`hash_model`] takes it.
+pub fn hash_weights(dir: &Path, cache: &mut HashCache) -> Result<String> {
+    if crate::gguf::is_file(dir) {
+        return cache.file(dir);
+    }
+    hash_files(&weight_files(dir)?, cache)
+}
+
+/// The weight files by their names inside the folder.
+fn weight_files(dir: &Path) -> Result<BTreeMap<String, PathBuf>> {
+    let store = WeightStore::open(dir)?;
+    let named = store.files().iter().map(|path| {
         let inside = path.strip_prefix(dir).unwrap_or(path);
         let name: Vec<_> = inside.components().map(|c| c.as_os_str().to_string_lossy()).collect();
-        files.insert(name.join("/"), path.clone());
-    }
+        (name.join("/"), path.clone())
+    });
+    Ok(named.collect())
+}
+
+fn hash_files(files: &BTreeMap<String, PathBuf>, cache: &mut HashCache) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
-    for (name, path) in &files {
+    for (name, path) in files {
         hasher.update(&(name.len() as u64).to_le_bytes());
         hasher.update(name.as_bytes());
         hasher.update(cache.file(path)?.as_bytes());

@@ -9,7 +9,7 @@ use crate::kernels::cpu::product::scratch_floats;
 use crate::lora::Adapter;
 use crate::model::config::QkNorm;
 use crate::model::{DecoderConfig, Keep};
-use crate::ops::Engine;
+use crate::ops::{dora, Engine};
 
 /// What footprints depend on beside the rows.
 #[derive(Clone, Debug)]
@@ -35,6 +35,8 @@ pub struct Footprint {
     /// Widest output of an adapted linear, times its rank.
     widest: usize,
     dropout: bool,
+    /// DoRA's magnitudes; 0 without them.
+    magnitudes: usize,
     /// Parameters of the adapter.
     pub parameters: usize,
     threads: usize,
@@ -105,17 +107,37 @@ impl Footprint {
             rank,
             widest: slots.iter().map(|s| s.2 * s.3).max().unwrap_or(0),
             dropout,
+            magnitudes: 0,
             parameters: slots.iter().map(|s| (s.1 + s.2) * s.3).sum(),
             threads,
             tile,
         }
     }
 
+    /// The same with magnitudes on these slots.
+    pub fn with_dora(mut self, slots: &Slots) -> Footprint {
+        self.magnitudes = slots.iter().map(|s| s.2).sum();
+        self.parameters += self.magnitudes;
+        // The z of all linears but the last, which is made again.
+        let z = |block: usize| {
+            let here = || slots.iter().filter(|s| s.0 == block);
+            let last = here().any(|s| (s.1, s.2) == (self.inner, self.hidden)) as usize;
+            here().map(|s| s.2).sum::<usize>() - last * self.hidden
+        };
+        self.saved += slots.iter().map(|s| z(s.0)).max().unwrap_or(0);
+        self
+    }
+
     /// Of an adapter in use.
     pub fn of(engine: &Engine, c: &DecoderConfig, adapter: &Adapter) -> Footprint {
         let slots = adapter.slots.iter().zip(adapter.layers()).map(|(s, &l)| (l, s.in_features, s.out_features, s.r));
+        let slots: Slots = slots.collect();
         let dropout = adapter.slots.iter().any(|s| s.dropout > 0.0);
-        Footprint::new(c, &slots.collect(), dropout, engine.threads(), engine.options.attention_tile)
+        let f = Footprint::new(c, &slots, dropout, engine.threads(), engine.options.attention_tile);
+        match adapter.slots.iter().any(|s| s.dora.is_some()) {
+            true => f.with_dora(&slots),
+            false => f,
+        }
     }
 
     /// Blocks that can keep their activations.
@@ -123,9 +145,9 @@ impl Footprint {
         self.blocks
     }
 
-    /// Bytes of weights, gradients and two moments.
+    /// Bytes of weights, gradients and two moments, and of an inverse norm beside each magnitude.
     pub fn adapter_bytes(&self) -> usize {
-        16 * self.parameters
+        16 * self.parameters + 4 * self.magnitudes
     }
 
     /// Bytes of a group when the top `kept` blocks keep everything and the loss runs over `chunk` positions at
@@ -136,7 +158,8 @@ impl Footprint {
         // The top block is never run twice.
         let whole = kept.clamp(self.blocks.min(1), self.blocks);
         // Every pass keeps its output until its backward pass.
-        let mut kept = t * (whole * self.saved + (self.blocks - whole + 1) * c);
+        let last = if self.magnitudes > 0 { n * c } else { 0 };
+        let mut kept = t * (whole * self.saved + (self.blocks - whole + 1) * c) + last;
         if self.fused {
             // A fused product stands whole until it is split.
             kept += n * (2 * f).max(self.queries + 2 * self.keys);
@@ -144,10 +167,15 @@ impl Footprint {
         let scores = self.attention(longest);
         let product = self.product(n);
         let masked = if self.dropout { n * f } else { 0 };
-        let forward = n * f.max(c) + masked + product;
+        // With magnitudes: what dropout took away times W; a part of the adapted weight; the scaled gradient.
+        let (apart, rows, under) = match (self.magnitudes, self.dropout) {
+            (0, _) => (0, 0, 0),
+            (_, dropout) => (if dropout { n * f } else { 0 }, dora::ROWS * f.max(c), n * c),
+        };
+        let forward = n * f.max(c) + masked + apart + rows.max(product);
         let parts = if self.fused { 2 * self.keys } else { 0 };
         let branch = if self.apart || self.fused { c } else { 0 };
-        let backward = s * c + n * (c + branch + 2 * f + 2 * self.rank) + masked + self.widest + product;
+        let backward = s * c + n * (c + branch + 2 * f + 2 * self.rank) + masked + under + self.widest + product;
         let spread = if self.grouped { 2 * self.queries } else { 0 };
         let attention = s * c + n * (c + 2 * self.queries + 2 * self.keys + parts + self.heads + spread) + scores;
         let k = chunk.min(s);
@@ -162,8 +190,10 @@ impl Footprint {
         let (c, f) = (self.hidden, self.inner);
         let k = chunk.min(s);
         let loss = 2 * s * c + k * (c + self.vocab) + self.product(k);
-        let working = (n * f.max(c) + self.product(n)).max(n * c + self.attention(longest)).max(loss);
-        Parts { kept: 4 * n * (self.saved + c), working: 4 * working }
+        let (rows, last) = if self.magnitudes > 0 { (dora::ROWS * f.max(c), c) } else { (0, 0) };
+        let forward = n * f.max(c) + rows.max(self.product(n));
+        let working = forward.max(n * c + self.attention(longest)).max(loss);
+        Parts { kept: 4 * n * (self.saved + c + last), working: 4 * working }
     }
 
     /// How many blocks from the top can keep their activations.

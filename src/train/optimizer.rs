@@ -56,8 +56,7 @@ impl AdamW {
         // torch.nn.utils.clip_grad_norm_
         let grad_scale = if c.clip > 0.0 { (c.clip / (norm + 1e-6)).min(1.0) } else { 1.0 };
         for (i, slot) in adapter.slots.iter_mut().enumerate() {
-            let lr = lr * slot.lr_factor as f64;
-            let s = Step {
+            let step = |lr: f64| Step {
                 decay: (1.0 - lr * c.weight_decay) as f32,
                 beta1: c.betas.0 as f32,
                 beta2: c.betas.1 as f32,
@@ -67,11 +66,12 @@ impl AdamW {
                 eps: c.eps as f32,
                 grad_scale: grad_scale as f32,
             };
-            let (m, v, g) = (&mut self.first[i], &mut self.second[i], &mut grads[i]);
-            adamw::update(engine, &mut slot.a, &mut m.a, &mut v.a, &g.a, s)?;
-            adamw::update(engine, &mut slot.b, &mut m.b, &mut v.b, &g.b, s)?;
-            g.a.clear()?;
-            g.b.clear()?;
+            let moments = self.first[i].parts_mut().zip(self.second[i].parts_mut());
+            for (((p, factor), (m, v)), g) in slot.parameters_mut().zip(moments).zip(grads[i].parts_mut()) {
+                adamw::update(engine, p, m, v, g, step(lr * factor as f64))?;
+                g.clear()?;
+            }
+            slot.renew();
         }
         Ok(norm)
     }
@@ -79,10 +79,10 @@ impl AdamW {
     fn norm(&self, engine: &Engine, adapter: &Adapter, grads: &[SlotGrad]) -> Result<f64> {
         engine.timed(Phase::Optimizer, || {
             let mut total = 0.0;
-            let all: Vec<&Buf> = grads.iter().flat_map(|g| [&g.a, &g.b]).collect();
-            let sums = adamw::sum_squares(engine, &all)?;
-            for (slot, sums) in adapter.slots.iter().zip(sums.chunks_exact(2)) {
-                let part = sums[0] + sums[1];
+            let all: Vec<&Buf> = grads.iter().flat_map(SlotGrad::parts).collect();
+            let mut sums = adamw::sum_squares(engine, &all)?.into_iter();
+            for (slot, grad) in adapter.slots.iter().zip(grads) {
+                let part: f64 = sums.by_ref().take(grad.parts().count()).sum();
                 if !part.is_finite() {
                     return Err(Error::NonFinite {
                         what: format!("gradient of {}, step {}", slot.module, self.step + 1),
@@ -94,26 +94,30 @@ impl AdamW {
         })
     }
 
-    /// Each slot's moments: A's first and second, B's first and second.
-    pub(crate) fn moments(&self) -> impl Iterator<Item = [&Buf; 4]> {
-        self.first.iter().zip(&self.second).map(|(m, v)| [&m.a, &v.a, &m.b, &v.b])
+    /// Each slot's moments, first and second: A's, B's, and the magnitudes' where there are any.
+    pub(crate) fn moments(&self) -> impl Iterator<Item = Vec<[&Buf; 2]>> {
+        self.first.iter().zip(&self.second).map(|(m, v)| m.parts().zip(v.parts()).map(|(m, v)| [m, v]).collect())
     }
 
-    /// Puts a saved state back.
+    /// Puts a saved state back: each slot's moments, first and second, of A, of B, and of the magnitudes where
+    /// there are any.
     ///
     /// # Errors
     /// [`Error::Misuse`] when it is another adapter's; when the device refuses the copy.
-    pub fn restore(&mut self, step: u64, slots: &[[Vec<f32>; 4]]) -> Result<()> {
-        let fits = |(has, new): ([&Buf; 4], &[Vec<f32>; 4])| has.iter().zip(new).all(|(h, n)| h.len() == n.len());
+    pub fn restore(&mut self, step: u64, slots: &[Vec<[Vec<f32>; 2]>]) -> Result<()> {
+        let fits = |(has, new): (Vec<[&Buf; 2]>, &Vec<[Vec<f32>; 2]>)| {
+            let same = |(h, n): (&[&Buf; 2], &[Vec<f32>; 2])| h[0].len() == n[0].len() && h[1].len() == n[1].len();
+            has.len() == new.len() && has.iter().zip(new).all(same)
+        };
         if slots.len() != self.first.len() || !self.moments().zip(slots).all(fits) {
             return Err(Error::Misuse("moments of another adapter".into()));
         }
         self.step = step;
-        for ((m, v), [ma, va, mb, vb]) in self.first.iter_mut().zip(&mut self.second).zip(slots) {
-            m.a.set(ma)?;
-            v.a.set(va)?;
-            m.b.set(mb)?;
-            v.b.set(vb)?;
+        for ((m, v), parts) in self.first.iter_mut().zip(&mut self.second).zip(slots) {
+            for ((m, v), [first, second]) in m.parts_mut().zip(v.parts_mut()).zip(parts) {
+                m.set(first)?;
+                v.set(second)?;
+            }
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use crate::support::engine;
 
 const STEP: DropoutKey = DropoutKey { seed: 5, step: 9 };
 
-fn mask(e: &Engine, layout: &Layout, width: usize, p: f32, key: DropoutKey, module: u64) -> Vec<f32> {
+pub fn mask(e: &Engine, layout: &Layout, width: usize, p: f32, key: DropoutKey, module: u64) -> Vec<f32> {
     e.run(|| {
         let mut ones = e.parameter(layout.tokens(), width, &vec![1.0; layout.tokens() * width])?;
         dropout(e, &mut ones, width, p, key, module, layout)?;
@@ -46,11 +46,11 @@ fn a_masked_linear_matches_autograd() {
             let call = Call { layout: &layout, dropout: Some(STEP) };
             let (x, g) = (e.parameter(n, inp, &x)?, e.parameter(n, out, &g)?);
             let (y, t) = linear::forward(e, &lin, Some(&slot), &x, call)?;
-            let mut grad = SlotGrad { a: e.zeros(r, inp)?, b: e.zeros(out, r)? };
+            let mut grad = SlotGrad { a: e.zeros(r, inp)?, b: e.zeros(out, r)?, m: None };
             let mut dx = e.zeros(n, inp)?;
             let saved = linear::Saved { x: &x, t: t.as_ref() };
             linear::backward(e, &lin, Some((&slot, &mut grad)), saved, &g, call, Some((&mut dx, false)))?;
-            Ok(vec![y, t.expect("a slot"), dx, grad.a, grad.b])
+            Ok(vec![y, t.expect("a slot").t, dx, grad.a, grad.b])
         });
     }
 }
@@ -86,7 +86,7 @@ fn the_backward_pass_uses_the_forward_pass_mask() {
         let [dx, da, db] = e
             .run(|| {
                 let slot = slot(&e, (r, inp, out), 0.3, &la, &lb)?;
-                let mut grad = SlotGrad { a: e.zeros(r, inp)?, b: e.zeros(out, r)? };
+                let mut grad = SlotGrad { a: e.zeros(r, inp)?, b: e.zeros(out, r)?, m: None };
                 let mut dx = e.zeros(n, inp)?;
                 // No t: the mask is made again for A's side, too.
                 let saved = linear::Saved { x: &e.parameter(n, inp, &x)?, t: None };

@@ -52,7 +52,7 @@ fn stage(out: &Path) -> Option<String> {
 }
 
 /// Kills the child once it has taken `steps` steps and some milliseconds more; false when it ended before.
-fn kill_at(child: &mut Child, out: &Path, steps: usize, more: Duration) -> bool {
+pub fn kill_at(child: &mut Child, out: &Path, steps: usize, more: Duration) -> bool {
     let lines = || std::fs::read(out.join("metrics.jsonl")).map_or(0, |b| b.iter().filter(|&&b| b == b'\n').count());
     let patience = Instant::now();
     while lines() < steps && child.try_wait().unwrap().is_none() {

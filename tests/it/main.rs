@@ -8,6 +8,8 @@ mod cli;
 mod device;
 mod dropout;
 #[cfg(feature = "generate")]
+mod export;
+#[cfg(feature = "generate")]
 mod generate;
 mod gguf;
 mod golden;
@@ -19,6 +21,8 @@ mod ops;
 mod runs;
 #[cfg(feature = "cli")]
 mod scale;
+mod stopping;
 mod support;
 #[cfg(feature = "generate")]
 mod talk;
+mod variants;

@@ -24,7 +24,10 @@ fn account_plan_and_system_agree_over_limits_shapes_and_lengths() {
         "--batch-size 8 --seq 512 --memory-limit 220MB",
         "--batch-size 8 --seq 384 --recipe sftmix --lora-r 8",
         "--packed --batch-size 1 --seq 1024 --lora-r 4 --memory-limit 400MB --matrix-units off",
+        "--packed --batch-size 1 --seq 512 --use-dora --memory-limit 300MB",
+        "--batch-size 8 --seq 384 --recipe sftmix --lora-r 8 --use-dora",
         "--shape tiny --packed --batch-size 32 --seq 1024",
+        "--shape tiny --packed --batch-size 16 --seq 1024 --use-dora",
         "--shape tiny --packed --batch-size 1 --seq 4096 --memory-limit 60MB",
     ] {
         let r = bench(cache.path(), &format!("{arguments} --steps 1"));

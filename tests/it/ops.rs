@@ -268,6 +268,7 @@ pub fn slot(e: &Engine, (r, inp, out): (usize, usize, usize), dropout: f32, a: &
         lr_factor: 1.0,
         a: e.parameter(r, inp, a)?,
         b: e.parameter(out, r, b)?,
+        dora: None,
     })
 }
 
@@ -321,8 +322,9 @@ fn linear_matches_autograd() {
                 let call = Call { layout: &layout, dropout: None };
                 let (x, g) = (e.parameter(n, inp, &x)?, e.parameter(n, out, &g)?);
                 let (y, t) = linear::forward(e, &lin, s.as_ref(), &x, call)?;
-                let grad =
-                    || -> Result<_> { Ok(SlotGrad { a: e.parameter(r, inp, &sa)?, b: e.parameter(out, r, &sb)? }) };
+                let grad = || -> Result<_> {
+                    Ok(SlotGrad { a: e.parameter(r, inp, &sa)?, b: e.parameter(out, r, &sb)?, m: None })
+                };
                 let (mut kept, mut made) = (grad()?, grad()?);
                 let mut dx = e.parameter(n, inp, &sx)?;
                 let saved = linear::Saved { x: &x, t: t.as_ref() };
@@ -338,7 +340,7 @@ fn linear_matches_autograd() {
                     all.extend([kept.a, kept.b]);
                 }
                 all.push(y);
-                all.extend(t);
+                all.extend(t.map(|kept| kept.t));
                 Ok(all)
             });
         }
@@ -695,7 +697,7 @@ fn one_thread_and_two_give_close_numbers_and_each_its_own_bits_again() {
             let call = Call { layout: &layout, dropout: None };
             let (x, g) = (e.parameter(n, inp, &x)?, e.parameter(n, out, &g)?);
             let (y, t) = linear::forward(e, &lin, Some(&slot), &x, call)?;
-            let mut grad = SlotGrad { a: e.zeros(r, inp)?, b: e.zeros(out, r)? };
+            let mut grad = SlotGrad { a: e.zeros(r, inp)?, b: e.zeros(out, r)?, m: None };
             let mut dx = e.zeros(n, inp)?;
             let saved = linear::Saved { x: &x, t: t.as_ref() };
             linear::backward(e, &lin, Some((&slot, &mut grad)), saved, &g, call, Some((&mut dx, false)))?;

@@ -158,11 +158,28 @@ pub fn dropout(y: &mut [f32], width: usize, p: f32, token: impl Fn(usize) -> (Ke
     });
 }
 
+/// `x[N,C] += u`, u uniform in ±size of the token: `token(i)` gives key, position and size of token i.
+pub fn noise(x: &mut [f32], width: usize, token: impl Fn(usize) -> (Key, u32, f32) + Sync) {
+    for_rows(x, width, |r0, rows| {
+        for (r, row) in rows.chunks_exact_mut(width).enumerate() {
+            let (key, position, size) = token(r0 + r);
+            for (j, v) in row.iter_mut().enumerate() {
+                *v += (2.0 * key.share(position, width, j) - 1.0) * size;
+            }
+        }
+    });
+}
+
 impl Key {
+    /// A number of feature `j` of `width` at `position`, uniform in [0, 1), 24 bits.
+    #[inline]
+    fn share(self, position: u32, width: usize, j: usize) -> f32 {
+        (self.bits((position as usize * width + j) as u64) >> 40) as f32 * (1.0 / (1u64 << 24) as f32)
+    }
+
     /// Whether feature `j` of `width` at `position` stays under dropout `p`.
     #[inline]
     pub fn keeps(self, position: u32, width: usize, j: usize, p: f32) -> bool {
-        let u = (self.bits((position as usize * width + j) as u64) >> 40) as f32 * (1.0 / (1u64 << 24) as f32);
-        u >= p
+        self.share(position, width, j) >= p
     }
 }

@@ -8,6 +8,7 @@ pub mod attention;
 pub mod blocks;
 pub mod cache_attention;
 pub mod capped_loss;
+pub mod dora;
 pub mod elementwise;
 pub mod gemm;
 pub mod loss;

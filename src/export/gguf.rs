@@ -1,0 +1,121 @@
+//! An adapter as llama.cpp reads it: one GGUF file, `<base tensor>.lora_a [r, in]` and `.lora_b [out, r]` in f32.
+//!
+//! At run time `B·A·x` is multiplied with `adapter.lora.alpha / r`, r by tensor and one alpha for the file. So rsLoRA
+//! is an alpha, and where slots differ in `s·r` the rest stands in their B.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Write};
+use std::path::Path;
+
+use candle_core::quantized::gguf_file::{self, Content, Value};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
+
+use super::{first_nonzero, pair_up, scaled, Half};
+use crate::error::{Error, Result};
+use crate::gguf::{Architecture, RowOrder};
+use crate::lora::peft::PeftAdapter;
+use crate::lora::Adapter;
+use crate::model::DecoderConfig;
+
+/// The file's name in its folder.
+pub(super) const FILE: &str = "adapter.gguf";
+const ALPHA: &str = "adapter.lora.alpha";
+
+/// What the format calls the model's parts.
+fn architecture(path: &Path, config: &DecoderConfig) -> Result<&'static Architecture> {
+    Architecture::of_model_type(&config.model_type).ok_or_else(|| Error::Adapter {
+        path: path.into(),
+        reason: format!("gguf: no names are known for the tensors of model_type {:?}", config.model_type),
+    })
+}
+
+fn row_order(architecture: &Architecture, module: &str, c: &DecoderConfig) -> Option<RowOrder> {
+    architecture.row_order(module, c.num_heads, c.num_kv_heads, c.head_dim)
+}
+
+/// Writes the file with `texts` among its keys.
+pub(super) fn write(path: &Path, config: &DecoderConfig, adapter: &Adapter, texts: &[(&str, &str)]) -> Result<()> {
+    let wrong = |reason: String| Error::Adapter { path: path.into(), reason };
+    let family = architecture(path, config)?;
+    // llama.cpp takes an alpha of 0 for none, and multiplies with 1.
+    let alpha = first_nonzero(adapter.slots.iter().map(|s| s.scale as f64 * s.r as f64)).unwrap_or(1.0) as f32;
+    let mut tensors = BTreeMap::new();
+    for s in &adapter.slots {
+        let Some(name) = family.tensor(&format!("{}.weight", s.module)) else {
+            return Err(wrong(format!("gguf: {} has no name in {:?} files", s.module, family.name)));
+        };
+        let b = scaled(&s.b.numbers()?, s.scale as f64 * s.r as f64 / alpha as f64);
+        let b = match row_order(family, &s.module, config) {
+            Some(order) => order.to_gguf(&b, s.r),
+            None => b,
+        };
+        for (suffix, data, shape) in
+            [("lora_a", s.a.numbers()?.into_owned(), (s.r, s.in_features)), ("lora_b", b, (s.out_features, s.r))]
+        {
+            let tensor = Tensor::from_vec(data, shape, &Device::Cpu)?;
+            tensors.insert(format!("{name}.{suffix}"), QTensor::quantize(&tensor, GgmlDType::F32)?);
+        }
+    }
+    let text = |s: &str| Value::String(s.into());
+    let mut keys = vec![
+        ("general.type", text("adapter")),
+        ("general.architecture", text(family.name)),
+        ("adapter.type", text("lora")),
+        (ALPHA, Value::F32(alpha)),
+    ];
+    keys.extend(texts.iter().map(|(key, value)| (*key, text(value))));
+    let keys: Vec<(&str, &Value)> = keys.iter().map(|(key, value)| (*key, value)).collect();
+    let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, t)| (name.as_str(), t)).collect();
+    let file = File::create(path).map_err(Error::io(path))?;
+    let mut out = BufWriter::new(file);
+    gguf_file::write(&mut out, &keys, &tensors).map_err(|e| wrong(e.to_string()))?;
+    out.flush().map_err(Error::io(path))
+}
+
+/// Reads such a file as llama.cpp does: both of each pair, nothing else, scaled by alpha over its own rank.
+pub(super) fn read(path: &Path, config: &DecoderConfig) -> Result<PeftAdapter> {
+    let wrong = |reason: String| Error::Adapter { path: path.into(), reason };
+    let family = architecture(path, config)?;
+    let mut file = BufReader::new(File::open(path).map_err(Error::io(path))?);
+    let content = Content::read(&mut file).map_err(|e| wrong(format!("damaged: {e}")))?;
+    for (key, expected) in
+        [("general.type", "adapter"), ("adapter.type", "lora"), ("general.architecture", family.name)]
+    {
+        match content.metadata.get(key) {
+            Some(Value::String(found)) if found == expected => {}
+            found => return Err(wrong(format!("{key}: expected {expected:?}, found {found:?}"))),
+        }
+    }
+    let alpha = match content.metadata.get(ALPHA) {
+        Some(Value::F32(alpha)) if alpha.is_finite() => *alpha as f64,
+        found => return Err(wrong(format!("{ALPHA}: expected a number, found {found:?}"))),
+    };
+    let mut halves = Vec::new();
+    for name in content.tensor_infos.keys() {
+        let Some((base, suffix)) = name.rsplit_once('.') else {
+            return Err(wrong(format!("{name}: expected .lora_a or .lora_b at its end")));
+        };
+        let is_a = match suffix {
+            "lora_a" => true,
+            "lora_b" => false,
+            _ => return Err(wrong(format!("{name}: expected .lora_a or .lora_b at its end"))),
+        };
+        let module = family.original(base).and_then(|n| n.strip_suffix(".weight").map(String::from));
+        let module = module.ok_or_else(|| wrong(format!("{name}: {base} is no weight of {:?} files", family.name)))?;
+        let tensor = content.tensor(&mut file, name, &Device::Cpu).map_err(|e| wrong(format!("{name}: {e}")))?;
+        let tensor = tensor.dequantize(&Device::Cpu)?;
+        let shape = tensor.dims2().map_err(|_| wrong(format!("{name}: expected two dimensions")))?;
+        let mut data = tensor.flatten_all()?.to_vec1::<f32>()?;
+        if let Some(order) = row_order(family, &module, config).filter(|_| !is_a) {
+            if order.rows() != shape.0 {
+                return Err(wrong(format!("{name}: expected {} rows, found {}", order.rows(), shape.0)));
+            }
+            data = order.from_gguf(&data, shape.1);
+        }
+        halves.push(Half { module, is_a, shape, data });
+    }
+    let scale = |r: usize| if alpha == 0.0 { 1.0 } else { alpha / r as f64 };
+    pair_up(path, halves, scale)
+}

@@ -1,0 +1,117 @@
+//! An adapter as mlx-lm reads it: `adapters.safetensors` with `<module>.lora_a [in, r]` and `.lora_b [r, out]`, the
+//! transposes of PEFT's, beside an `adapter_config.json` of its own kind.
+//!
+//! Rank and scale stand once for the file: slots of smaller rank are filled with zeros, and where scales differ the rest
+//! stands in B. Layers are counted from the last, each with every one of the keys: what has no slot there is zero.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde_json::{json, Value};
+
+use super::{first_nonzero, pair_up, scaled, Half};
+use crate::error::{Error, Result};
+use crate::lora::peft::PeftAdapter;
+use crate::lora::tensors::{load_tensors, write_tensors, Matrix};
+use crate::lora::Adapter;
+use crate::model::DecoderConfig;
+
+const CONFIG: &str = "adapter_config.json";
+const TENSORS: &str = "adapters.safetensors";
+
+/// The block of a module and its path in there: `model.layers.3.self_attn.q_proj` → (3, `self_attn.q_proj`).
+fn split(module: &str) -> Option<(usize, &str)> {
+    let (layer, key) = module.strip_prefix("model.layers.")?.split_once('.')?;
+    Some((layer.parse().ok()?, key))
+}
+
+/// Rows become columns.
+fn transposed(data: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+    (0..cols).flat_map(|c| (0..rows).map(move |r| data[r * cols + c])).collect()
+}
+
+/// `[r, cols]` with rows of zeros up to `rank`.
+fn filled(mut data: Vec<f32>, cols: usize, rank: usize) -> Vec<f32> {
+    data.resize(rank * cols, 0.0);
+    data
+}
+
+pub(super) fn write(dir: &Path, config: &DecoderConfig, adapter: &Adapter) -> Result<()> {
+    let wrong = |reason: String| Error::Adapter { path: dir.into(), reason };
+    let rank = adapter.slots.iter().map(|s| s.r).max().unwrap_or(0);
+    let scale = first_nonzero(adapter.slots.iter().map(|s| s.scale as f64)).unwrap_or(1.0);
+    let mut tensors: BTreeMap<String, ([usize; 2], Vec<f32>)> = BTreeMap::new();
+    let (mut keys, mut lowest) = (BTreeSet::new(), config.num_layers);
+    for s in &adapter.slots {
+        let Some((layer, key)) = split(&s.module) else {
+            return Err(wrong(format!("mlx: {} is in no block", s.module)));
+        };
+        keys.insert(key.to_string());
+        lowest = lowest.min(layer);
+        let a = filled(s.a.numbers()?.into_owned(), s.in_features, rank);
+        // B's columns of smaller ranks are rows here, and what is beyond them is zero.
+        let b = scaled(&s.b.numbers()?, s.scale as f64 / scale);
+        let b = filled(transposed(&b, s.out_features, s.r), s.out_features, rank);
+        tensors.insert(format!("{}.lora_a", s.module), ([s.in_features, rank], transposed(&a, rank, s.in_features)));
+        tensors.insert(format!("{}.lora_b", s.module), ([rank, s.out_features], b));
+    }
+    // MLX puts a LoRA layer wherever layer and key say so.
+    for l in config.linears() {
+        let named = split(&l.module).is_some_and(|(layer, key)| layer >= lowest && keys.contains(key));
+        if named && !tensors.contains_key(&format!("{}.lora_a", l.module)) {
+            let (a, b) = ([l.in_features, rank], [rank, l.out_features]);
+            tensors.insert(format!("{}.lora_a", l.module), (a, vec![0.0; a[0] * a[1]]));
+            tensors.insert(format!("{}.lora_b", l.module), (b, vec![0.0; b[0] * b[1]]));
+        }
+    }
+    let settings = json!({
+        "fine_tune_type": "lora",
+        "num_layers": config.num_layers - lowest,
+        "lora_parameters": {"rank": rank, "scale": scale, "dropout": 0.0, "keys": keys},
+    });
+    let path = dir.join(CONFIG);
+    std::fs::write(&path, crate::run::folder::pretty(&settings)).map_err(Error::io(&path))?;
+    let matrices = tensors.iter().map(|(name, (shape, data))| (name.clone(), Matrix { shape: shape.to_vec(), data }));
+    write_tensors(&dir.join(TENSORS), json!({"format": "mlx"}), &matrices.collect())
+}
+
+/// Reads such a folder. What MLX would pass over in silence, a tensor where no LoRA layer is, is an error.
+pub(super) fn read(dir: &Path, config: &DecoderConfig) -> Result<PeftAdapter> {
+    let path = dir.join(CONFIG);
+    let wrong = |reason: String| Error::Adapter { path: path.clone(), reason };
+    let text = std::fs::read(&path).map_err(Error::io(&path))?;
+    let json: Value = serde_json::from_slice(&text).map_err(|e| wrong(format!("damaged: {e}")))?;
+    if json["fine_tune_type"] != "lora" {
+        return Err(wrong(format!("fine_tune_type: expected \"lora\", found {}", json["fine_tune_type"])));
+    }
+    let layers = json["num_layers"].as_u64().ok_or_else(|| wrong("num_layers: expected a number".into()))? as usize;
+    let settings = &json["lora_parameters"];
+    let scale = settings["scale"].as_f64().ok_or_else(|| wrong("scale: expected a number".into()))?;
+    let rank = settings["rank"].as_u64().ok_or_else(|| wrong("rank: expected a number".into()))? as usize;
+    let keys: Option<BTreeSet<&str>> = settings["keys"].as_array().and_then(|k| k.iter().map(Value::as_str).collect());
+    let keys = keys.ok_or_else(|| wrong("keys: expected a list of names".into()))?;
+
+    let path = dir.join(TENSORS);
+    let wrong = |reason: String| Error::Adapter { path: path.clone(), reason };
+    let mut halves = Vec::new();
+    for (name, (shape, data)) in load_tensors(&path)? {
+        let (module, is_a) = match (name.strip_suffix(".lora_a"), name.strip_suffix(".lora_b")) {
+            (Some(module), _) => (module, true),
+            (_, Some(module)) => (module, false),
+            _ => return Err(wrong(format!("{name}: expected .lora_a or .lora_b at its end"))),
+        };
+        let first = config.num_layers.saturating_sub(layers);
+        if !split(module).is_some_and(|(layer, key)| layer >= first && keys.contains(key)) {
+            return Err(wrong(format!("{name}: {CONFIG} puts no LoRA layer there")));
+        }
+        let &[rows, cols] = &shape[..] else {
+            return Err(wrong(format!("{name}: expected two dimensions, found {shape:?}")));
+        };
+        if (if is_a { cols } else { rows }) != rank {
+            return Err(wrong(format!("{name}: expected rank {rank}, found {shape:?}")));
+        }
+        let data = transposed(&data, rows, cols);
+        halves.push(Half { module: module.into(), is_a, shape: (cols, rows), data });
+    }
+    pair_up(&path, halves, |_| scale)
+}

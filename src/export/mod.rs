@@ -1,0 +1,320 @@
+//! Adapters in the formats of other runtimes, and models with their adapter merged in. What is written is read again
+//! from its files, and its logits are compared with the adapter's, before it gets its name.
+
+mod check;
+mod gguf;
+mod merge;
+mod mlx;
+mod precision;
+mod source;
+pub mod templates;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+pub use check::Difference;
+pub use merge::{merge, MergeConfig, Merged};
+pub use precision::Precision;
+pub use source::AdapterSource;
+
+use crate::config::{LoraConfig, TargetModules};
+use crate::error::{Error, Result};
+use crate::lora::base::FILE as FACTS;
+use crate::lora::peft::{load_adapter, LoraPair, PeftAdapter};
+use crate::lora::Adapter;
+use crate::model::DecoderConfig;
+use crate::run::atomic::replace_dir;
+use check::{differences, Side, ROUNDING};
+use source::Opened;
+use templates::{write_templates, DEFAULT};
+
+/// A format of adapters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Hugging Face PEFT: `adapter_config.json`, `adapter_model.safetensors`.
+    Peft,
+    /// llama.cpp: `adapter.gguf`.
+    Gguf,
+    /// MLX: `adapter_config.json`, `adapters.safetensors`.
+    Mlx,
+}
+
+impl Format {
+    /// Every format, as written in settings.
+    pub const NAMES: &'static [&'static str] = &["peft", "gguf", "mlx"];
+
+    /// The format as written in settings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Format::Peft => "peft",
+            Format::Gguf => "gguf",
+            Format::Mlx => "mlx",
+        }
+    }
+}
+
+impl std::str::FromStr for Format {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Format, String> {
+        match s {
+            "peft" => Ok(Format::Peft),
+            "gguf" => Ok(Format::Gguf),
+            "mlx" => Ok(Format::Mlx),
+            _ => Err(format!("expected one of {}, found {s:?}", Format::NAMES.join(", "))),
+        }
+    }
+}
+
+/// What to export.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ExportConfig {
+    /// The adapter.
+    pub source: AdapterSource,
+    /// Formats, at least one.
+    pub formats: Vec<Format>,
+    /// Gets a folder for each format, under its name, in the place of an earlier export; `None` takes `export` in the run
+    /// folder.
+    pub out: Option<PathBuf>,
+}
+
+/// A format that was written, or verified.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Exported {
+    /// Which.
+    pub format: Format,
+    /// Its folder.
+    pub path: PathBuf,
+    /// How far its logits are from the adapter's.
+    pub difference: Difference,
+    /// What rounding explains.
+    pub bound: f32,
+}
+
+/// What was exported.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ExportReport {
+    /// The adapter.
+    pub adapter: PathBuf,
+    /// Its base.
+    pub model: PathBuf,
+    /// Where the rows come from that logits were compared on.
+    pub rows_from: String,
+    /// Rows.
+    pub rows: usize,
+    /// Tokens of theirs: positions compared.
+    pub tokens: usize,
+    /// Content hash of the chat template that lies beside each export; `None` where the base has none.
+    pub chat_template: Option<String>,
+    /// What was written.
+    pub exports: Vec<Exported>,
+}
+
+/// Writes an adapter in other formats: all that are asked for, or none.
+///
+/// # Errors
+/// [`Error::BaseMismatch`] when the adapter belongs to another base; [`Error::Adapter`] when a format cannot hold it;
+/// [`Error::ExportMismatch`] when what was written is not what it was made from. Nothing is left behind then.
+pub fn export(config: &ExportConfig) -> Result<ExportReport> {
+    export_with(config, &mut |_, _| Ok(()))
+}
+
+/// As [`export`]; `between` is given each folder when it is written and not yet read again.
+fn export_with(config: &ExportConfig, between: &mut dyn FnMut(Format, &Path) -> Result<()>) -> Result<ExportReport> {
+    let mut formats = Vec::new();
+    for &format in &config.formats {
+        if !formats.contains(&format) {
+            formats.push(format);
+        }
+    }
+    if formats.is_empty() {
+        return Err(Error::config("to", format!("expected one or more of {}", Format::NAMES.join(", "))));
+    }
+    let out = match (&config.out, &config.source.run) {
+        (Some(out), _) => out.clone(),
+        (None, Some(run)) => run.join("export"),
+        (None, None) => return Err(Error::config("out", "a folder is needed where no run is named")),
+    };
+    let targets: Vec<PathBuf> = formats.iter().map(|f| out.join(f.as_str())).collect();
+    for target in &targets {
+        if target.exists() && !target.join(FACTS).exists() {
+            let reason = format!("{} holds something that is no export: choose another folder", target.display());
+            return Err(Error::config("out", reason));
+        }
+    }
+    let opened = config.source.open()?;
+    for format in formats.iter().filter(|f| **f != Format::Peft) {
+        if let Some(slot) = opened.adapter.slots.iter().find(|s| s.dora.is_some()) {
+            let reason =
+                format!("{}: {} has magnitudes (DoRA), which are not written yet", format.as_str(), slot.module);
+            return Err(Error::Adapter { path: opened.adapter_path.clone(), reason });
+        }
+    }
+    let was_there = out.exists();
+    let mut exports = Vec::new();
+    let done = in_folders(&targets, &mut Vec::new(), &mut |folders| {
+        let each = || formats.iter().copied().zip(folders.iter().map(PathBuf::as_path)).zip(&targets);
+        for ((format, dir), _) in each() {
+            write(format, dir, &opened)?;
+            between(format, dir)?;
+        }
+        exports = compare(&opened, &each().map(|((f, dir), target)| (f, dir, target.as_path())).collect::<Vec<_>>())?;
+        Ok(())
+    });
+    if let Err(e) = done {
+        if !was_there {
+            // Made for the exports; not empty where something else came meanwhile.
+            let _ = std::fs::remove_dir(&out);
+        }
+        return Err(e);
+    }
+    Ok(opened.report(exports))
+}
+
+/// Compares an export that lies in `dir` with the adapter it should be.
+///
+/// # Errors
+/// As [`export`]; nothing is removed.
+pub fn verify(source: &AdapterSource, format: Format, dir: &Path) -> Result<ExportReport> {
+    let opened = source.open()?;
+    let exports = compare(&opened, &[(format, dir, dir)])?;
+    Ok(opened.report(exports))
+}
+
+/// Reads an export from its files.
+///
+/// # Errors
+/// [`Error::Adapter`] when it is damaged, or of another architecture than `config`.
+pub fn read(format: Format, dir: &Path, config: &DecoderConfig) -> Result<PeftAdapter> {
+    match format {
+        Format::Peft => load_adapter(dir),
+        Format::Gguf => gguf::read(&dir.join(gguf::FILE), config),
+        Format::Mlx => mlx::read(dir, config),
+    }
+}
+
+fn write(format: Format, dir: &Path, opened: &Opened) -> Result<()> {
+    let (adapter, config) = (&opened.adapter, &opened.model.config);
+    match format {
+        Format::Peft => adapter.save(dir, &opened.base_name)?,
+        Format::Mlx => mlx::write(dir, config, adapter)?,
+        Format::Gguf => {
+            let mut texts = vec![("sftmix.base.weights", opened.facts.base.weights.as_str())];
+            if let Some(template) = opened.templates.get(DEFAULT) {
+                texts.push(("tokenizer.chat_template", template));
+            }
+            gguf::write(&dir.join(gguf::FILE), config, adapter, &texts)?;
+        }
+    }
+    opened.facts.write(dir)?;
+    write_templates(&opened.templates, dir)
+}
+
+/// Reads the exports (format, where it lies, where it will lie) and compares their logits with the adapter's.
+fn compare(opened: &Opened, written: &[(Format, &Path, &Path)]) -> Result<Vec<Exported>> {
+    let Opened { engine, model, .. } = opened;
+    let read = |(format, dir, _): &(Format, &Path, &Path)| {
+        Adapter::from_peft(engine, model, read(*format, dir, &model.config)?, dir)
+    };
+    let adapters = written.iter().map(read).collect::<Result<Vec<_>>>()?;
+    let sides: Vec<Side> = adapters.iter().map(|a| Side { model, adapter: Some(a) }).collect();
+    let found = differences(engine, opened.side(), &sides, &opened.rows)?;
+    written
+        .iter()
+        .zip(found)
+        .map(|(&(format, _, path), difference)| {
+            let bound = difference.bound(ROUNDING);
+            if difference.max > bound {
+                let (path, what) = (path.to_path_buf(), format!("logits of the {} export", format.as_str()));
+                return Err(Error::ExportMismatch { path, what, difference: difference.max, bound });
+            }
+            Ok(Exported { format, path: path.to_path_buf(), difference, bound })
+        })
+        .collect()
+}
+
+impl Opened {
+    fn report(&self, exports: Vec<Exported>) -> ExportReport {
+        let hash = |text: &String| blake3::hash(text.as_bytes()).to_hex().to_string();
+        ExportReport {
+            adapter: self.adapter_path.clone(),
+            model: self.model_path.clone(),
+            rows_from: self.rows.from.clone(),
+            rows: self.rows.ids.len(),
+            tokens: self.rows.tokens(),
+            chat_template: self.templates.get(DEFAULT).map(hash),
+            exports,
+        }
+    }
+}
+
+/// Has `then` fill a folder for each target, beside it, and gives them their names when it has.
+fn in_folders(
+    targets: &[PathBuf],
+    made: &mut Vec<PathBuf>,
+    then: &mut dyn FnMut(&[PathBuf]) -> Result<()>,
+) -> Result<()> {
+    match targets.split_first() {
+        None => then(made),
+        Some((first, rest)) => replace_dir(first, |dir| {
+            made.push(dir.to_path_buf());
+            in_folders(rest, made, then)
+        }),
+    }
+}
+
+/// A or B of a module, as a reader found it, in PEFT's orientation.
+struct Half {
+    module: String,
+    is_a: bool,
+    shape: (usize, usize),
+    data: Vec<f32>,
+}
+
+/// Puts the halves of every module together; `scale` is that of a rank.
+fn pair_up(path: &Path, halves: Vec<Half>, scale: impl Fn(usize) -> f64) -> Result<PeftAdapter> {
+    let wrong = |reason: String| Error::Adapter { path: path.into(), reason };
+    let mut found: BTreeMap<String, (Option<Half>, Option<Half>)> = BTreeMap::new();
+    for half in halves {
+        let (a, b) = found.entry(half.module.clone()).or_default();
+        let place = if half.is_a { a } else { b };
+        *place = Some(half);
+    }
+    let (mut modules, mut scales) = (BTreeMap::new(), BTreeMap::new());
+    for (module, halves) in found {
+        let (a, b) = match halves {
+            (Some(a), Some(b)) => (a, b),
+            (a, _) => {
+                let other = if a.is_some() { "lora_b" } else { "lora_a" };
+                return Err(wrong(format!("{module}: has no {other}")));
+            }
+        };
+        let ((r, in_features), (out_features, rank)) = (a.shape, b.shape);
+        if r != rank || r == 0 {
+            return Err(wrong(format!("{module}: A is {:?} and B {:?}: they share no rank", a.shape, b.shape)));
+        }
+        scales.insert(module.clone(), scale(r));
+        modules.insert(module, LoraPair { r, in_features, out_features, a: a.data, b: b.data, magnitude: None });
+    }
+    let r = modules.values().map(|m| m.r).max().ok_or_else(|| wrong("holds no LoRA tensors".into()))?;
+    let target_modules = TargetModules::Names(modules.keys().cloned().collect());
+    let config = LoraConfig { r, lora_alpha: scale(r) * r as f64, target_modules, ..Default::default() };
+    Ok(PeftAdapter { config, base_model: None, modules, scales })
+}
+
+/// The numbers times a factor; as they are where it is 1 to rounding.
+fn scaled(data: &[f32], factor: f64) -> Vec<f32> {
+    match (factor - 1.0).abs() < 1e-7 {
+        true => data.to_vec(),
+        false => data.iter().map(|v| (*v as f64 * factor) as f32).collect(),
+    }
+}
+
+fn first_nonzero(mut values: impl Iterator<Item = f64>) -> Option<f64> {
+    values.find(|v| *v != 0.0)
+}
+
+#[cfg(test)]
+mod tests;

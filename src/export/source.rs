@@ -1,0 +1,146 @@
+//! What is exported or merged: an adapter and its base, opened, with rows to compare on.
+
+use std::path::{Path, PathBuf};
+
+use super::check::{Rows, Side};
+use super::templates::model_templates;
+use crate::config::DataOptions;
+use crate::error::{Error, Result};
+use crate::lora::base::{check_base, default_cache, AdapterFacts, BaseFacts};
+use crate::lora::peft::load_adapter;
+use crate::lora::Adapter;
+use crate::model::Decoder;
+use crate::ops::{Engine, EngineOptions};
+use crate::run::hash::HashCache;
+use crate::run::{RunFile, RunFolder};
+
+/// Which adapter, on which base, and the rows that logits are compared on.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AdapterSource {
+    /// A run folder: its adapter, its base and its held-out rows, where the other fields leave them open.
+    pub run: Option<PathBuf>,
+    /// The base: a Hugging Face model folder.
+    pub model: Option<PathBuf>,
+    /// A PEFT adapter folder.
+    pub adapter: Option<PathBuf>,
+    /// Rows to compare on; without, the run's held-out rows, or else fixed token ids.
+    pub data: Option<PathBuf>,
+    /// How the rows of `data` become examples.
+    pub data_options: DataOptions,
+    /// Take the adapter whatever base its `sftmix.json` names.
+    pub force: bool,
+    /// Worker threads; `None` takes the machine's cores.
+    pub threads: Option<usize>,
+    /// Where hashes and tokenised rows are kept; `None` takes the run's, or a folder among the system's temporary
+    /// files.
+    pub cache_dir: Option<PathBuf>,
+}
+
+/// An adapter and its base in memory.
+pub(super) struct Opened {
+    pub engine: Engine,
+    pub model: Decoder,
+    pub model_path: PathBuf,
+    pub adapter: Adapter,
+    pub adapter_path: PathBuf,
+    /// What `base_model_name_or_path` says.
+    pub base_name: String,
+    pub facts: AdapterFacts,
+    pub templates: std::collections::BTreeMap<String, String>,
+    pub rows: Rows,
+}
+
+impl AdapterSource {
+    pub(super) fn open(&self) -> Result<Opened> {
+        let run = self.run.as_deref().map(read_run).transpose()?;
+        let missing = |field: &str| Error::config(field, "neither a run nor this is given");
+        let config = run.as_ref().map(|r| &r.config);
+        let model_path =
+            self.model.clone().or_else(|| config.map(|c| c.model.clone())).ok_or_else(|| missing("model"))?;
+        let adapter_path = match (&self.adapter, &self.run) {
+            (Some(adapter), _) => adapter.clone(),
+            (None, Some(run)) => finished(run)?,
+            (None, None) => return Err(missing("adapter")),
+        };
+        let cache_dir = match (&self.cache_dir, config, &self.run) {
+            (Some(dir), ..) => dir.clone(),
+            (None, Some(config), Some(run)) => config.cache_dir.clone().unwrap_or_else(|| RunFolder::new(run).cache()),
+            _ => default_cache(),
+        };
+        if !self.force {
+            check_base(&adapter_path, &model_path, Some(&cache_dir))?;
+        }
+        // Logits are compared in f32 whatever the machine, so that a difference is that of what was written.
+        let engine = Engine::new(EngineOptions { threads: self.threads, matrix_units: false, ..Default::default() })?;
+        let mut model = Decoder::open(&engine, &model_path, 1)?;
+        let mut rows = self.rows(config, &model, &model_path, &cache_dir, engine.threads())?;
+        rows.fit(&model)?;
+        model.grow(&engine, rows.longest())?;
+        let file = load_adapter(&adapter_path)?;
+        let base_name = file.base_model.clone();
+        let adapter = Adapter::from_peft(&engine, &model, file, &adapter_path)?;
+        let facts = match AdapterFacts::read(&adapter_path)? {
+            Some(facts) => facts,
+            None => {
+                let base = BaseFacts::of(&model_path, &mut HashCache::open(&cache_dir))?;
+                AdapterFacts::new(base.stored_as(&model))
+            }
+        };
+        Ok(Opened {
+            base_name: base_name.unwrap_or_else(|| model_path.to_string_lossy().into_owned()),
+            templates: model_templates(&model_path)?,
+            engine,
+            model,
+            model_path,
+            adapter,
+            adapter_path,
+            facts,
+            rows,
+        })
+    }
+
+    fn rows(
+        &self,
+        run: Option<&crate::TrainConfig>,
+        model: &Decoder,
+        model_path: &Path,
+        cache_dir: &Path,
+        threads: usize,
+    ) -> Result<Rows> {
+        match (&self.data, run) {
+            (Some(data), _) => {
+                let length = run.map_or(1024, |c| c.max_length);
+                Rows::read(model_path, data, &self.data_options, length, cache_dir, threads)
+            }
+            (None, Some(c)) => match c.valid.as_deref().filter(|p| p.exists()) {
+                Some(valid) => Rows::read(model_path, valid, &c.data_options, c.max_length, cache_dir, threads),
+                None => Ok(Rows::fixed(model.config.vocab_size)),
+            },
+            (None, None) => Ok(Rows::fixed(model.config.vocab_size)),
+        }
+    }
+}
+
+impl Opened {
+    /// The base with its adapter.
+    pub fn side(&self) -> Side<'_> {
+        Side { model: &self.model, adapter: Some(&self.adapter) }
+    }
+}
+
+fn read_run(dir: &Path) -> Result<RunFile> {
+    let none = || Error::Checkpoint { path: dir.into(), reason: "no run is in this folder: run.json is absent".into() };
+    RunFolder::new(dir).read()?.ok_or_else(none)
+}
+
+/// The adapter of a finished run.
+fn finished(run: &Path) -> Result<PathBuf> {
+    let adapter = RunFolder::new(run).adapter();
+    match adapter.try_exists().map_err(Error::io(&adapter))? {
+        true => Ok(adapter),
+        false => {
+            let reason = "the run is not finished: resume it, or name one of its checkpoints as the adapter".into();
+            Err(Error::Checkpoint { path: run.into(), reason })
+        }
+    }
+}
