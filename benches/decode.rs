@@ -21,6 +21,9 @@ use sftmix::model::Decoder;
 use sftmix::ops::{head_loss, Engine, EngineOptions};
 use sftmix::LoraConfig;
 
+/// Tokens in, the last one's logits out, over what came before.
+type Row<'a> = Box<dyn FnMut(&[u32]) -> Result<Vec<f32>> + 'a>;
+
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// candle-transformers' model.
@@ -44,7 +47,7 @@ impl Candle {
     }
 
     /// Runs tokens of a new row, then of the same.
-    fn row(&mut self) -> Result<Box<dyn FnMut(&[u32]) -> Result<Vec<f32>> + '_>> {
+    fn row(&mut self) -> Result<Row<'_>> {
         let mut at = 0;
         let input = |ids: &[u32]| Tensor::new(ids, &Device::Cpu)?.unsqueeze(0);
         Ok(match self {

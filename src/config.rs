@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use patterns::is_regex;
 pub use patterns::{Layers, ModulePattern};
 
+use crate::data::DataSources;
 use crate::device::DeviceSetting;
 use crate::error::{Error, Result};
 
@@ -99,6 +100,8 @@ text_enum! {
         Alpaca = "alpaca",
         /// `{"messages": [{"role", "content"}, …]}` by the model's chat template, or in a plain role format.
         Messages = "messages",
+        /// `{"conversations": [{"from", "value"}, …]}`, with `system` and `tools` columns.
+        ShareGpt = "sharegpt",
         /// Two columns by name: `prompt_field`, `response_field`.
         Columns = "columns",
     }
@@ -262,6 +265,8 @@ pub struct DataOptions {
     pub text_field: Option<String>,
     /// The prompt with `{column}` in place of values, e.g. `Question: {question}\nAnswer: `.
     pub prompt_template: Option<String>,
+    /// Column of the turns of a conversation, instead of `messages` or `conversations`.
+    pub messages_field: Option<String>,
     /// File with the chat template that conversations are written with, instead of the model's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chat_template: Option<PathBuf>,
@@ -276,12 +281,16 @@ pub struct DataOptions {
 pub struct TrainConfig {
     /// Hugging Face model folder (`config.json`, `tokenizer.json`, safetensors), or a GGUF file.
     pub model: PathBuf,
-    /// Training rows: JSONL, or one JSON array of objects.
-    pub data: PathBuf,
+    /// Training rows: a file of JSONL, a JSON array, CSV or Parquet (feature `tables`), a folder with
+    /// `train.jsonl` or of texts; several with weights.
+    pub data: DataSources,
     /// Run folder; must not hold a run.
     pub out: PathBuf,
-    /// Held-out rows, of the same shape.
+    /// Held-out rows, of the same shape; `None` takes `valid.jsonl` where `data` is a folder that has one.
     pub valid: Option<PathBuf>,
+    /// Share of the rows of `data` that is held out instead, 0 < s < 1: round(s · rows) of them, which ones by
+    /// `seed`. Not with `valid`.
+    pub valid_split: Option<f64>,
     /// What to compute.
     pub recipe: Recipe,
     /// Weight μ of the Mixup term, ≥ 0.
@@ -387,9 +396,10 @@ impl Default for TrainConfig {
         let lora = LoraConfig::default();
         TrainConfig {
             model: PathBuf::new(),
-            data: PathBuf::new(),
+            data: DataSources::default(),
             out: PathBuf::new(),
             valid: None,
+            valid_split: None,
             recipe: Recipe::Sftmix,
             mu: 0.2,
             mix_alpha: 0.5,
@@ -457,11 +467,17 @@ impl TrainConfig {
         }
     }
 
+    /// Whether rows are held out.
+    pub(crate) fn has_valid(&self) -> bool {
+        self.valid.is_some() || self.valid_split.is_some()
+    }
+
     /// The same settings with paths that mean the same from any folder: a run may be taken up from another.
     pub fn absolute(mut self) -> TrainConfig {
         // Where the current folder is unknown the path stays as it is, and fails where it is used.
         let make = |p: &mut PathBuf| *p = std::path::absolute(&*p).unwrap_or_else(|_| p.clone());
-        [&mut self.model, &mut self.data, &mut self.out].into_iter().for_each(make);
+        [&mut self.model, &mut self.out].into_iter().for_each(make);
+        self.data.0.iter_mut().map(|s| &mut s.path).for_each(make);
         [&mut self.valid, &mut self.init_adapter, &mut self.cache_dir].into_iter().flatten().for_each(make);
         if let Dynamics::Path(p) = &mut self.dynamics {
             make(p);
@@ -483,7 +499,7 @@ impl TrainConfig {
         }
         let path = |p: &PathBuf, field: &str| check(!p.as_os_str().is_empty(), field, "a path", "nothing");
         path(&self.model, "model")?;
-        path(&self.data, "data")?;
+        self.data.validate()?;
         path(&self.out, "out")?;
         let finite = |v: f64| v.is_finite();
         check(finite(self.mu) && self.mu >= 0.0, "mu", "a number ≥ 0", self.mu)?;
@@ -522,19 +538,26 @@ impl TrainConfig {
         check(self.threads.is_none_or(|n| (1..=1024).contains(&n)), "threads", "1 to 1024", self.threads.unwrap_or(0))?;
         check(self.eval_every != Some(0), "eval_every", "≥ 1", 0)?;
         check(
-            self.eval_every.is_none() || self.valid.is_some(),
+            self.eval_every.is_none() || self.has_valid(),
             "eval_every",
-            "a file of held-out rows (valid) with it",
+            "held-out rows (valid or valid_split) with it",
             "none",
         )?;
         let (patience, threshold) = (self.early_stopping_patience, self.early_stopping_threshold);
         for (field, given) in [("early_stopping_patience", patience.is_some()), ("keep_best", self.keep_best)] {
-            check(!given || self.valid.is_some(), field, "a file of held-out rows (valid) with it", "none")?;
+            check(!given || self.has_valid(), field, "held-out rows (valid or valid_split) with it", "none")?;
         }
         check(patience != Some(0), "early_stopping_patience", "≥ 1", 0)?;
         check(finite(threshold) && threshold >= 0.0, "early_stopping_threshold", "≥ 0", threshold)?;
         let goes = threshold == 0.0 || patience.is_some();
         check(goes, "early_stopping_threshold", "early_stopping_patience with it", "none")?;
+        if let Some(share) = self.valid_split {
+            check(share > 0.0 && share < 1.0, "valid_split", "a share between 0 and 1", share)?;
+            if let Some(valid) = &self.valid {
+                let reason = format!("valid is {} as well: one of them says what is held out", valid.display());
+                return Err(Error::config("valid_split", reason));
+            }
+        }
         check(self.save_every >= 1, "save_every", "≥ 1", self.save_every)?;
         check(self.keep >= 1, "keep", "≥ 1", self.keep)?;
         if self.recipe == Recipe::Sftmix {

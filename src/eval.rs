@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::config::DataOptions;
+use crate::data::Split;
 use crate::device::DeviceSetting;
 use crate::error::{Error, Result};
 use crate::job::Inputs;
@@ -21,7 +22,7 @@ pub struct EvalConfig {
     pub adapter: Option<PathBuf>,
     /// Take the adapter whatever base its `sftmix.json` names.
     pub force: bool,
-    /// The rows.
+    /// The rows: a file, a folder with `test.jsonl`, or a folder of texts.
     pub data: PathBuf,
     /// Longest row in tokens, ≥ 2.
     pub max_length: usize,
@@ -75,7 +76,8 @@ pub fn evaluate(config: &EvalConfig) -> Result<Evaluation> {
     }
     let (mut inputs, tokenizer) = Inputs::open(&config.model, config.max_length, options, cache)?;
     let adapter = config.adapter.as_deref().map(|d| Adapter::load(&inputs.engine, &inputs.model, d)).transpose()?;
-    let store = inputs.store(&tokenizer, &config.data, &config.data_options, config.max_length, &|| false)?;
+    let data = Split::Test.resolve(&config.data)?;
+    let store = inputs.store(&tokenizer, &data, &config.data_options, config.max_length, &|| false)?;
     drop(tokenizer);
     inputs.room(&[&store])?;
     let together = score::Together::rows(config.batch_size);

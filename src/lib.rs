@@ -28,6 +28,7 @@ pub use config::{
     Confidence, DataFormat, DataOptions, Dynamics, Layers, LoraConfig, MixReduction, ModulePattern, Recipe, Recompute,
     Schedule, TargetModules, TrainConfig,
 };
+pub use data::{DataSource, DataSources};
 pub use device::DeviceSetting;
 pub use error::{BaseMismatch, Error, Result};
 pub use eval::{evaluate, EvalConfig, Evaluation};

@@ -1,12 +1,13 @@
 //! What a run will take, before it is begun: memory by part, tokens, time, and whether it stays within the
 //! limit.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use serde::Serialize;
 
 use crate::bench::reference_rate;
 use crate::config::TrainConfig;
+use crate::data::select::{open_sets, Sets};
 use crate::data::store::{StoreRequest, TokenStore};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
@@ -77,12 +78,13 @@ pub struct RunPlan {
 /// # Errors
 /// When a setting is out of range, or model or data cannot be used. That a run does not fit is no error.
 pub fn plan(config: &TrainConfig) -> Result<RunPlan> {
+    let config = &config.clone().with_data_files()?;
     config.validate()?;
     let c = DecoderConfig::from_dir(&config.model)?;
     let threads = config.threads.unwrap_or_else(available_threads);
     let cache_dir = config.cache_dir.clone().unwrap_or_else(|| config.out.join("cache"));
     let tokenizer = Tokenizer::load(&config.model)?;
-    let open = |data: &PathBuf| {
+    let open = |data: &Path| {
         TokenStore::open_or_build(&StoreRequest {
             data,
             options: &config.data_options,
@@ -93,8 +95,7 @@ pub fn plan(config: &TrainConfig) -> Result<RunPlan> {
             stop: &|| false,
         })
     };
-    let store = open(&config.data)?;
-    let valid = config.valid.as_ref().map(open).transpose()?;
+    let Sets { train: store, valid } = open_sets(config, &cache_dir, open)?;
     drop(tokenizer);
     let rows = RowFacts::of(&store, valid.as_ref());
     let stages = StagePlan::new(config, store.len() as u64, 0)?;

@@ -23,6 +23,10 @@ pub enum Stream {
     Bench = 7,
     /// Noise on embeddings. Parts: step, row.
     Noise = 8,
+    /// Which rows are held out. Parts: data file; index: row.
+    HeldOut = 16,
+    /// Which rows are taken once more, or at all, by their file's weight. Parts: data file; index: row.
+    RowSample = 17,
 }
 
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;

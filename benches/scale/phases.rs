@@ -148,7 +148,7 @@ fn train(s: &Settings, n: u64, recipe: Recipe, dynamics: Dynamics) -> Outcome<Va
     let mut prepared = None;
     let job = TrainingJob::new(TrainConfig {
         model: demo().into(),
-        data: file(s, n),
+        data: file(s, n).into(),
         cache_dir: Some(cache(s, n)),
         out,
         recipe,

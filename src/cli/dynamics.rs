@@ -1,5 +1,6 @@
 //! `sftmix dynamics show` and `export`.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use clap::{Subcommand, ValueEnum};
 use serde_json::{json, Value};
 use sftmix::data::chat::ChatFormat;
 use sftmix::data::store::read_rows;
-use sftmix::data::{Rendered, Tokenizer};
+use sftmix::data::{file_and_row, row_name, Rendered, Tokenizer};
 use sftmix::dynamics::{confidences, export, metrics, split_checkpoints, DynamicsLog, HalfSummary, Metrics, Summary};
 use sftmix::recipe::{Half, Halves};
 use sftmix::{Confidence, Dynamics, TrainConfig};
@@ -102,7 +103,7 @@ impl View {
     fn texts(&self, examples: &[u32]) -> Result<Vec<Option<Rendered>>, String> {
         let Some(config) = &self.config else { return Err("there is no run.json beside the log".into()) };
         let rows: Vec<u64> = examples.iter().map(|&e| self.row(e)).collect();
-        let read = |format: &ChatFormat| read_rows(&config.data, &config.data_options, format, &rows);
+        let read = |format: &ChatFormat| read_files(config, format, &rows);
         // Only conversations need the tokenizer: its end token, or its template. Without either they fail.
         let mut found = read(&ChatFormat::default())
             .or_else(|e| match Tokenizer::load(&config.model) {
@@ -121,10 +122,30 @@ impl View {
             }
         }
         if changed > 0 {
-            log::warn!("{}: {} changed since the run", config.data.display(), plural(changed, "row"));
+            log::warn!("{}: {} changed since the run", config.data, plural(changed, "row"));
         }
         Ok(rows.iter().map(|row| found.get(row).cloned()).collect())
     }
+}
+
+/// Text of some rows of a run's data files.
+fn read_files(config: &TrainConfig, format: &ChatFormat, rows: &[u64]) -> sftmix::Result<BTreeMap<u64, Rendered>> {
+    let mut found = BTreeMap::new();
+    for (file, source) in config.data.0.iter().enumerate() {
+        let own: Vec<(u64, u64)> = rows
+            .iter()
+            .map(|&row| (row, file_and_row(row)))
+            .filter(|r| r.1 .0 == file)
+            .map(|r| (r.1 .1, r.0))
+            .collect();
+        if own.is_empty() {
+            continue;
+        }
+        let numbers: Vec<u64> = own.iter().map(|r| r.0).collect();
+        let mut texts = read_rows(&source.path, &config.data_options, format, &numbers)?;
+        found.extend(own.iter().filter_map(|(row, name)| Some((*name, texts.remove(row)?))));
+    }
+    Ok(found)
 }
 
 fn config_of(path: &Path) -> Option<TrainConfig> {
@@ -281,8 +302,8 @@ fn parts(text: &Rendered) -> (&str, &str) {
 fn example_text(view: &View, e: u32, text: Option<&Rendered>) -> String {
     let m = view.metrics.get(e as usize).copied().unwrap_or_default();
     let mut out = format!(
-        "  row {}: perplexity {}, loss {}, {}\n",
-        view.row(e),
+        "  {}: perplexity {}, loss {}, {}\n",
+        row_name(view.row(e)),
         number(m.mean_perplexity),
         number(m.mean_nll),
         plural(m.n_tokens.into(), "token")
@@ -301,7 +322,8 @@ fn example_json(view: &View, e: u32, text: Option<&Rendered>) -> Value {
     let m = view.metrics.get(e as usize).copied().unwrap_or_default();
     json!({
         "index": e,
-        "row": view.row(e),
+        "row": file_and_row(view.row(e)).1,
+        "file": file_and_row(view.row(e)).0,
         "mean_perplexity": m.mean_perplexity,
         "mean_nll": m.mean_nll,
         "confidence": m.confidence,

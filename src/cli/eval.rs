@@ -20,8 +20,8 @@ pub struct Args {
     /// Take the adapter whatever base its sftmix.json names
     #[arg(long)]
     force: bool,
-    /// The rows: JSONL, or one JSON array of objects
-    #[arg(long, value_name = "FILE")]
+    /// The rows: a file of JSONL, a JSON array, CSV or Parquet, or a folder, with test.jsonl or of .txt and .md files
+    #[arg(long, value_name = "PATH")]
     data: PathBuf,
     /// Longest row in tokens
     #[arg(long, value_name = "N")]

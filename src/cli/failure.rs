@@ -121,7 +121,7 @@ fn hint(e: &Error) -> Option<String> {
             format!("on the command line the setting is --{}", field.replace('_', "-"))
         }
         Error::DataInvalid { reason, .. } if reason.contains("key") => {
-            "--data-format, --prompt-field, --response-field, --text-field and --prompt-template say how rows are read"
+            "--data-format, --prompt-field, --response-field, --text-field, --messages-field and --prompt-template say how rows are read"
                 .into()
         }
         Error::BaseMismatch(_) => "give the base it was trained on, or --force to use it all the same".into(),

@@ -4,6 +4,7 @@
 
 mod bench;
 mod chat;
+mod data;
 mod demo;
 mod dynamics;
 mod eval;
@@ -46,6 +47,7 @@ enum Command {
     Chat(chat::Args),
     Export(export::Args),
     Merge(merge::Args),
+    Data(data::Args),
     Dynamics(dynamics::Args),
     Quantize(quantize::Args),
     Demo(demo::Args),
@@ -58,6 +60,7 @@ fn command() -> clap::Command {
         .mut_subcommand("train", |c| help::with_defaults(c, &train::defaults()))
         .mut_subcommand("plan", |c| help::with_defaults(c, &train::defaults()))
         .mut_subcommand("eval", |c| help::with_defaults(c, &eval::defaults()))
+        .mut_subcommand("data", |c| c.mut_subcommand("inspect", |c| help::with_defaults(c, &data::defaults())))
         .mut_subcommand("generate", |c| help::with_defaults(c, &generate::defaults()))
         .mut_subcommand("chat", |c| help::with_defaults(c, &chat::defaults()))
 }
@@ -82,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::Chat(args) => chat::run(args),
         Command::Export(args) => export::run(args),
         Command::Merge(args) => merge::run(args),
+        Command::Data(args) => data::run(args),
         Command::Dynamics(args) => dynamics::run(args),
         Command::Quantize(args) => quantize::run(args),
         Command::Demo(args) => demo::run(args),

@@ -27,6 +27,9 @@ pub struct DataFlags {
     /// The prompt, with {column} in place of values [default: that of the shape]
     #[arg(long, value_name = "TEMPLATE")]
     pub prompt_template: Option<String>,
+    /// Column of the turns of a conversation [default: messages or conversations]
+    #[arg(long, value_name = "COLUMN")]
+    pub messages_field: Option<String>,
     /// Chat template that conversations are written with [default: the model's own]
     #[arg(long, value_name = "FILE")]
     pub chat_template: Option<PathBuf>,
@@ -43,6 +46,7 @@ impl From<DataFlags> for DataOptions {
             response_field: f.response_field,
             text_field: f.text_field,
             prompt_template: f.prompt_template,
+            messages_field: f.messages_field,
             chat_template: f.chat_template,
             chat_template_kwargs: f.chat_template_kwargs,
         }

@@ -102,6 +102,15 @@ fn prepared(p: &Prepared) -> Vec<String> {
     }
     let windows =
         if p.rows.windows > 0 { format!(", {} of them pieces", count(p.rows.windows)) } else { String::new() };
+    let data = p.sources.iter().filter(|_| p.sources.len() > 1).map(|s| {
+        let rows = format!("{} of its {}", count(s.taken), plural(s.rows.rows, "row"));
+        format!("  {} × {}: {rows}, {}", number(s.weight), s.path.display(), plural(s.examples, "example"))
+    });
+    let held_out: u64 = p.sources.iter().map(|s| s.held_out).sum();
+    let valid = p.valid_examples.map(|n| match held_out {
+        0 => format!("valid  {}", plural(n as u64, "example")),
+        rows => format!("valid  {} from {} held out of the data", plural(n as u64, "example"), plural(rows, "row")),
+    });
     let mut lines = vec![
         format!(
             "data  {} from {}{windows}{rows}; {} tokens, {} trained on",
@@ -123,6 +132,7 @@ fn prepared(p: &Prepared) -> Vec<String> {
             }
         ),
     ];
+    lines.splice(1..1, data.chain(valid));
     // A build without GPU code is a choice that was made; a GPU that was looked for in vain is news.
     if let Some(why) = p.device_instead.as_ref().filter(|_| cfg!(any(feature = "cuda", feature = "metal"))) {
         lines.push(format!("device  cpu, because {why}"));

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Map, Value};
-use sftmix::{TargetModules, TrainConfig};
+use sftmix::{DataSources, TargetModules, TrainConfig};
 
 use super::failure::Failure;
 use super::options::betas;
@@ -52,6 +52,14 @@ fn value_of(field: &str, value: toml::Value) -> Result<Value, String> {
             let (a, b) = betas(&s)?;
             Value::Array(vec![a.into(), b.into()])
         }
+        ("data", toml::Value::String(s)) => sources(&[s])?,
+        ("data", toml::Value::Array(list)) => {
+            let text = |v: toml::Value| match v {
+                toml::Value::String(s) => Ok(s),
+                other => Err(format!("expected PATH or PATH:WEIGHT, found {other}")),
+            };
+            sources(&list.into_iter().map(text).collect::<Result<Vec<_>, _>>()?)?
+        }
         ("memory_limit" | "resident_limit", toml::Value::String(s)) => sftmix::memory::parse_bytes(&s)?.into(),
         (_, toml::Value::String(s)) => s.into(),
         (_, toml::Value::Integer(i)) => i.into(),
@@ -66,6 +74,12 @@ fn value_of(field: &str, value: toml::Value) -> Result<Value, String> {
         }
         (_, other) => return Err(format!("expected a single value, found {other}")),
     })
+}
+
+/// Data files as on the command line.
+fn sources(list: &[String]) -> Result<Value, String> {
+    let parsed = list.iter().map(|s| s.parse()).collect::<Result<Vec<_>, _>>()?;
+    serde_json::to_value(DataSources(parsed)).map_err(|e| e.to_string())
 }
 
 /// The value as [`TrainConfig`] writes it (`1` becomes `1.0` where a fraction may stand).
@@ -120,6 +134,15 @@ mod tests {
         assert!(parsed("rank_pattern = { q_proj = 8 }").unwrap_err().contains("expected text"));
         assert_eq!(parsed("target-modules = 'all-linear'").unwrap(), json!({"target_modules": "all-linear"}));
         assert_eq!(parsed("adam-betas = [0, 1]").unwrap(), json!({"adam_betas": [0.0, 1.0]}));
+    }
+
+    #[test]
+    fn data_are_written_as_on_the_command_line() {
+        assert_eq!(parsed("data = 'a.jsonl'").unwrap(), json!({"data": "a.jsonl"}));
+        let want = json!({"data": ["a", {"path": "b", "weight": 2.0}]});
+        assert_eq!(parsed("data = ['a', 'b:2']").unwrap(), want);
+        assert!(parsed("data = ['a', 2]").unwrap_err().starts_with("data: expected PATH or PATH:WEIGHT, found 2"));
+        assert!(parsed("data = 'a:-1'").unwrap_err().starts_with("data: expected a weight > 0"));
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::Serialize;
 use serde_json::Value;
 use sftmix::{
-    Confidence, Control, DeviceSetting, Dynamics, Error, Layers, MixReduction, ModulePattern, Recipe, Recompute,
-    Schedule, StopHandle, TargetModules, TrainConfig, TrainReport, TrainingJob,
+    Confidence, Control, DataSource, DataSources, DeviceSetting, Dynamics, Error, Layers, MixReduction, ModulePattern,
+    Recipe, Recompute, Schedule, StopHandle, TargetModules, TrainConfig, TrainReport, TrainingJob,
 };
 
 use super::failure::{Failure, INTERRUPTED};
@@ -39,15 +39,21 @@ pub struct Flags {
     /// Hugging Face model folder (config.json, tokenizer.json, safetensors) or GGUF file [required]
     #[arg(long, value_name = "DIR", help_heading = "Run")]
     model: Option<PathBuf>,
-    /// Training rows: JSONL, or one JSON array of objects [required]
-    #[arg(long, value_name = "FILE", help_heading = "Run")]
-    data: Option<PathBuf>,
+    /// Training rows: a file of JSONL, a JSON array, CSV or Parquet, or a folder, with train.jsonl or of .txt and .md
+    /// files. Given again, more of them; :WEIGHT says how often an epoch has a row of it (0.5: half of the rows, 2:
+    /// each twice) [required]
+    #[arg(long, value_name = "PATH[:WEIGHT]", help_heading = "Run")]
+    #[serde(serialize_with = "sources", skip_serializing_if = "Vec::is_empty")]
+    data: Vec<DataSource>,
     /// Run folder; gets adapter/, dynamics/, checkpoints and metrics.jsonl [required]
     #[arg(long, value_name = "DIR", help_heading = "Run")]
     out: Option<PathBuf>,
-    /// Held-out rows of the same shape [default: none]
-    #[arg(long, value_name = "FILE", help_heading = "Run")]
+    /// Held-out rows of the same shape [default: valid.jsonl of a --data folder that has one]
+    #[arg(long, value_name = "PATH", help_heading = "Run")]
     valid: Option<PathBuf>,
+    /// Share of the rows of --data to hold out instead; which ones, the seed says [default: none]
+    #[arg(long, value_name = "SHARE", value_parser = number, help_heading = "Run")]
+    valid_split: Option<f64>,
 
     /// SFTMix, or plain next-token prediction
     #[arg(long, value_name = "RECIPE", value_parser = one_of::<Recipe>(Recipe::NAMES), help_heading = "Recipe")]
@@ -208,6 +214,11 @@ pub struct Flags {
     keep: Option<usize>,
 }
 
+/// The form that [`TrainConfig`] reads.
+fn sources<S: serde::Serializer>(list: &[DataSource], to: S) -> Result<S::Ok, S::Error> {
+    DataSources(list.to_vec()).serialize(to)
+}
+
 fn dynamics(text: &str) -> Result<Dynamics, String> {
     match text {
         "" => Err("expected sweep, online, single or a path, found nothing".into()),
@@ -248,7 +259,12 @@ pub fn settings_of(file: Option<&Path>, flags: &Flags) -> Result<TrainConfig, Fa
 }
 
 fn require(given: &Settings, needed: &[&str]) -> Result<(), Failure> {
-    if let Some(name) = needed.iter().find(|n| given.get(**n).and_then(Value::as_str).is_none_or(str::is_empty)) {
+    let is_absent = |v: Option<&Value>| match v {
+        Some(Value::String(s)) => s.is_empty(),
+        Some(Value::Array(list)) => list.is_empty(),
+        _ => true,
+    };
+    if let Some(name) = needed.iter().find(|n| is_absent(given.get(**n))) {
         return Err(Failure::usage(format!("--{name} is missing"))
             .hint(format!("give --{name} on the command line, or {name} in a settings file named by --config")));
     }
@@ -385,6 +401,16 @@ mod tests {
         let config: TrainConfig = serde_json::from_value(want.clone()).unwrap();
         let all = serde_json::to_value(config).unwrap();
         assert!(want.as_object().unwrap().iter().all(|(k, v)| all[k] == *v), "{all}");
+    }
+
+    #[test]
+    fn data_may_be_several_files_with_weights() {
+        assert_eq!(Value::Object(given(&["--data", "a.jsonl"])), json!({"data": "a.jsonl"}));
+        let found = given(&["--data", "a,b.jsonl", "--data", "c:0.5", "--valid-split", "0.1"]);
+        let want = json!({"data": ["a,b.jsonl", {"path": "c", "weight": 0.5}], "valid_split": 0.1});
+        assert_eq!(Value::Object(found), want);
+        let e = Only::try_parse_from(["train", "--data", "c:0"]).err().unwrap().to_string();
+        assert!(e.contains("expected a weight > 0 behind the last colon, found \"c:0\""), "{e}");
     }
 
     #[test]

@@ -77,12 +77,7 @@ impl Writer {
     fn add(&mut self, data: &Path, made: &Made) -> Result<()> {
         let (mut examples, mut tokens) = (made.examples.iter(), &made.tokens[..]);
         for row in &made.rows {
-            let counts = &mut self.header.counts;
-            counts.rows += 1;
-            counts.cut += u64::from(row.cut);
-            counts.empty += u64::from(row.empty);
-            counts.no_target += u64::from(!row.empty && row.examples == 0);
-            counts.windows += if row.split { row.examples as u64 } else { 0 };
+            self.header.counts.count(row.cut, row.empty, row.split, row.examples as u64);
             for example in examples.by_ref().take(row.examples) {
                 let (own, rest) = tokens.split_at(example.tokens);
                 self.example(data, own, row.row, example)?;
@@ -113,7 +108,6 @@ impl Writer {
         self.records.update(&bytes);
         self.index.1.write_all(&bytes).map_err(Error::io(self.index.0.path()))?;
         header.examples += 1;
-        header.counts.kept += 1;
         header.tokens += u64::from(n_tokens);
         header.supervised += u64::from(supervised);
         header.longest = header.longest.max(n_tokens);

@@ -34,6 +34,18 @@ pub struct RowCounts {
     pub windows: u64,
 }
 
+impl RowCounts {
+    /// Counts a row that gave so many examples.
+    pub(super) fn count(&mut self, cut: bool, empty: bool, split: bool, examples: u64) {
+        self.rows += 1;
+        self.kept += examples;
+        self.cut += u64::from(cut);
+        self.empty += u64::from(empty);
+        self.no_target += u64::from(!empty && examples == 0);
+        self.windows += if split { examples } else { 0 };
+    }
+}
+
 impl std::fmt::Display for RowCounts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let RowCounts { rows, kept, cut, empty, no_target, .. } = self;

@@ -221,16 +221,27 @@ impl Blocks<'_> {
             }
             let object = parser.parse(row, &block.json[start..end])?;
             start = end;
-            let rendered = self.template.render(self.data, row, &object)?;
-            let encoded = self.tokenizer.encode_row(&rendered, self.max_length).map_err(|e| match e {
-                // A chat template wrote what is wrong with it, of this row.
-                Error::Tokenizer { reason, .. } if rendered.chat => invalid(self.data, row, reason),
-                e => e,
-            })?;
+            let rendered = self.template.render(parser.file(row), row, &object)?;
+            let encoded = encode(self.tokenizer, &rendered, self.max_length, parser.file(row), row)?;
             block.made.push(row, &rendered, &encoded);
         }
         Ok(())
     }
+}
+
+/// Encodes a row of this file.
+pub(super) fn encode(
+    tokenizer: &Tokenizer,
+    rendered: &Rendered,
+    max_length: usize,
+    file: &Path,
+    row: u64,
+) -> Result<EncodedRow> {
+    tokenizer.encode_row(rendered, max_length).map_err(|e| match e {
+        // A chat template wrote what is wrong with it, of this row.
+        Error::Tokenizer { reason, .. } if rendered.chat => invalid(file, row, reason),
+        e => e,
+    })
 }
 
 /// Takes the blocks in their order and gives them back.

@@ -1,43 +1,69 @@
-//! Rows of a data file as JSON objects, read as a stream: one object a line (JSONL), or one JSON
-//! array of objects. Which of the two is told by the first byte that is not white space. Memory is
-//! that of one row, whatever the size of the file.
+//! Rows of a file or folder as JSON objects, read as a stream: memory is that of one row, whatever the size of
+//! the file. What is no JSON becomes JSON as it is read, so that workers parse one language.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::files::Kind;
+use super::json_rows::JsonRows;
+use super::texts::TextRows;
 use crate::error::{Error, Result};
 
 /// Longest row that is read, in bytes of JSON. A file without line ends would otherwise be read
 /// into memory whole.
 pub const MAX_ROW_BYTES: usize = 64 << 20;
 
-/// A row: its number in the file from 1 (line of JSONL, element of an array), and its object.
+/// A row: its number from 1 (line of JSONL, element of an array, record of a table, text of a folder), and its
+/// object.
 pub type Row = (u64, Map<String, Value>);
 
-/// Streaming reader of JSONL or of one JSON array; an iterator of [`Row`]s that ends at the first
-/// error. Blank lines and a UTF-8 byte order mark are skipped.
-#[derive(Debug)]
+/// Cuts rows off a source, one after the other.
+pub(super) trait RawRows: Send {
+    /// Appends the JSON of the next row and returns its number; `None` at the end. Not to be called again after
+    /// an error.
+    fn next_raw(&mut self, bytes: &mut Vec<u8>) -> Result<Option<u64>>;
+}
+
+/// Streaming reader of a file or folder of rows (see `files.rs` for the kinds); an iterator of [`Row`]s that ends
+/// at the first error. Blank lines and a UTF-8 byte order mark are skipped.
 pub struct RowReader {
     parser: RowParser,
-    input: BufReader<File>,
-    row: u64,
+    input: Box<dyn RawRows>,
     bytes: Vec<u8>,
     done: bool,
+}
+
+impl std::fmt::Debug for RowReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RowReader").field("parser", &self.parser).finish_non_exhaustive()
+    }
 }
 
 /// Makes objects of the bytes that [`RowReader::next_raw`] cut, on any thread.
 #[derive(Clone, Debug)]
 pub(super) struct RowParser {
-    path: PathBuf,
-    array: bool,
+    pub path: PathBuf,
+    /// Rows are the elements of one array.
+    pub array: bool,
+    /// Rows are these files.
+    files: Option<Arc<Vec<PathBuf>>>,
 }
 
 impl RowParser {
-    fn fault(&self, row: u64, reason: impl Into<String>) -> Error {
-        Error::DataInvalid { path: self.path.clone(), row, reason: reason.into() }
+    pub fn new(path: &Path) -> RowParser {
+        RowParser { path: path.to_path_buf(), array: false, files: None }
+    }
+
+    /// The file that a row stands in.
+    pub fn file(&self, row: u64) -> &Path {
+        let file = self.files.as_ref().and_then(|f| f.get(usize::try_from(row).ok()?.checked_sub(1)?));
+        file.unwrap_or(&self.path)
+    }
+
+    pub fn fault(&self, row: u64, reason: impl Into<String>) -> Error {
+        Error::DataInvalid { path: self.file(row).to_path_buf(), row, reason: reason.into() }
     }
 
     /// The object of a row; the number is for the error.
@@ -60,169 +86,45 @@ impl RowParser {
 }
 
 impl RowReader {
-    /// Opens a file and tells its kind.
+    /// Opens a file or a folder of texts.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::DataInvalid`] (row 1) for text in UTF-16.
+    /// [`Error::Io`], also for a kind of file that this build does not read; [`Error::DataInvalid`] (row 1) for
+    /// text in UTF-16 and for a table without columns of distinct names.
     pub fn open(path: impl AsRef<Path>) -> Result<RowReader> {
-        let path = path.as_ref().to_path_buf();
-        let file = File::open(&path).map_err(Error::io(&path))?;
-        let mut reader = RowReader {
-            parser: RowParser { path, array: false },
-            input: BufReader::with_capacity(1 << 16, file),
-            row: 0,
-            bytes: Vec::new(),
-            done: false,
-        };
-        let start = reader.fill()?;
-        if start.starts_with(&[0xFF, 0xFE]) || start.starts_with(&[0xFE, 0xFF]) {
-            reader.row = 1;
-            return Err(reader.fault("the file is in UTF-16, expected UTF-8"));
-        }
-        if start.starts_with(&[0xEF, 0xBB, 0xBF]) {
-            reader.input.consume(3);
-        }
-        // Line ends before the first row count as lines, so that numbers are those of an editor.
-        while let Some(byte) = reader.peek()? {
-            match byte {
-                b'\n' => reader.row += 1,
-                b' ' | b'\t' | b'\r' => {}
-                b'[' => {
-                    reader.parser.array = true;
-                    reader.row = 0;
-                    break;
-                }
-                _ => break,
+        let path = path.as_ref();
+        let mut parser = RowParser::new(path);
+        let input: Box<dyn RawRows> = match Kind::of(path)? {
+            Kind::Json => {
+                let rows = JsonRows::open(path)?;
+                parser = rows.parser().clone();
+                Box::new(rows)
             }
-            reader.input.consume(1);
-        }
-        Ok(reader)
+            Kind::Texts(files) => {
+                parser.files = Some(files.clone());
+                Box::new(TextRows::new(parser.clone(), files))
+            }
+            #[cfg(feature = "tables")]
+            Kind::Csv(delimiter) => Box::new(super::csv_rows::CsvRows::open(path, delimiter)?),
+            #[cfg(feature = "tables")]
+            Kind::Parquet => Box::new(super::parquet_rows::ParquetRows::open(path)?),
+            #[cfg(not(feature = "tables"))]
+            Kind::Csv(_) | Kind::Parquet => {
+                let reason = "tables are read by builds with the feature `tables` (cargo build --features tables)";
+                return Err(Error::io(path)(std::io::Error::new(std::io::ErrorKind::Unsupported, reason)));
+            }
+        };
+        Ok(RowReader { parser, input, bytes: Vec::new(), done: false })
     }
 
     pub(super) fn parser(&self) -> &RowParser {
         &self.parser
     }
 
-    /// Appends the JSON of the next row, as it stands in the file, and returns its number; `None` at the
-    /// end. Not to be called again after an error.
+    /// Appends the JSON of the next row and returns its number; `None` at the end. Not to be called again after
+    /// an error.
     pub(super) fn next_raw(&mut self, bytes: &mut Vec<u8>) -> Result<Option<u64>> {
-        let found = if self.parser.array { self.next_element(bytes)? } else { self.next_line(bytes)? };
-        Ok(found.then_some(self.row))
-    }
-
-    fn fault(&self, reason: impl Into<String>) -> Error {
-        self.parser.fault(self.row, reason)
-    }
-
-    fn fill(&mut self) -> Result<&[u8]> {
-        self.input.fill_buf().map_err(Error::io(&self.parser.path))
-    }
-
-    fn peek(&mut self) -> Result<Option<u8>> {
-        Ok(self.fill()?.first().copied())
-    }
-
-    /// The next byte that is not white space, left in place.
-    fn peek_token(&mut self) -> Result<Option<u8>> {
-        while let Some(byte) = self.peek()? {
-            if !byte.is_ascii_whitespace() {
-                return Ok(Some(byte));
-            }
-            self.input.consume(1);
-        }
-        Ok(None)
-    }
-
-    fn too_long(&self) -> Error {
-        self.fault(format!("the row is longer than {} MiB", MAX_ROW_BYTES >> 20))
-    }
-
-    /// Appends the next line that is not blank; false at the end.
-    fn next_line(&mut self, bytes: &mut Vec<u8>) -> Result<bool> {
-        let start = bytes.len();
-        loop {
-            bytes.truncate(start);
-            let limit = MAX_ROW_BYTES as u64 + 2;
-            let n = (&mut self.input).take(limit).read_until(b'\n', bytes).map_err(Error::io(&self.parser.path))?;
-            if n == 0 {
-                return Ok(false);
-            }
-            self.row += 1;
-            if n > MAX_ROW_BYTES {
-                return Err(self.too_long());
-            }
-            if !bytes[start..].iter().all(u8::is_ascii_whitespace) {
-                return Ok(true);
-            }
-        }
-    }
-
-    /// Appends the next element of the array; false behind the closing bracket.
-    fn next_element(&mut self, bytes: &mut Vec<u8>) -> Result<bool> {
-        let first = self.row == 0;
-        self.row += 1;
-        if first {
-            self.input.consume(1);
-        }
-        let mut next = self.peek_token()?;
-        if next == Some(b']') {
-            self.input.consume(1);
-            return match self.peek_token()? {
-                None => Ok(false),
-                Some(_) => Err(self.fault("text follows the closing bracket of the array")),
-            };
-        }
-        if !first && next.is_some() {
-            if next != Some(b',') {
-                return Err(self.fault("expected a comma or the closing bracket before this element"));
-            }
-            self.input.consume(1);
-            next = self.peek_token()?;
-        }
-        match next {
-            Some(b'{') => self.copy_object(bytes).map(|()| true),
-            Some(b']') => Err(self.fault("expected an element after the comma, found the closing bracket")),
-            Some(byte) => Err(self.fault(format!("expected an object, found {}", kind_of_byte(byte)))),
-            None => Err(self.fault("the file ends before the closing bracket of the array")),
-        }
-    }
-
-    /// Copies one balanced object; whether it is valid JSON is the parser's business.
-    fn copy_object(&mut self, bytes: &mut Vec<u8>) -> Result<()> {
-        let start = bytes.len();
-        let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
-        loop {
-            let chunk = self.input.fill_buf().map_err(Error::io(&self.parser.path))?;
-            if chunk.is_empty() {
-                return Err(self.fault("the file ends inside this element"));
-            }
-            let mut used = chunk.len();
-            let mut whole = false;
-            for (i, &byte) in chunk.iter().enumerate() {
-                match byte {
-                    _ if escaped => escaped = false,
-                    b'\\' if in_string => escaped = true,
-                    b'"' => in_string = !in_string,
-                    b'{' | b'[' if !in_string => depth += 1,
-                    b'}' | b']' if !in_string => {
-                        depth -= 1;
-                        if depth == 0 {
-                            (used, whole) = (i + 1, true);
-                            break;
-                        }
-                    }
-                    _ => {}
-                }
-            }
-            bytes.extend_from_slice(&chunk[..used]);
-            self.input.consume(used);
-            if bytes.len() - start > MAX_ROW_BYTES {
-                return Err(self.too_long());
-            }
-            if whole {
-                return Ok(());
-            }
-        }
+        self.input.next_raw(bytes)
     }
 
     fn advance(&mut self) -> Result<Option<Row>> {
@@ -257,83 +159,5 @@ pub(super) fn kind(value: &Value) -> &'static str {
         Value::String(_) => "a string",
         Value::Array(_) => "an array",
         Value::Object(_) => "an object",
-    }
-}
-
-fn kind_of_byte(byte: u8) -> &'static str {
-    match byte {
-        b'"' => "a string",
-        b'[' => "an array",
-        b'n' => "null",
-        b't' | b'f' => "a boolean",
-        b'-' | b'0'..=b'9' => "a number",
-        _ => "something that is not JSON",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(text: impl AsRef<[u8]>) -> (Vec<u64>, Option<String>) {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("d.jsonl");
-        std::fs::write(&path, text).unwrap();
-        let (mut rows, mut error) = (Vec::new(), None);
-        match RowReader::open(&path) {
-            Ok(reader) => {
-                for item in reader {
-                    match item {
-                        Ok((n, map)) => {
-                            assert!(map.contains_key("a"));
-                            rows.push(n);
-                        }
-                        Err(e) => error = Some(e),
-                    }
-                }
-            }
-            Err(e) => error = Some(e),
-        }
-        (rows, error.map(|e| e.to_string().replace(&path.display().to_string(), "d")))
-    }
-
-    fn fault(text: &str) -> String {
-        read(text).1.unwrap()
-    }
-
-    #[test]
-    fn lines_keep_their_numbers_through_blanks_and_marks() {
-        assert_eq!(read("{\"a\":1}\n\n  \r\n{\"a\":2}\r\n{\"a\":3}"), (vec![1, 4, 5], None));
-        assert_eq!(read("\u{feff}\n {\"a\":1}\n"), (vec![2], None));
-        assert_eq!(read(""), (vec![], None));
-    }
-
-    #[test]
-    fn an_array_is_split_at_its_elements() {
-        let odd = r#"[ {"a":"}],{\"\\"} ,{"a":{"b":[{}]}},
-            {"a":"é{"}]"#;
-        assert_eq!(read(odd), (vec![1, 2, 3], None));
-        assert_eq!(read(" \n[]\n"), (vec![], None));
-        // Elements that straddle the reader's buffer.
-        let wide = format!("[{}]", vec![format!("{{\"a\":\"{}\"}}", "x\\\"}".repeat(5000)); 9].join(","));
-        assert_eq!(read(wide), ((1..=9).collect(), None));
-    }
-
-    #[test]
-    fn a_fault_names_its_row() {
-        assert_eq!(fault("{\"a\":1}\n\n{\"a\":}\n"), "d: row 3: not valid JSON: expected value (column 6)");
-        assert_eq!(fault("{\"a\":1}\n7\n"), "d: row 2: expected an object, found a number");
-        assert_eq!(fault("[{\"a\":1},[2]]"), "d: row 2: expected an object, found an array");
-        assert_eq!(fault("[{\"a\":1},]"), "d: row 2: expected an element after the comma, found the closing bracket");
-        assert_eq!(fault("[{\"a\":1}"), "d: row 2: the file ends before the closing bracket of the array");
-        assert_eq!(fault("[{\"a\":1},{\"a\""), "d: row 2: the file ends inside this element");
-        assert_eq!(
-            fault("[{\"a\":1} {\"a\":1}]"),
-            "d: row 2: expected a comma or the closing bracket before this element"
-        );
-        assert!(fault("[{\"a\":1}] x").contains("text follows"));
-        assert!(fault("[\n{\"a\":1},\n{\"a\"\n 1}]").contains("line 2, column 2 of the element"));
-        assert_eq!(read([0xFF, 0xFE, b'{', 0]).1.unwrap(), "d: row 1: the file is in UTF-16, expected UTF-8");
-        assert!(read(b"{\"a\":\"\xff\"}").1.unwrap().starts_with("d: row 1: not valid JSON"));
     }
 }

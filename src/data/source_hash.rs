@@ -1,5 +1,5 @@
 //! Hash of a data file's contents, remembered by size and time of change so that an unchanged file
-//! is not read again.
+//! is not read again. Of a folder of texts, all of them together.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::files::list;
 use super::temporary::Temporary;
 use crate::error::{Error, Result};
 
@@ -21,6 +22,9 @@ pub(super) struct Stamp {
     path: PathBuf,
     size: u64,
     modified_ns: u64,
+    /// Of a folder: hash of its texts' names, sizes and times. Size and time are those of all, and of the newest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    texts: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -34,17 +38,39 @@ impl Stamp {
     pub fn of(path: &Path) -> Result<Stamp> {
         let path = std::fs::canonicalize(path).map_err(Error::io(path))?;
         let meta = std::fs::metadata(&path).map_err(Error::io(&path))?;
+        if meta.is_dir() {
+            return Stamp::of_folder(path);
+        }
         if !meta.is_file() {
             return Err(Error::io(&path)(std::io::Error::new(ErrorKind::InvalidInput, "expected a file")));
         }
-        let modified = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
-        Ok(Stamp { path, size: meta.len(), modified_ns: u64::try_from(modified.as_nanos()).unwrap_or(0) })
+        Ok(Stamp { path, size: meta.len(), modified_ns: modified_ns(&meta), texts: None })
+    }
+
+    fn of_folder(path: PathBuf) -> Result<Stamp> {
+        let (mut size, mut newest, mut hasher) = (0, 0, blake3::Hasher::new());
+        for file in list(&path)?.files {
+            let meta = std::fs::metadata(&file).map_err(Error::io(&file))?;
+            let (own, modified) = (meta.len(), modified_ns(&meta));
+            let name = file.as_os_str().as_encoded_bytes();
+            for number in [name.len() as u64, own, modified] {
+                hasher.update(&number.to_le_bytes());
+            }
+            hasher.update(name);
+            (size, newest) = (size + own, newest.max(modified));
+        }
+        Ok(Stamp { path, size, modified_ns: newest, texts: Some(hasher.finalize().to_hex().to_string()) })
     }
 
     fn is_settled(&self) -> bool {
         let age = SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_nanos(self.modified_ns));
         self.modified_ns != 0 && age.is_ok_and(|age| age > SETTLED)
     }
+}
+
+fn modified_ns(meta: &std::fs::Metadata) -> u64 {
+    let modified = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+    u64::try_from(modified.as_nanos()).unwrap_or(0)
 }
 
 /// blake3 of the file's contents and the stamp that it was read under.
@@ -59,7 +85,10 @@ pub(super) fn source_hash(data: &Path, cache_dir: &Path, stop: &dyn Fn() -> bool
             return Ok((*hash.as_bytes(), stamp));
         }
     }
-    let hash = hash_file(&stamp.path, stop)?;
+    let hash = match stamp.texts {
+        None => hash_file(&stamp.path, stop)?,
+        Some(_) => hash_texts(&stamp.path, stop)?,
+    };
     if Stamp::of(data)? != stamp {
         return Err(changed(data));
     }
@@ -80,6 +109,15 @@ pub(super) fn source_hash(data: &Path, cache_dir: &Path, stop: &dyn Fn() -> bool
 /// The error for a file that was written to while it was read.
 pub(super) fn changed(data: &Path) -> Error {
     Error::io(data)(std::io::Error::other("the file changed while it was read"))
+}
+
+/// Where the texts lie makes no other rows, but their order does.
+fn hash_texts(folder: &Path, stop: &dyn Fn() -> bool) -> Result<[u8; 32]> {
+    let mut hasher = blake3::Hasher::new();
+    for file in list(folder)?.files {
+        hasher.update(&hash_file(&file, stop)?);
+    }
+    Ok(*hasher.finalize().as_bytes())
 }
 
 fn hash_file(path: &Path, stop: &dyn Fn() -> bool) -> Result<[u8; 32]> {
@@ -127,7 +165,27 @@ mod tests {
     }
 
     #[test]
-    fn it_stops_and_refuses_folders() {
+    fn a_folder_is_its_texts_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        let hash = || source_hash(dir.path(), cache.path(), &|| false).unwrap().0;
+        write("a.txt", "one");
+        write("b.txt", "two");
+        let first = hash();
+        let mut hasher = blake3::Hasher::new();
+        for text in ["one", "two"] {
+            hasher.update(blake3::hash(text.as_bytes()).as_bytes());
+        }
+        assert_eq!(first, *hasher.finalize().as_bytes());
+        write("notes.bin", "of no account");
+        assert_eq!(hash(), first);
+        std::fs::rename(dir.path().join("a.txt"), dir.path().join("c.txt")).unwrap();
+        assert_ne!(hash(), first);
+    }
+
+    #[test]
+    fn it_stops_and_refuses_folders_without_texts() {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("d");
         std::fs::write(&data, "one").unwrap();

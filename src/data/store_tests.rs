@@ -1,5 +1,7 @@
 use super::*;
+use crate::data::index::{HEADER_BYTES, RECORD_BYTES};
 use crate::data::testing::shared;
+use std::fs::File;
 use std::time::{Duration, SystemTime};
 
 struct Bench {
@@ -248,7 +250,7 @@ fn an_unchanged_store_is_reused_and_a_changed_one_is_not() {
     // The same rows elsewhere share the store; other rows, settings or lengths do not.
     let copy = bench.dir.path().join("copy");
     std::fs::copy(&data, &copy).unwrap();
-    assert_eq!(bench.open(&copy).unwrap().source(), copy);
+    assert_eq!(bench.open(&copy).unwrap().sources()[0].path, copy);
     assert_eq!(bench.files(".index").len(), 1);
     let second = bench.open(&bench.file("{\"text\":\"two\"}\n")).unwrap();
     assert_ne!(second.hash(), first.hash());

@@ -6,12 +6,15 @@
 //! | prompt–completion | `prompt`, `completion` | both, joined as they are | the completion |
 //! | columns | `prompt_field`, `response_field` | both, joined as they are | the response |
 //! | template | `prompt_template`, `response_field` | the filled template and the response | the response |
-//! | alpaca | `instruction`, `input`?, `output` | Stanford's templates and the output | the output |
+//! | alpaca | `instruction`, `input`?, `output`, `system`?, `history`? | Stanford's templates and the output, see `alpaca.rs` | the output, and those of the history |
 //! | messages | `messages: [{role, content}, …]`, `tools`? | below | each assistant turn and its end token |
 //! | turns | `prompt`, `completion` as lists of messages | below | the assistant turns of the completion |
+//! | sharegpt | `conversations: [{from, value}, …]`, or `messages_field`; `system`?, `tools`? | as messages, see `sharegpt.rs` | as messages |
 //!
 //! Without an override the shape is that of the first row; where its keys fit several, the order
-//! is messages, prompt–completion, alpaca, text (Alpaca's own file has a `text` column too).
+//! is messages, sharegpt, prompt–completion, alpaca, text (Alpaca's own file has a `text` column too).
+//! A column named in the settings may lie deeper: `instances.0.output` is the `output` of the first element of
+//! `instances`, unless a column has that very name.
 //!
 //! Conversations are written by the model's [chat template](super::chat), or by one of the user's. For a model without
 //! one there is a plain role format, `␄` being the tokenizer's end-of-sequence token:
@@ -32,13 +35,9 @@ use serde_json::{Map, Value};
 use super::chat::{ChatFacts, ChatFormat, ChatTemplate, Conversation, RenderOptions};
 use super::prompt::PromptTemplate;
 use super::rows::kind;
+use super::{alpaca, sharegpt};
 use crate::config::{DataFormat, DataOptions};
 use crate::error::{Error, Result};
-
-const ALPACA_INPUT: &str = "Below is an instruction that describes a task, paired with an input that provides further \
-                            context. Write a response that appropriately completes the request.\n\n";
-const ALPACA_NO_INPUT: &str = "Below is an instruction that describes a task. Write a response that appropriately \
-                               completes the request.\n\n";
 
 /// A row as text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -113,6 +112,11 @@ pub enum RowShape {
     Alpaca,
     /// A conversation.
     Messages,
+    /// A conversation in the form of ShareGPT, or in a column of another name.
+    ShareGpt {
+        /// Column of the turns.
+        field: String,
+    },
     /// A conversation in two columns, lists of messages, of which the second is trained.
     Turns {
         /// Column of what came before.
@@ -132,14 +136,21 @@ impl RowShape {
         options.validate()?;
         let format = options.data_format;
         let pair = options.prompt_field.is_some() || options.prompt_template.is_some();
-        if pair && matches!(format, Some(F::Text | F::Alpaca | F::Messages)) {
+        if pair && matches!(format, Some(F::Text | F::Alpaca | F::Messages | F::ShareGpt)) {
             return Err(Error::config("data_format", "prompt and response are named as columns as well"));
         }
-        if options.text_field.is_some() && (pair || !matches!(format, None | Some(F::Text))) {
+        let other = pair || options.messages_field.is_some();
+        if options.text_field.is_some() && (other || !matches!(format, None | Some(F::Text))) {
             return Err(Error::config("text_field", "rows of another shape are asked for as well"));
         }
         if let Some(field) = &options.text_field {
             return Ok(Some(RowShape::Text { field: field.clone() }));
+        }
+        if let Some(field) = &options.messages_field {
+            if pair || !matches!(format, None | Some(F::Messages | F::ShareGpt)) {
+                return Err(Error::config("messages_field", "rows of another shape are asked for as well"));
+            }
+            return Ok(Some(RowShape::ShareGpt { field: field.clone() }));
         }
         // `validate` leaves the response's column unnamed for prompt–completion only.
         let response = || options.response_field.clone().unwrap_or_else(|| "completion".into());
@@ -155,18 +166,39 @@ impl RowShape {
             Some(F::PromptCompletion) => RowShape::prompt_completion(),
             Some(F::Alpaca) => RowShape::Alpaca,
             Some(F::Messages) => RowShape::Messages,
+            Some(F::ShareGpt) => RowShape::sharegpt(),
             Some(F::Columns) => return Err(Error::config("prompt_field", "data_format columns needs it")),
         }))
+    }
+
+    /// Its name, as in [`DataFormat`]; a filled template is `template`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            RowShape::Text { .. } => DataFormat::Text.as_str(),
+            RowShape::Columns { .. } if *self == RowShape::prompt_completion() => DataFormat::PromptCompletion.as_str(),
+            RowShape::Columns { .. } => DataFormat::Columns.as_str(),
+            RowShape::Template { .. } => "template",
+            RowShape::Alpaca => DataFormat::Alpaca.as_str(),
+            RowShape::Messages => DataFormat::Messages.as_str(),
+            RowShape::Turns { .. } => "turns",
+            RowShape::ShareGpt { .. } => DataFormat::ShareGpt.as_str(),
+        }
     }
 
     fn prompt_completion() -> RowShape {
         RowShape::Columns { prompt: "prompt".into(), response: "completion".into() }
     }
 
+    fn sharegpt() -> RowShape {
+        RowShape::ShareGpt { field: "conversations".into() }
+    }
+
     fn detect(row: &Map<String, Value>) -> std::result::Result<RowShape, String> {
         let has = |keys: &[&str]| keys.iter().all(|k| row.contains_key(*k));
         if has(&["messages"]) {
             Ok(RowShape::Messages)
+        } else if has(&["conversations"]) {
+            Ok(RowShape::sharegpt())
         } else if has(&["prompt", "completion"]) {
             Ok(RowShape::prompt_completion())
         } else if has(&["instruction", "output"]) {
@@ -176,7 +208,7 @@ impl RowShape {
         } else {
             let found: Vec<_> = row.keys().take(12).map(String::as_str).collect();
             Err(format!(
-                "expected the key messages, or prompt and completion, or instruction and output, or text, \
+                "expected the key messages, or conversations, or prompt and completion, or instruction and output, or text, \
                  or columns named in the settings; found {}",
                 if found.is_empty() { "no key".into() } else { found.join(", ") }
             ))
@@ -239,7 +271,7 @@ impl Template {
 
     /// Whether the rows are conversations.
     pub fn has_conversations(&self) -> bool {
-        matches!(self.shape, RowShape::Messages | RowShape::Turns { .. })
+        matches!(self.shape, RowShape::Messages | RowShape::ShareGpt { .. } | RowShape::Turns { .. })
     }
 
     /// How the conversations are written; `None` where the rows are none.
@@ -273,24 +305,11 @@ impl Template {
                 }
                 Rendered::pair(filled, &response)
             }
-            RowShape::Alpaca => {
-                let (instruction, output) = (column("instruction")?, column("output")?);
-                let input = match object.get("input") {
-                    None | Some(Value::Null) => String::new(),
-                    Some(_) => column("input")?,
-                };
-                if instruction.is_empty() && input.is_empty() && output.is_empty() {
-                    return Ok(Rendered::default());
-                }
-                let prompt = match input.as_str() {
-                    "" => format!("{ALPACA_NO_INPUT}### Instruction:\n{instruction}\n\n### Response:"),
-                    _ => {
-                        format!("{ALPACA_INPUT}### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:")
-                    }
-                };
-                Rendered::pair(prompt, &output)
-            }
+            RowShape::Alpaca => alpaca::render(object, self.eos_text.as_deref())?,
             RowShape::Messages => self.conversation(&Conversation::from_row(object)?)?,
+            RowShape::ShareGpt { field } => {
+                self.conversation(&Conversation::from_row(&sharegpt::to_messages(object, field)?)?)?
+            }
             RowShape::Turns { prompt, response } => {
                 self.conversation(&Conversation::from_pair(object, prompt, response)?)?
             }
@@ -350,13 +369,23 @@ pub(super) fn invalid(path: &Path, row: u64, reason: impl Into<String>) -> Error
     Error::DataInvalid { path: path.to_path_buf(), row, reason: reason.into() }
 }
 
-fn text_of(object: &Map<String, Value>, key: &str) -> std::result::Result<String, String> {
-    match object.get(key) {
+pub(super) fn text_of(object: &Map<String, Value>, key: &str) -> std::result::Result<String, String> {
+    match object.get(key).or_else(|| deeper(object, key)) {
         Some(Value::String(text)) => Ok(text.clone()),
         Some(value @ (Value::Number(_) | Value::Bool(_))) => Ok(value.to_string()),
         Some(other) => Err(format!("{key}: expected a string, found {}", kind(other))),
         None => Err(format!("the key {key} is missing")),
     }
+}
+
+/// The value at a path of keys and of places in arrays, parted by dots.
+fn deeper<'a>(object: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
+    let (first, rest) = path.split_once('.')?;
+    rest.split('.').try_fold(object.get(first)?, |at, key| match at {
+        Value::Object(map) => map.get(key),
+        Value::Array(list) => list.get(key.parse::<usize>().ok()?),
+        _ => None,
+    })
 }
 
 #[cfg(test)]

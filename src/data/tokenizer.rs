@@ -304,6 +304,27 @@ impl Tokenizer {
         Ok(limit(tokens, max_length, row.whole))
     }
 
+    /// Id and text of each token of a row, before an end token is added and the row is cut: the bytes that the token
+    /// stands for, or its name in the vocabulary where these are none or part of a character.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`].
+    pub(super) fn pieces(&self, row: &Rendered) -> Result<Vec<(u32, String)>> {
+        let encoding = self.encoding(&row.text, !row.chat)?;
+        let mut behind = 0;
+        let piece = |(&id, &(start, end)): (&u32, &(usize, usize))| {
+            let text = row.text.get(start..end).filter(|t| !t.is_empty() && start >= behind).map(String::from);
+            behind = behind.max(end);
+            (id, text.unwrap_or_else(|| self.name_of(id)))
+        };
+        Ok(encoding.get_ids().iter().zip(encoding.get_offsets()).map(piece).collect())
+    }
+
+    /// A token's name in the vocabulary.
+    pub(super) fn name_of(&self, id: u32) -> String {
+        self.inner.id_to_token(id).unwrap_or_else(|| format!("<{id}>"))
+    }
+
     fn trains(&self, id: u32, start: usize, end: usize, spans: &[Range<usize>]) -> bool {
         // Tokens without width (a normaliser's insertions) belong to what follows them.
         let end = end.max(start + 1);

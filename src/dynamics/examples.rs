@@ -11,6 +11,7 @@ use memmap2::Mmap;
 use super::block::{field, VERSION};
 use super::fault;
 use super::header::{replace, Header};
+use crate::data::row_name;
 use crate::error::{Error, Result};
 
 /// Name of the file in the log's folder.
@@ -107,7 +108,7 @@ impl Examples {
     /// An example as errors name it.
     pub fn name(&self, example: u32) -> String {
         match self.get(example) {
-            Some((row, _)) => format!("row {row} (example {example})"),
+            Some((row, _)) => format!("{} (example {example})", row_name(row)),
             None => format!("example {example} of {}", self.count),
         }
     }

@@ -1,5 +1,6 @@
 //! The log in the layouts of other tools: the JSONL files of `allenai/cartography`, with sums in place
-//! of logits, and a table as CSV. `guid` is the source row.
+//! of logits, and a table as CSV. `guid` is the source row; of several data files, the i-th (from 0) has i · 2^40
+//! added to it.
 
 use std::io::Write;
 
@@ -7,6 +8,7 @@ use serde::Serialize;
 
 use super::log::DynamicsLog;
 use super::metrics::Metrics;
+use crate::data::file_and_row;
 use crate::error::{Error, Result};
 use crate::recipe::Half;
 
@@ -76,7 +78,8 @@ pub fn td_metrics(log: &DynamicsLog, metrics: &[Metrics], out: &mut dyn Write) -
 }
 
 /// Writes every measure as a table. `hash` is that of the text; `confidence` is cartography's p̄
-/// (SFTMix's is minus `mean_perplexity` or `mean_nll`); `half` is empty where `half` has no label.
+/// (SFTMix's is minus `mean_perplexity` or `mean_nll`); `half` is empty where `half` has no label; `row` of the
+/// second data file on is written `file:row`.
 ///
 /// # Errors
 /// `out` refused.
@@ -87,7 +90,10 @@ pub fn csv(log: &DynamicsLog, metrics: &[Metrics], half: &[Half], out: &mut dyn 
         )?;
         for (i, (m, (row, hash))) in metrics.iter().zip(log.examples()).enumerate() {
             let half = half.get(i).map_or("", |h| h.as_str());
-            write!(out, "{i},{row},")?;
+            match file_and_row(row) {
+                (0, row) => write!(out, "{i},{row},")?,
+                (file, row) => write!(out, "{i},{}:{row},", file + 1)?,
+            }
             for byte in hash {
                 write!(out, "{byte:02x}")?;
             }

@@ -6,6 +6,7 @@ use super::fault;
 use super::log::DynamicsLog;
 use super::metrics::{confidences, split_checkpoints};
 use crate::config::Confidence;
+use crate::data::row_name;
 use crate::error::Result;
 
 /// How a join went.
@@ -62,7 +63,7 @@ pub fn import_confidences(
 
     let all = report.matched + report.missing;
     if report.missing * 100 > all {
-        let rows: Vec<String> = report.missing_rows.iter().map(u64::to_string).collect();
+        let rows: Vec<String> = report.missing_rows.iter().map(|&row| row_name(row)).collect();
         let reason = format!(
             "{} of {all} rows are not in it (at most 1 % may be), the first are {}",
             report.missing,

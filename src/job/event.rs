@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::store::RowCounts;
+use crate::data::store::{RowCounts, SourceCounts};
 use crate::device::DeviceSetting;
 use crate::model::Keep;
 use crate::train::score::Evaluation;
@@ -80,6 +80,10 @@ pub struct Prepared {
     pub examples: usize,
     /// How rows became examples.
     pub rows: RowCounts,
+    /// The same of each data file, with what was held out and what its weight takes.
+    pub sources: Vec<SourceCounts>,
+    /// Examples that are held out, given or split off.
+    pub valid_examples: Option<usize>,
     /// Tokens of the training set.
     pub tokens: u64,
     /// Supervised tokens of the training set.

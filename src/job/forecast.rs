@@ -64,7 +64,7 @@ pub(crate) fn forecast(
         f.gflop += gflop * stage.steps as f64 / replayed.max(1) as f64;
     }
     let sweeps = stages.iter().filter(|s| matches!(s, PlannedStage::Sweep { .. })).count();
-    if sweeps > 0 || config.valid.is_some() {
+    if sweeps > 0 || config.has_valid() {
         let tokens = choice.score_tokens.max(needs.asked.longest).min(SCORE_ROWS * needs.asked.longest);
         let rows = Rows { tokens, together: tokens, longest: needs.asked.longest, supervised: tokens };
         f.most = f.most.max(footprint.scoring(rows, chunk));

@@ -61,6 +61,7 @@ impl TrainingJob {
     /// # Errors
     /// [`Error::InvalidConfig`] names a bad setting; [`Error::Checkpoint`] when the folder holds a run.
     pub fn new(config: TrainConfig) -> Result<TrainingJob> {
+        let config = config.with_data_files()?;
         config.validate()?;
         let config = config.absolute();
         if RunFolder::new(&config.out).read()?.is_some() {
@@ -98,6 +99,7 @@ impl TrainingJob {
                 serde_json::from_value(Value::Object(all)).map_err(|e| Error::config("config", e.to_string()))?
             }
         };
+        let config = if is_new { config.with_data_files()? } else { config };
         config.validate()?;
         let config = config.absolute();
         if is_new {

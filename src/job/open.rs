@@ -5,9 +5,9 @@ use std::thread::JoinHandle;
 
 use super::StopHandle;
 use crate::config::DataOptions;
-use crate::data::pipeline;
 use crate::data::store::{StoreRequest, TokenStore};
 use crate::data::tokenizer::Tokenizer;
+use crate::data::{pipeline, Kind};
 use crate::error::{Error, Result};
 use crate::lora::base::BaseFacts;
 use crate::memory::Charge;
@@ -59,7 +59,8 @@ impl Inputs {
         stop: &dyn Fn() -> bool,
     ) -> Result<TokenStore> {
         let threads = self.engine.threads();
-        let _building = self.engine.account().charge(pipeline::held_bytes(threads));
+        let reading = Kind::of(data)?.held_bytes(data);
+        let _building = self.engine.account().charge(pipeline::held_bytes(threads) + reading);
         let store = TokenStore::open_or_build(&StoreRequest {
             data,
             options,

@@ -4,6 +4,7 @@
 mod dynamics;
 mod evaluation;
 
+use std::path::Path;
 use std::time::Instant;
 
 use serde_json::json;
@@ -14,7 +15,8 @@ use super::settle::{limits_are_kept, refuse_early, settle, RowFacts, EXAMPLE};
 use super::stage::{Rows, StageRun};
 use super::StopHandle;
 use crate::config::{Dynamics, Recipe, TrainConfig};
-use crate::data::store::TokenStore;
+use crate::data::select::{open_sets, Sets};
+use crate::data::store::{row_name, TokenStore};
 use crate::device;
 use crate::dynamics::{
     confidences, import_confidences, split_checkpoints, CheckpointInfo, DynamicsLog, DynamicsWriter, Header, Kind,
@@ -127,9 +129,9 @@ impl<'a> Runner<'a> {
         refuse_early(config, options.threads.unwrap_or_else(available_threads))?;
         let hash = ModelHash::start(&config.model, &cache)?;
         let (mut inputs, tokenizer) = Inputs::open(&config.model, config.max_length, options, cache)?;
-        let open = |data| inputs.store(&tokenizer, data, &config.data_options, config.max_length, &stopped(stop));
-        let store = open(&config.data)?;
-        let valid = config.valid.as_deref().map(open).transpose()?;
+        let open =
+            |data: &Path| inputs.store(&tokenizer, data, &config.data_options, config.max_length, &stopped(stop));
+        let Sets { train: store, valid } = open_sets(config, &inputs.cache_dir, open)?;
         let tokenizer_hash = hex(&tokenizer.tokenizer.content_hash());
         drop(tokenizer);
         inputs.room(&std::iter::once(&store).chain(&valid).collect::<Vec<_>>())?;
@@ -157,6 +159,7 @@ impl<'a> Runner<'a> {
                 run
             }
             None => RunFile {
+                sources: store.sources().to_vec(),
                 chat: store.chat().cloned(),
                 ..RunFile::new(config.clone(), resolved, data_hash, tokenizer_hash, store.counts().clone())
             },
@@ -224,6 +227,8 @@ impl<'a> Runner<'a> {
         self.tell(&Event::Prepared(Prepared {
             examples: self.store.len(),
             rows: self.store.counts().clone(),
+            sources: self.store.sources().to_vec(),
+            valid_examples: self.valid.as_ref().map(TokenStore::len),
             tokens: self.store.total_tokens(),
             supervised_tokens: self.store.supervised_tokens(),
             parameters: training.adapter.parameters(),
@@ -432,8 +437,8 @@ impl<'a> Runner<'a> {
             rows.extend(result.rows);
         }
         if let Some(bad) = rows.iter().find(|r| !r.nll.is_finite()) {
-            let row = self.store.example(bad.example as usize).source_row;
-            let what = format!("loss of row {row}, {} step {}", stage.stage.as_str(), self.state.step + 1);
+            let row = row_name(self.store.example(bad.example as usize).source_row);
+            let what = format!("loss of {row}, {} step {}", stage.stage.as_str(), self.state.step + 1);
             return Err(Error::NonFinite { what });
         }
         let engine = &self.inputs.engine;

@@ -288,7 +288,8 @@ fn config_json(
 /// Puts A, B and the magnitudes of every module together.
 fn pair(path: &Path, tensors: Tensors) -> Result<BTreeMap<String, LoraPair>> {
     let fault = |reason: String| Error::Adapter { path: path.into(), reason };
-    let mut parts: BTreeMap<String, [Option<(String, Vec<usize>, Vec<f32>)>; 3]> = BTreeMap::new();
+    type Part = Option<(String, Vec<usize>, Vec<f32>)>;
+    let mut parts: BTreeMap<String, [Part; 3]> = BTreeMap::new();
     for (key, (shape, data)) in tensors {
         let suffixes = [SUFFIX_A, SUFFIX_B, SUFFIX_M].into_iter().enumerate();
         let found = key.strip_prefix(PREFIX).and_then(|k| {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::atomic::write_file;
 use crate::config::TrainConfig;
 use crate::data::chat::ChatFacts;
-use crate::data::store::RowCounts;
+use crate::data::store::{RowCounts, SourceCounts};
 use crate::device::DeviceSetting;
 use crate::error::{Error, Result};
 use crate::job::TrainReport;
@@ -40,6 +40,9 @@ pub struct RunFile {
     pub tokenizer_hash: String,
     /// How rows became examples.
     pub rows: RowCounts,
+    /// The same of each data file, with what was held out and what its weight takes.
+    #[serde(default)]
+    pub sources: Vec<SourceCounts>,
     /// How conversations were written; absent where rows are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chat: Option<ChatFacts>,
@@ -103,6 +106,7 @@ impl RunFile {
             data_hash,
             tokenizer_hash,
             rows,
+            sources: Vec::new(),
             chat: None,
         }
     }
@@ -306,7 +310,8 @@ pub fn check_settings(run: &RunFile, given: &Map<String, Value>) -> Result<()> {
     }
     let now: TrainConfig =
         serde_json::from_value(Value::Object(given.clone())).map_err(|e| Error::config("config", e.to_string()))?;
-    let now = as_map(&|| serde_json::to_value(now.clone().absolute()))?;
+    let now = now.with_data_files()?.absolute();
+    let now = as_map(&|| serde_json::to_value(now.clone()))?;
     // Two names of one file are one path.
     let canonical = |v: &Value| v.as_str().and_then(|p| std::fs::canonicalize(p).ok());
     for (key, value) in given {

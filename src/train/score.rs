@@ -56,8 +56,8 @@ pub fn score(
         let group = Group::plain(vec![MicroBatch::new(&Ragged::from_store(store, &batch))], 0.0);
         let result = engine.run(|| group.run(&run, None))?;
         if let Some(bad) = result.rows.iter().find(|r| !r.nll.is_finite()) {
-            let row = store.example(bad.example as usize).source_row;
-            return Err(Error::NonFinite { what: format!("loss of {} row {row}", store.source().display()) });
+            let (file, row) = store.origin(bad.example as usize);
+            return Err(Error::NonFinite { what: format!("loss of {} row {row}", file.display()) });
         }
         if !each(&result)? {
             break;

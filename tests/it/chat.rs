@@ -212,7 +212,9 @@ fn own_templates_train_what_training_templates_train() {
                 continue;
             }
             let bare = |text: &str| {
-                let text = text.trim_end_matches("<|endoftext|>").trim_start_matches("<|assistant|>");
+                let text = text.trim_end_matches("<|endoftext|>");
+                // Phi-3's marker has swallowed the white space behind it: transformers train the marker, we do not.
+                let text = text.strip_prefix("<|assistant|>").map_or(text, str::trim_start);
                 text.trim_matches('\n').to_string()
             };
             let want: Vec<String> = want.iter().map(|t| bare(t)).collect();
@@ -310,16 +312,16 @@ fn lists_of_messages_train_the_completion_only() {
     });
     let file = shared("tokenizers/chat_templates/phi3_training.jinja").unwrap();
     let training = DataOptions { chat_template: Some(file), ..Default::default() };
-    let own = store(&tokenizer, &[row.clone()], &DataOptions::default(), 512, dir.path()).unwrap();
+    let own = store(&tokenizer, std::slice::from_ref(&row), &DataOptions::default(), 512, dir.path()).unwrap();
     assert_eq!(example(&own, &tokenizer, 0).1, ["d<|end|>", "f<|end|>"]);
-    let theirs = store(&tokenizer, &[row.clone()], &training, 512, dir.path()).unwrap();
+    let theirs = store(&tokenizer, std::slice::from_ref(&row), &training, 512, dir.path()).unwrap();
     assert_eq!(example(&theirs, &tokenizer, 0).1, ["d<|end|>", "f<|end|><|endoftext|>"]);
     // The same text, but another template: not the same store.
     assert_eq!(theirs.example(0).ids().collect::<Vec<_>>(), own.example(0).ids().collect::<Vec<_>>());
     assert_ne!(theirs.hash(), own.hash());
     let mut bare = Tokenizer::load(&folder.path).unwrap();
     bare.set_chat_source(None);
-    let plain = store(&bare, &[row.clone()], &DataOptions::default(), 512, dir.path()).unwrap();
+    let plain = store(&bare, std::slice::from_ref(&row), &DataOptions::default(), 512, dir.path()).unwrap();
     assert_eq!(example(&plain, &bare, 0).1, ["d<|endoftext|>", "f<|endoftext|>"]);
     let e =
         store(&tokenizer, &[row, json!({"prompt": "x", "completion": "y"})], &training, 512, dir.path()).unwrap_err();
@@ -345,7 +347,8 @@ fn what_a_template_refuses_names_the_row() {
     let twice = dir.path().join("twice.jinja");
     std::fs::write(&twice, "{{ bos_token + bos_token }}{% for m in messages %}{{ m.content + eos_token }}{% endfor %}")
         .unwrap();
-    let e = fails(&[good.clone()], &DataOptions { chat_template: Some(twice.clone()), ..Default::default() });
+    let e =
+        fails(std::slice::from_ref(&good), &DataOptions { chat_template: Some(twice.clone()), ..Default::default() });
     assert!(
         matches!(e, Error::DataInvalid { row: 1, .. }) && e.to_string().contains("two beginning tokens, <s>"),
         "{e}"
@@ -354,7 +357,7 @@ fn what_a_template_refuses_names_the_row() {
     assert!(matches!(&e, Error::InvalidConfig { field, .. } if field == "chat_template"), "{e}");
     let broken = dir.path().join("broken.jinja");
     std::fs::write(&broken, "{% if %}").unwrap();
-    let e = fails(&[good.clone()], &DataOptions { chat_template: Some(broken), ..Default::default() });
+    let e = fails(std::slice::from_ref(&good), &DataOptions { chat_template: Some(broken), ..Default::default() });
     assert!(matches!(e, Error::ChatTemplate { .. }), "{e}");
     let e = fails(&[good], &DataOptions { chat_template: Some("none".into()), ..Default::default() });
     assert!(matches!(e, Error::Io { .. }), "{e}");

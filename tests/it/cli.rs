@@ -141,7 +141,7 @@ fn run_with_dynamics(dir: &Path) {
     let text: String =
         rows.iter().map(|(p, c)| format!("{}\n", serde_json::json!({"prompt": p, "completion": c}))).collect();
     std::fs::write(&data, text).unwrap();
-    let config = TrainConfig { model: "m".into(), data, out: dir.into(), ..Default::default() };
+    let config = TrainConfig { model: "m".into(), data: data.into(), out: dir.into(), ..Default::default() };
     std::fs::write(dir.join("run.json"), serde_json::json!({"format": 1, "config": config}).to_string()).unwrap();
 
     let examples: Vec<(u64, [u8; 16])> =

@@ -21,7 +21,7 @@ fn config(device: DeviceSetting, out: &Path) -> TrainConfig {
     let assets = project("assets/demo");
     TrainConfig {
         model: assets.clone(),
-        data: assets.join("train.jsonl"),
+        data: assets.join("train.jsonl").into(),
         out: out.to_path_buf(),
         device,
         dynamics: Dynamics::Single,

@@ -543,7 +543,7 @@ fn tiny_run(model: &Path, out: &Path, init: Option<PathBuf>, force_base: bool) -
     let assets = project("assets/demo");
     let config = TrainConfig {
         model: model.into(),
-        data: assets.join("train.jsonl"),
+        data: assets.join("train.jsonl").into(),
         valid: Some(assets.join("valid.jsonl")),
         out: out.into(),
         recipe: Recipe::Ntp,

@@ -286,7 +286,7 @@ fn train(model: &Path, out: &Path) -> TrainConfig {
     let assets = project("assets/demo");
     TrainConfig {
         model: model.into(),
-        data: assets.join("train.jsonl"),
+        data: assets.join("train.jsonl").into(),
         out: out.into(),
         recipe: Recipe::Ntp,
         max_length: 64,

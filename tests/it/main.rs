@@ -5,6 +5,8 @@ mod block;
 mod chat;
 #[cfg(feature = "cli")]
 mod cli;
+#[cfg(feature = "cli")]
+mod data;
 mod device;
 mod dropout;
 #[cfg(feature = "generate")]

@@ -14,7 +14,7 @@ fn demo(out: &Path) -> TrainConfig {
     let assets = project("assets/demo");
     TrainConfig {
         model: assets.clone(),
-        data: assets.join("train.jsonl"),
+        data: assets.join("train.jsonl").into(),
         valid: Some(assets.join("valid.jsonl")),
         out: out.to_path_buf(),
         max_length: 64,
@@ -52,7 +52,7 @@ fn wikisql_ends_where_peft_does() {
     let dir = tempfile::tempdir().unwrap();
     let config = |recipe: Recipe| TrainConfig {
         model: model.clone(),
-        data: data.join("train.jsonl"),
+        data: data.join("train.jsonl").into(),
         valid: Some(data.join("valid.jsonl")),
         out: dir.path().join(recipe.as_str()),
         recipe,
@@ -90,7 +90,7 @@ fn gsm8k_improves_on_its_base() {
     };
     let report = run(TrainConfig {
         model,
-        data: data.join("train.jsonl"),
+        data: data.join("train.jsonl").into(),
         valid: Some(valid),
         out: dir.path().join("run"),
         recipe: Recipe::Ntp,
@@ -250,7 +250,7 @@ fn other_data_or_another_base_is_refused_on_resume() {
     let rows = std::fs::read_to_string(assets.join("train.jsonl")).unwrap();
     std::fs::write(&data, &rows).unwrap();
     let out = dir.path().join("run");
-    let job = TrainingJob::new(TrainConfig { recipe: Recipe::Ntp, data: data.clone(), ..demo(&out) }).unwrap();
+    let job = TrainingJob::new(TrainConfig { recipe: Recipe::Ntp, data: data.as_path().into(), ..demo(&out) }).unwrap();
     let stop = |e: &Event| if matches!(e, Event::Step(s) if s.step == 2) { Control::Stop } else { Control::Continue };
     assert!(job.run(stop).is_err());
     std::fs::write(&data, rows.replace("Tremwick", "Tremwack")).unwrap();

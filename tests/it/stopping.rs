@@ -14,7 +14,7 @@ fn config(out: &Path) -> TrainConfig {
     let assets = project("assets/demo");
     TrainConfig {
         model: assets.clone(),
-        data: assets.join("train.jsonl"),
+        data: assets.join("train.jsonl").into(),
         valid: Some(assets.join("valid.jsonl")),
         out: out.to_path_buf(),
         recipe: Recipe::Ntp,

@@ -432,7 +432,7 @@ fn everything(out: &Path) -> TrainConfig {
     let assets = project("assets/demo");
     TrainConfig {
         model: assets.clone(),
-        data: assets.join("train.jsonl"),
+        data: assets.join("train.jsonl").into(),
         out: out.to_path_buf(),
         recipe: Recipe::Ntp,
         max_length: 64,

@@ -41,7 +41,7 @@ pub struct Arm {
 pub fn config(files: &Files, out: &Path, recipe: Recipe, epochs: usize, seed: u64) -> TrainConfig {
     TrainConfig {
         model: files.model.clone(),
-        data: files.train.clone(),
+        data: files.train.as_path().into(),
         valid: Some(files.valid.clone()),
         out: out.to_path_buf(),
         recipe,

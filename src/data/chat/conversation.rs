@@ -91,11 +91,8 @@ fn messages_of(row: &Map<String, Value>, key: &str) -> Result<Vec<Value>, String
             Some(other) => return Err(place(format!("role: expected a string, found {}", kind(other)))),
             None => return Err(place("the key role is missing".into())),
         }
-        match message.get("content") {
-            Some(other @ Value::Object(_)) => {
-                return Err(place(format!("content: expected a string, found {}", kind(other))))
-            }
-            _ => {}
+        if let Some(other @ Value::Object(_)) = message.get("content") {
+            return Err(place(format!("content: expected a string, found {}", kind(other))));
         }
         let kept = message.iter().filter(|(key, v)| !v.is_null() || *key == "content");
         let mut kept: Map<String, Value> = kept.map(|(key, v)| (key.clone(), v.clone())).collect();

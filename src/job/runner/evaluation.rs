@@ -18,12 +18,10 @@ impl Runner<'_> {
                 self.state.last_eval = Some((self.state.step, e.nll));
                 self.judge(stage, e.nll);
                 self.report_evaluation(stage.stage.as_str(), stage.epochs(self.state.step), e)?;
-                match (self.state.stopped_early, self.state.best) {
-                    (true, Some(Best { global_step: best_step, eval_loss: best_eval_loss })) => {
-                        let global_step = self.state.global_step;
-                        self.tell(&Event::StoppedEarly { global_step, best_step, best_eval_loss });
-                    }
-                    _ => {}
+                let best = self.state.best.filter(|_| self.state.stopped_early);
+                if let Some(Best { global_step: best_step, eval_loss: best_eval_loss }) = best {
+                    let global_step = self.state.global_step;
+                    self.tell(&Event::StoppedEarly { global_step, best_step, best_eval_loss });
                 }
                 Ok(())
             }

@@ -16,7 +16,7 @@ pub enum Gate {
 }
 
 /// 2·√(2/π).
-const GELU: f32 = 1.595_769_1;
+const GELU: f32 = 1.595_769;
 const CUBIC: f32 = 0.044_715;
 
 /// w and its slope.

@@ -263,7 +263,7 @@ fn heads(keys: &Keys, family: Family, hidden_size: usize) -> Result<(usize, usiz
     let head_dim = match (keys.get("head_dim"), family.head_dim()) {
         (Some(_), _) => keys.size("head_dim")?,
         (None, Some(width)) => width,
-        (None, None) if hidden_size % num_heads == 0 => hidden_size / num_heads,
+        (None, None) if hidden_size.is_multiple_of(num_heads) => hidden_size / num_heads,
         (None, None) => {
             return Err(keys.fail(format!(
                 "head_dim is absent and hidden_size {hidden_size} is not a multiple of num_attention_heads {num_heads}"

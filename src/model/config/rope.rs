@@ -158,7 +158,7 @@ impl Reading<'_> {
             found = Some(factor);
         }
         let dim = (self.head_dim as f64 * found.unwrap_or(1.0)) as usize;
-        if dim == 0 || dim % 2 != 0 {
+        if dim == 0 || !dim.is_multiple_of(2) {
             return Err(self.top.fail(format!("{key}: {dim} of {} features of a head is not even", self.head_dim)));
         }
         Ok(dim)
