@@ -50,7 +50,7 @@ def config_of(model):
 def linears_of(model):
     """Module path -> (out, in) of every linear of the blocks, from the weight files."""
     shapes = {}
-    for file in sorted(Path(model).glob("*.safetensors")):
+    for file in sorted(Path(model).glob("model*.safetensors")):
         for name, t in load_file_shapes(file).items():
             if name.startswith("model.layers.") and name.endswith(".weight") and len(t) == 2:
                 shapes[name.removesuffix(".weight")] = tuple(t)
@@ -61,6 +61,21 @@ def load_file_shapes(file):
     with open(file, "rb") as f:
         header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
     return {name: t["shape"] for name, t in header.items() if name != "__metadata__"}
+
+
+def tensors_of(file):
+    """Name and numbers in f32 of each tensor of a safetensors file; numpy has no bf16."""
+    raw = Path(file).read_bytes()
+    start = 8 + int.from_bytes(raw[:8], "little")
+    for name, t in json.loads(raw[8:start]).items():
+        if name == "__metadata__":
+            continue
+        data = raw[start + t["data_offsets"][0]:start + t["data_offsets"][1]]
+        if t["dtype"] == "BF16":
+            data = (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
+        else:
+            data = np.frombuffer(data, {"F32": np.float32, "F16": np.float16}[t["dtype"]])
+        yield name, data.astype(np.float32).reshape(t["shape"])
 
 
 def make_adapter(model, folder, kind, size=0.02):
@@ -123,4 +138,5 @@ def arguments(about):
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("model", nargs="?", default=SHARED / "models/stories260K", help="Hugging Face model folder")
     parser.add_argument("adapter", nargs="?", help="PEFT adapter folder [default: three that are made here]")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help=f"tokens of a row [default: {TOKENS}]")
     return parser

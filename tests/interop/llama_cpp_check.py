@@ -1,17 +1,16 @@
 #!/usr/bin/env python3
-"""GGUF adapters that sftmix wrote, in llama.cpp: logits beside ours.   llama_cpp_check.py [MODEL [ADAPTER]] [--base FILE.gguf]
+"""GGUF adapters that sftmix wrote, and models merged into GGUF files, in llama.cpp: logits beside ours.
+llama_cpp_check.py [MODEL [ADAPTER]] [--base FILE.gguf]
 CMAKE_ARGS='-DGGML_NATIVE=ON' pip install llama-cpp-python gguf safetensors numpy
 
 Without --base the base's GGUF file is written here with the `gguf` package, in f32, as llama.cpp's converter lays it out: a
 writer that is neither ours nor the adapter's."""
-import ctypes
 import tempfile
 from pathlib import Path
 
 import gguf
 import llama_cpp
 import numpy as np
-from safetensors import safe_open
 
 import common
 
@@ -55,15 +54,13 @@ def write_base(model, path):
     w.add_eos_token_id(2)
     arch = {v: k for k, v in gguf.MODEL_ARCH_NAMES.items()}[name]
     names = gguf.get_tensor_name_map(arch, c["num_hidden_layers"])
-    for file in sorted(Path(model).glob("*.safetensors")):
-        with safe_open(file, "pt") as f:
-            for key in f.keys():
-                data = f.get_tensor(key).float().numpy()
-                if name == "llama" and "q_proj" in key:
-                    data = permuted(data, heads)
-                elif name == "llama" and "k_proj" in key:
-                    data = permuted(data, kv)
-                w.add_tensor(names.get_name(key, try_suffixes=(".weight", ".bias")), data)
+    for file in sorted(Path(model).glob("model*.safetensors")):
+        for key, data in common.tensors_of(file):
+            if name == "llama" and "q_proj" in key:
+                data = permuted(data, heads)
+            elif name == "llama" and "k_proj" in key:
+                data = permuted(data, kv)
+            w.add_tensor(names.get_name(key, try_suffixes=(".weight", ".bias")), data)
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
@@ -84,14 +81,14 @@ parser = common.arguments(__doc__)
 parser.add_argument("--base", help="the base's GGUF file in f32")
 args = parser.parse_args()
 vocab = common.config_of(args.model)["vocab_size"]
-ids = common.ids_of(vocab)
+ids = common.ids_of(vocab, tokens=args.tokens)
 base = common.our_logits(args.model, ids)
 with tempfile.TemporaryDirectory() as folder:
     path = args.base or f"{folder}/base.gguf"
     if not args.base:
         write_base(args.model, path)
     # logits_all: of every position. One batch: sums are not cut elsewhere. The cache in f32, as ours is.
-    options = dict(n_ctx=512, n_batch=512, n_ubatch=512, logits_all=True, n_threads=1, n_threads_batch=1, verbose=False,
+    options = dict(n_ctx=128, n_batch=128, n_ubatch=128, logits_all=True, n_threads=1, n_threads_batch=1, verbose=False,
                    type_k=llama_cpp.GGML_TYPE_F32, type_v=llama_cpp.GGML_TYPE_F32)
     plain = logits(llama_cpp.Llama(path, **options), ids, vocab)
     worst = max(float(np.abs(a - b).max()) for a, b in zip(base, plain))
@@ -101,4 +98,11 @@ with tempfile.TemporaryDirectory() as folder:
         common.export(args.model, adapter, "gguf", out)
         theirs = logits(llama_cpp.Llama(path, lora_path=f"{out}/gguf/adapter.gguf", **options), ids, vocab)
         ours = common.our_logits(args.model, ids, adapter)
-        common.report(f"llama.cpp {name}", ours, theirs, base, max(1e-3, 2 * worst))
+        common.report(f"llama.cpp {name}", ours, theirs, base, max(1e-4, 3 * worst))
+        # A merged file holds a vocabulary, so the model must have one.
+        if (Path(args.model) / "tokenizer.json").exists():
+            out = f"{folder}/merged-{Path(name).name}.gguf"
+            flags = ["--model", args.model, "--adapter", adapter, "--to", "gguf", "--type", "f32", "--out", out]
+            common.run("sftmix", "merge", *flags)
+            theirs = logits(llama_cpp.Llama(out, **options), ids, vocab)
+            common.report(f"llama.cpp {name}, merged", ours, theirs, base, max(2e-4, 3 * worst))

@@ -12,16 +12,29 @@ from mlx_lm.utils import load_model
 import common
 
 args = common.arguments(__doc__).parse_args()
-ids = common.ids_of(common.config_of(args.model)["vocab_size"])
+ids = common.ids_of(common.config_of(args.model)["vocab_size"], tokens=args.tokens)
 base = common.our_logits(args.model, ids)
+
+
+def load():
+    model = load_model(Path(args.model))[0]
+    model.set_dtype(mx.float32)
+    return model
+
+
+def logits(model):
+    model.eval()
+    return [np.array(model(mx.array([row]))[0].astype(mx.float32)) for row in ids]
+
+
+worst = max(float(np.abs(a - b).max()) for a, b in zip(base, logits(load())))
+print(f"base alone: logits differ by {worst:.2e} at most")
+if worst > 1e-4:
+    raise SystemExit("mlx-lm computes another base: this says nothing about the adapter")
 with tempfile.TemporaryDirectory() as folder:
     for name, adapter in common.cases(args.model, args.adapter, folder):
         out = f"{folder}/out-{Path(name).name}"
         common.export(args.model, adapter, "mlx", out)
-        model = load_model(Path(args.model))[0]
-        model.set_dtype(mx.float32)
-        model = load_adapters(model, f"{out}/mlx")
-        model.eval()
-        theirs = [np.array(model(mx.array([row]))[0].astype(mx.float32)) for row in ids]
+        theirs = logits(load_adapters(load(), f"{out}/mlx"))
         ours = common.our_logits(args.model, ids, adapter)
         common.report(f"mlx {name}", ours, theirs, base, 1e-4)

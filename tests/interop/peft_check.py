@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 import common
 
 args = common.arguments(__doc__).parse_args()
-ids = common.ids_of(common.config_of(args.model)["vocab_size"])
+ids = common.ids_of(common.config_of(args.model)["vocab_size"], tokens=args.tokens)
 base = common.our_logits(args.model, ids)
 with tempfile.TemporaryDirectory() as folder:
     for name, adapter in common.cases(args.model, args.adapter, folder):

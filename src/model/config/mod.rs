@@ -129,8 +129,8 @@ impl DecoderConfig {
     /// A GGUF file's fields are read as the `config.json` they came from.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io); [`Error::ModelFormat`](crate::Error::ModelFormat) when a file is not JSON;
-    /// [`Error::ModelNotSupported`](crate::Error::ModelNotSupported) names the key and its value.
+    /// [`Error::Io`]; [`Error::ModelFormat`] when a file is not JSON; [`Error::ModelNotSupported`] names the key and
+    /// its value.
     pub fn from_dir(dir: &Path) -> Result<Self> {
         if crate::gguf::is_file(dir) {
             return Self::from_json(&crate::gguf::model_config(&crate::gguf::GgufFile::open(dir)?)?, dir);
