@@ -178,7 +178,7 @@ mod tests {
         assert_eq!((report.matched, report.missing, report.missing_rows), (198, 2, vec![8, 10]));
         ours[11].1 = [11, 8].repeat(8).try_into().unwrap();
         let e = import_confidences(&log, ours.into_iter(), Confidence::Nll).unwrap_err().to_string();
-        assert!(e.contains("3 of 200 rows are not in it") && e.contains("8, 10, 12"), "{e}");
+        assert!(e.contains("3 of 200 rows are not in it") && e.contains("row 8, row 10, row 12"), "{e}");
     }
 
     #[test]
