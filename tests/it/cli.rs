@@ -45,7 +45,7 @@ fn wrong_use_ends_with_2_and_says_what_is_wrong() {
     refused(&["train", "--recipe", "dpo"], 2, &["sftmix, ntp"]);
     refused(&["train", "--adam-betas", "0.9"], 2, &["expected two numbers as 0.9,0.999"]);
     refused(&["train", "--rank", "4"], 2, &["--rank"]);
-    refused(&["eval", "--model", "m"], 2, &["--data <FILE>"]);
+    refused(&["eval", "--model", "m"], 2, &["--data <PATH>"]);
     refused(&["generate", "--model", "m"], 2, &["--prompt <TEXT>"]);
     refused(&["dynamics", "export", "r", "--format", "xml"], 2, &["csv, jsonl"]);
     let dir = tempfile::tempdir().unwrap();
