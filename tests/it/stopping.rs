@@ -224,8 +224,8 @@ fn what_needs_held_out_rows_says_so() {
         let e = TrainingJob::new(c).unwrap_err().to_string();
         assert!(e.contains(word), "{e}");
     };
-    refused(c.clone(), "early_stopping_patience: expected a file of held-out rows");
-    refused(TrainConfig { early_stopping_patience: None, ..c }, "keep_best: expected a file of held-out rows");
+    refused(c.clone(), "early_stopping_patience: expected held-out rows");
+    refused(TrainConfig { early_stopping_patience: None, ..c }, "keep_best: expected held-out rows");
     let c = TrainConfig { early_stopping_threshold: 0.1, early_stopping_patience: None, ..config(dir.path()) };
     refused(c, "early_stopping_threshold: expected early_stopping_patience with it");
 }
