@@ -268,10 +268,8 @@ pub struct DataOptions {
     /// Column of the turns of a conversation, instead of `messages` or `conversations`.
     pub messages_field: Option<String>,
     /// File with the chat template that conversations are written with, instead of the model's own.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub chat_template: Option<PathBuf>,
     /// Further variables of the chat template, such as `enable_thinking`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub chat_template_kwargs: Option<serde_json::Map<String, serde_json::Value>>,
 }
 

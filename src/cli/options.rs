@@ -33,7 +33,7 @@ pub struct DataFlags {
     /// Chat template that conversations are written with [default: the model's own]
     #[arg(long, value_name = "FILE")]
     pub chat_template: Option<PathBuf>,
-    /// Further variables of the chat template, as {"enable_thinking": false}
+    /// Further variables of the chat template, as {"enable_thinking": false} [default: none]
     #[arg(long, value_name = "JSON", value_parser = json_object)]
     pub chat_template_kwargs: Option<Map<String, Value>>,
 }
