@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::chat::ChatFacts;
+use super::chat::{ChatFacts, ChatFormat};
 use super::files::Split;
 use super::index::RowCounts;
 use super::pipeline::{encode, Blocks, Made};
@@ -180,7 +180,7 @@ impl Look<'_> {
         };
         let (row, object) = first?;
         let options = &self.config.data_options;
-        let format = self.tokenizer.chat_format(options)?;
+        let format = ChatFormat::of(self.tokenizer, options)?;
         let template = Template::resolve(options, &format, self.path, row, &object)?;
         out.chat = template.chat_facts();
         out.shape = Some(template.shape().name());

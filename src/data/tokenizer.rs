@@ -13,9 +13,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tokenizers::processors::PostProcessorWrapper;
 
-use super::chat::{ChatFormat, ChatSource, SpecialTokens};
+use super::chat::{ChatSource, SpecialTokens};
 use super::template::Rendered;
-use crate::config::DataOptions;
 use crate::error::{Error, Result};
 use crate::gguf;
 
@@ -113,7 +112,13 @@ impl Tokenizer {
         let bos = ids_of(&config, "bos_token_id").first().copied().or_else(|| named("bos_token"));
         hasher.update(&eos.to_le_bytes());
         let ends = eos_ids.into_iter().collect();
-        let (hash, chat) = (*hasher.finalize().as_bytes(), (ChatSource::from_dir(dir)?, ChatSource::special_of(dir)?));
+        let mut special = ChatSource::special_of(dir)?;
+        if names.is_null() {
+            // Nothing says how templates name them, so they are named by the model's configuration.
+            let text = |id: Option<u32>| id.and_then(|id| inner.id_to_token(id));
+            special = special.named(text(bos).as_deref(), Some(&eos_token));
+        }
+        let (hash, chat) = (*hasher.finalize().as_bytes(), (ChatSource::from_dir(dir)?, special));
         Tokenizer::new(inner, path, (eos, eos_token), ends, bos, hash, HELD * size, chat)
     }
 
@@ -143,8 +148,8 @@ impl Tokenizer {
         let decoder = inner.get_added_tokens_decoder();
         let added = decoder.keys().copied().collect();
         let texts = decoder.into_values().filter(|t| t.special).map(|t| t.content).collect::<Vec<_>>();
-        let chat = chat.map(|c| ChatSource { special: c.special.with(texts.clone()), ..c });
         let special = special.with(texts);
+        let chat = chat.map(|chat| ChatSource { special: special.clone(), ..chat });
         let vocab_size = inner.get_vocab_size(true);
         let mut tokenizer = Tokenizer {
             inner,
@@ -213,19 +218,6 @@ impl Tokenizer {
     /// The special tokens by name and text, as chat templates see them.
     pub fn special_tokens(&self) -> &SpecialTokens {
         &self.special
-    }
-
-    /// What these options have conversations written with.
-    ///
-    /// # Errors
-    /// [`Error::Io`]: the template that they name.
-    pub fn chat_format(&self, options: &DataOptions) -> Result<ChatFormat> {
-        let source = match &options.chat_template {
-            Some(path) => Some(ChatSource::from_file(path, self.special.clone())?),
-            None => self.chat.clone(),
-        };
-        let extras = options.chat_template_kwargs.clone().unwrap_or_default();
-        Ok(ChatFormat { eos_text: self.eos_text.clone(), source, extras })
     }
 
     /// Text of ids, with or without special tokens.

@@ -14,7 +14,6 @@ mod tags;
 mod turns;
 mod twin;
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -69,7 +68,8 @@ impl std::fmt::Display for Spans {
 pub struct ChatTemplate {
     source: ChatSource,
     environment: Environment<'static>,
-    spans: Spans,
+    /// Of the template, and of the one for tools.
+    spans: [Spans; 2],
     /// What the template writes around an answer, and the extras it was found with.
     manner: [OnceLock<(Map<String, Value>, Manner)>; 2],
 }
@@ -86,7 +86,7 @@ impl ChatTemplate {
     pub fn new(source: ChatSource) -> Result<ChatTemplate> {
         let fault = |e: minijinja::Error| source::fault(&source.path, environment::reason(&e));
         let mut environment = environment::environment().map_err(fault)?;
-        let mut spans = Spans::Marks;
+        let mut spans = [Spans::Marks; 2];
         for (i, template) in std::iter::once(&source.template).chain(&source.tool_use).enumerate() {
             let (text, tags) = tags::rewrite(template);
             environment.add_template_owned(NAMES[i], text.into_owned()).map_err(fault)?;
@@ -95,13 +95,11 @@ impl ChatTemplate {
                 let text = tags::rewrite(twin).0.into_owned();
                 environment.add_template_owned(TRAINING[i], text).map_err(fault)?;
             }
-            if i == 0 {
-                spans = match (tags, twin) {
-                    (true, _) => Spans::Tags,
-                    (_, Some((name, _))) => Spans::Twin(name),
-                    _ => Spans::Marks,
-                };
-            }
+            spans[i] = match (tags, twin) {
+                (true, _) => Spans::Tags,
+                (_, Some((name, _))) => Spans::Twin(name),
+                _ => Spans::Marks,
+            };
         }
         Ok(ChatTemplate { source, environment, spans, manner: Default::default() })
     }
@@ -131,9 +129,9 @@ impl ChatTemplate {
         &self.source
     }
 
-    /// How trained spans are found.
+    /// How trained spans are found, where there are no tools.
     pub fn spans(&self) -> Spans {
-        self.spans
+        self.spans[0]
     }
 
     /// The text of a conversation; nothing in it is trained. With
@@ -171,7 +169,8 @@ impl ChatTemplate {
 
     pub(super) fn trained(&self, chat: &Conversation, options: &RenderOptions) -> Result<Rendered, String> {
         let mut run = Run::new(self, chat, options);
-        let (text, spans) = if self.has_tags(&mut run) {
+        run.training = matches!(self.spans[run.which], Spans::Twin(_));
+        let (text, spans) = if self.spans[run.which] != Spans::Marks {
             let marks = tags::free_marks(2, &self.source.template, &chat.messages)?;
             run.marks = Some(marks.iter().collect());
             let (text, found) = tags::strip(&self.run(&run, &chat.messages)?, &marks);
@@ -185,20 +184,6 @@ impl ChatTemplate {
             (text, spans)
         };
         Ok(Rendered { text, spans, chat: true, ..Default::default() })
-    }
-
-    /// Turns to the form for training, where there is one; whether it has generation tags.
-    fn has_tags(&self, run: &mut Run) -> bool {
-        let own = if run.which == 0 {
-            &self.source.template
-        } else {
-            self.source.tool_use.as_ref().unwrap_or(&self.source.template)
-        };
-        if matches!(tags::rewrite(own), (Cow::Owned(_), _)) {
-            return true;
-        }
-        run.training = self.environment.get_template(TRAINING[run.which]).is_ok();
-        run.training
     }
 
     /// Those spans that lie in the part of the conversation that is trained.

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::ChatTemplate;
+use crate::config::DataOptions;
+use crate::data::Tokenizer;
 use crate::error::{Error, Result};
 use crate::gguf;
 
@@ -21,13 +23,17 @@ pub struct SpecialTokens {
 impl SpecialTokens {
     /// Of a beginning and an end token.
     pub fn new(bos: Option<&str>, eos: Option<&str>) -> SpecialTokens {
-        let mut tokens = SpecialTokens::default();
+        SpecialTokens::default().named(bos, eos)
+    }
+
+    /// Names the beginning and the end token.
+    pub(crate) fn named(mut self, bos: Option<&str>, eos: Option<&str>) -> SpecialTokens {
         for (name, token) in [("bos_token", bos), ("eos_token", eos)] {
             if let Some(token) = token {
-                tokens.named.insert(name.into(), token.into());
+                self.named.insert(name.into(), token.into());
             }
         }
-        tokens
+        self
     }
 
     /// Adds texts of special tokens, such as the end of a turn.
@@ -82,7 +88,7 @@ pub struct ChatSource {
 
 impl ChatSource {
     /// The template of a model folder: `chat_template.jinja`, else what `tokenizer_config.json` has under
-    /// `chat_template`; `None` where there is neither.
+    /// `chat_template`; `None` where there is neither. Either may have one for tools beside it, by the name `tool_use`.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::ChatTemplate`] for a file that is not what it should be.
@@ -93,7 +99,8 @@ impl ChatSource {
         let special = SpecialTokens::read(&config, &json(&dir.join("special_tokens_map.json"))?);
         let own = dir.join("chat_template.jinja");
         if let Some(template) = text(&own)? {
-            return Ok(Some(ChatSource { path: own, template, tool_use: None, special }));
+            let tool_use = text(&dir.join("additional_chat_templates/tool_use.jinja"))?;
+            return Ok(Some(ChatSource { path: own, template, tool_use, special }));
         }
         let (template, tool_use) = match config.get("chat_template") {
             None | Some(Value::Null) => return Ok(None),
@@ -175,6 +182,19 @@ impl ChatFormat {
         ChatFormat { eos_text: eos_text.map(String::from), ..Default::default() }
     }
 
+    /// What these options have conversations written with.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: the template that they name.
+    pub fn of(tokenizer: &Tokenizer, options: &DataOptions) -> Result<ChatFormat> {
+        let source = match &options.chat_template {
+            Some(path) => Some(ChatSource::from_file(path, tokenizer.special_tokens().clone())?),
+            None => tokenizer.chat_source().cloned(),
+        };
+        let extras = options.chat_template_kwargs.clone().unwrap_or_default();
+        Ok(ChatFormat { eos_text: tokenizer.eos_text().map(String::from), source, extras })
+    }
+
     /// Whatever decides how a conversation is written, but for the end token; empty for the plain role format.
     pub(crate) fn key(&self) -> Vec<u8> {
         let Some(source) = &self.source else { return Vec::new() };
@@ -198,7 +218,9 @@ pub struct ChatFacts {
     pub format: String,
     /// The file that the template is from.
     pub path: Option<PathBuf>,
-    /// blake3 of the template's text, in hexadecimal.
+    /// The template, word for word.
+    pub template: Option<String>,
+    /// blake3 of the template, in hexadecimal.
     pub hash: Option<String>,
     /// By what the trained spans are known.
     pub spans: Option<String>,
@@ -208,12 +230,13 @@ impl ChatFacts {
     /// Of a template; `None` is the plain role format.
     pub fn of(template: Option<&ChatTemplate>) -> ChatFacts {
         let Some(template) = template else {
-            return ChatFacts { format: "plain".into(), path: None, hash: None, spans: None };
+            return ChatFacts { format: "plain".into(), path: None, template: None, hash: None, spans: None };
         };
         let source = template.source();
         ChatFacts {
             format: "template".into(),
             path: Some(source.path.clone()),
+            template: Some(source.template.clone()),
             hash: Some(blake3::hash(source.template.as_bytes()).to_hex().to_string()),
             spans: Some(template.spans().to_string()),
         }

@@ -179,6 +179,9 @@ fn templates_come_from_either_file() {
     assert!(ChatTemplate::from_dir(dir.path()).unwrap_err().to_string().contains("none of the list is named default"));
     write("chat_template.jinja", "four\n".into());
     assert_eq!(text(&tools).as_deref(), Some("four"));
+    std::fs::create_dir(dir.path().join("additional_chat_templates")).unwrap();
+    write("additional_chat_templates/tool_use.jinja", "five".into());
+    assert_eq!((text(&plain).as_deref(), text(&tools).as_deref()), (Some("four"), Some("five")));
 }
 
 #[test]

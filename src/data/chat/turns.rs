@@ -80,8 +80,12 @@ impl Turn {
         if texts.is_empty() {
             return Err(format!("messages[{i}]: an assistant turn has neither text nor calls"));
         }
-        let mut turn =
-            Turn { message: i, calls: message["tool_calls"].is_array(), opens: Vec::new(), closes: Vec::new() };
+        let mut turn = Turn {
+            message: i,
+            calls: message["tool_calls"].as_array().is_some_and(|c| !c.is_empty()),
+            opens: Vec::new(),
+            closes: Vec::new(),
+        };
         for (pointer, text) in &texts {
             let blank = |trimmed: &str| text.len() - trimmed.len();
             let mut places = vec![0, blank(text.trim_start_matches('\n')), blank(text.trim_start())];
