@@ -6,9 +6,8 @@ use std::sync::Arc;
 pub use super::dtype::Dtype;
 use super::weights::WeightStore;
 use crate::gguf::RowOrder;
-use crate::kernels::cpu::blocks::Block;
 use crate::kernels::cpu::matvec::Source;
-use crate::kernels::cpu::product::Stored;
+use crate::kernels::cpu::product::{Cut, Stored};
 
 /// One tensor: a view of a mapped file, or owned numbers.
 #[derive(Clone, Debug)]
@@ -213,17 +212,16 @@ impl Stored for StoredRows<'_> {
         (self.dtype == Dtype::BF16 && self.order.is_none()).then_some((self.bytes, self.cols))
     }
 
-    fn parts(&self) -> usize {
+    fn cut(&self) -> Option<Cut> {
         match self.dtype {
-            _ if !self.units => 0,
+            _ if !self.units => None,
             // f32 is left to its tiles.
-            Dtype::F32 => 0,
+            Dtype::F32 => None,
             // Rows in another order are read one by one, and then cut.
-            Dtype::BF16 if self.order.is_some() => 2,
-            Dtype::BF16 => 1,
-            // Products of a scale of 11 bits and a code of 4, and halves, have 16 bits at most.
-            Dtype::F16 | Dtype::Blocks(Block::Q4_0 | Block::Q5_0) => 2,
-            Dtype::Blocks(_) => 3,
+            Dtype::BF16 if self.order.is_some() => Some(Cut::HALVES),
+            Dtype::BF16 => Some(Cut::BF16),
+            Dtype::F16 => Some(Cut::HALVES),
+            Dtype::Blocks(_) => Some(Cut::BLOCKS),
         }
     }
 }

@@ -212,7 +212,9 @@ fn every_mix_trains_on_the_numbers_that_candle_reads() {
                 let (got, want) = (numbers(&e, &gguf), numbers(&e, &plain));
                 let (logits, grads) = (worst(&got.0, &want.0), worst(&got.1, &want.1));
                 println!("{model_type} {kind} {form:?} units {units}: logits {logits:e}, gradients {grads:e}");
-                assert!(logits <= 2e-5 && grads <= 2e-5, "{model_type} {kind} {form:?} units {units}");
+                // Matrix units round the operands of blocks to 16 bits (decision 0005).
+                let allowed = if units && !["f16", "bf16"].contains(kind) { 1e-4 } else { 2e-5 };
+                assert!(logits <= allowed && grads <= 2e-5, "{model_type} {kind} {form:?} units {units}");
                 assert!(units || got == want, "{model_type} {kind} {form:?}: other bits");
             }
         }

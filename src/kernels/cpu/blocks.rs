@@ -3,8 +3,6 @@
 
 use std::ops::Range;
 
-use half::f16;
-
 use super::simd::simd_kernel;
 
 /// Numbers that are read together; every kind's block is a whole number of these.
@@ -62,53 +60,65 @@ impl Block {
     }
 }
 
+/// `one(block, run in it, its numbers)` for each run that the columns touch; columns may begin within a run. A macro, since
+/// what a function is handed as a value is not compiled for the kernel's instructions.
+macro_rules! runs {
+    ($block:expr, $row:ident, $columns:ident, $out:ident, $one:expr) => {{
+        let (numbers, size) = (const { $block.numbers() }, const { $block.bytes() });
+        let mut at = $columns.start;
+        let mut rest = $out;
+        while at < $columns.end {
+            let (b, within) = (at / numbers, at % numbers);
+            let bytes = &$row[b * size..(b + 1) * size];
+            let (run, skip) = (within / RUN, within % RUN);
+            let n = (RUN - skip).min($columns.end - at);
+            let (here, later) = rest.split_at_mut(n);
+            match <&mut [f32; RUN]>::try_from(&mut *here) {
+                Ok(whole) => $one(bytes, run, whole),
+                Err(_) => {
+                    let mut whole = [0.0; RUN];
+                    $one(bytes, run, &mut whole);
+                    here.copy_from_slice(&whole[skip..skip + n]);
+                }
+            }
+            (rest, at) = (later, at + n);
+        }
+    }};
+}
+
 simd_kernel! {
     /// Numbers `columns` of a row of blocks.
     pub fn read(block: Block, row: &[u8], columns: Range<usize>, out: &mut [f32]) {
         use Block::*;
         match block {
-            Q4_0 => runs(Q4_0, row, columns, out, q4_0),
-            Q4_1 => runs(Q4_1, row, columns, out, q4_1),
-            Q5_0 => runs(Q5_0, row, columns, out, q5_0),
-            Q5_1 => runs(Q5_1, row, columns, out, q5_1),
-            Q8_0 => runs(Q8_0, row, columns, out, |b, _, out| q8(b, 2, out)),
-            Q8_1 => runs(Q8_1, row, columns, out, |b, _, out| q8(b, 4, out)),
-            Q2K => runs(Q2K, row, columns, out, q2_k),
-            Q3K => runs(Q3K, row, columns, out, q3_k),
-            Q4K => runs(Q4K, row, columns, out, q4_k),
-            Q5K => runs(Q5K, row, columns, out, q5_k),
-            Q6K => runs(Q6K, row, columns, out, q6_k),
-            Q8K => runs(Q8K, row, columns, out, q8_k),
+            Q4_0 => runs!(Q4_0, row, columns, out, q4_0),
+            Q4_1 => runs!(Q4_1, row, columns, out, q4_1),
+            Q5_0 => runs!(Q5_0, row, columns, out, q5_0),
+            Q5_1 => runs!(Q5_1, row, columns, out, q5_1),
+            Q8_0 => runs!(Q8_0, row, columns, out, q8_0),
+            Q8_1 => runs!(Q8_1, row, columns, out, q8_1),
+            Q2K => runs!(Q2K, row, columns, out, q2_k),
+            Q3K => runs!(Q3K, row, columns, out, q3_k),
+            Q4K => runs!(Q4K, row, columns, out, q4_k),
+            Q5K => runs!(Q5K, row, columns, out, q5_k),
+            Q6K => runs!(Q6K, row, columns, out, q6_k),
+            Q8K => runs!(Q8K, row, columns, out, q8_k),
         }
     }
 }
 
-/// `one(block, run in it, its numbers)` for each run that the columns touch; columns may begin within a run.
-#[inline(always)]
-fn runs(block: Block, row: &[u8], columns: Range<usize>, out: &mut [f32], one: impl Fn(&[u8], usize, &mut [f32; RUN])) {
-    let mut at = columns.start;
-    let mut rest = out;
-    while at < columns.end {
-        let (b, within) = (at / block.numbers(), at % block.numbers());
-        let bytes = &row[b * block.bytes()..(b + 1) * block.bytes()];
-        let (run, skip) = (within / RUN, within % RUN);
-        let n = (RUN - skip).min(columns.end - at);
-        let (here, later) = rest.split_at_mut(n);
-        match <&mut [f32; RUN]>::try_from(&mut *here) {
-            Ok(whole) => one(bytes, run, whole),
-            Err(_) => {
-                let mut whole = [0.0; RUN];
-                one(bytes, run, &mut whole);
-                here.copy_from_slice(&whole[skip..skip + n]);
-            }
-        }
-        (rest, at) = (later, at + n);
-    }
-}
-
+/// A half as f32, exactly. The conversion of crate half asks the processor what it can at each call.
 #[inline(always)]
 fn half(bytes: &[u8], at: usize) -> f32 {
-    f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
+    let bits = u16::from_le_bytes([bytes[at], bytes[at + 1]]) as u32;
+    let (size, sign) = (bits & 0x7fff, (bits & 0x8000) << 16);
+    let value = match size {
+        // Below 2^-14 there is no leading 1.
+        0..0x400 => (size as f32 * (1.0 / 16_777_216.0)).to_bits(),
+        0x400..0x7c00 => (size << 13) + (112 << 23),
+        _ => size << 13 | 0x7f80_0000,
+    };
+    f32::from_bits(value | sign)
 }
 
 /// The 16 bytes from `at`, each twice: for the low nibbles, then for the high ones.
@@ -143,6 +153,16 @@ fn q5_0(b: &[u8], _: usize, out: &mut [f32; RUN]) {
 fn q5_1(b: &[u8], _: usize, out: &mut [f32; RUN]) {
     let (d, m, high) = (half(b, 0), half(b, 2), u32::from_le_bytes([b[4], b[5], b[6], b[7]]));
     nibbles(b, 8, out, |q, j| (q as u32 | (high >> j & 1) << 4) as i32 as f32 * d + m);
+}
+
+#[inline(always)]
+fn q8_0(b: &[u8], _: usize, out: &mut [f32; RUN]) {
+    q8(b, 2, out);
+}
+
+#[inline(always)]
+fn q8_1(b: &[u8], _: usize, out: &mut [f32; RUN]) {
+    q8(b, 4, out);
 }
 
 #[inline(always)]
@@ -251,6 +271,7 @@ mod tests {
     use crate::rng::{Key, Stream};
     use candle_core::quantized::{GgmlDType, QStorage, QTensor};
     use candle_core::Device;
+    use half::f16;
 
     const ALL: [(Block, GgmlDType); 12] = [
         (Block::Q4_0, GgmlDType::Q4_0),
@@ -289,6 +310,14 @@ mod tests {
             }
         }
         bytes
+    }
+
+    #[test]
+    fn halves_are_converted_as_crate_half_does() {
+        for bits in 0..=u16::MAX {
+            let (got, want) = (half(&bits.to_le_bytes(), 0), f16::from_bits(bits).to_f32());
+            assert!(got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan()), "{bits:x}: {got} {want}");
+        }
     }
 
     #[test]

@@ -5,8 +5,8 @@
 //! first, so that their sum is rounded at its own small size and the whole has no more rounding than a chain
 //! of f32 multiply-adds. Three passes at sixteen times the rate leave a factor of about five.
 //!
-//! A weight that is no bf16, as those of GGUF's blocks are, is cut alike, in two or three parts, exactly: five or six
-//! products instead of three.
+//! A weight that is no bf16 is cut in two: five products for halves, exactly. For the blocks of GGUF both operands are
+//! rounded to two parts, and three products are left.
 //!
 //! A block of the result has 32 rows and 32 columns, four tiles of 16 × 16; two more tiles hold rows of a,
 //! two hold columns of b, in pairs along k.
@@ -17,14 +17,19 @@ use std::ops::Range;
 use super::super::simd::simd_kernel;
 use super::super::Shared;
 use super::pack::transpose_words;
-use super::{depth, Right, View};
+use super::{depth, Cut, Right, View};
 
 /// Rows and columns of a block of the result.
 pub(super) const BLOCK: usize = 32;
-/// Most terms of a sum in a run, and the rows of a that are cut at once: their parts stay in the second cache. A b of
-/// several parts is packed at greater cost, so that more rows pass by it.
-const DEEPEST: [usize; 2] = [640, 288];
-const ROWS: [usize; 2] = [256, 512];
+/// Most terms of a sum in a run, and the rows of a that are cut at once: their parts stay in the second cache. A b that
+/// is cut is packed at greater cost, so that more rows pass by it.
+fn deepest_and_rows(cut: Cut) -> (usize, usize) {
+    match cut {
+        Cut::BF16 => (640, 256),
+        Cut::BLOCKS => (448, 512),
+        _ => (288, 512),
+    }
+}
 
 /// Whether this process may use the units; asks the system for them the first time.
 pub fn available() -> bool {
@@ -54,26 +59,27 @@ fn detect() -> bool {
     answer == 0
 }
 
-/// Floats of scratch for rows of a and panels of b, for k terms and b in so many parts.
-pub(super) fn scratch_floats(m: usize, k: usize, parts: usize) -> usize {
-    // Three parts of two bytes, a panel of b, a block of the result.
-    let rows = m.min(ROWS[(parts > 1) as usize]).next_multiple_of(BLOCK);
-    let deepest = run_depth(k, parts);
-    (3 * rows * deepest + parts * BLOCK * deepest).div_ceil(2) + BLOCK * BLOCK + packing_floats(deepest, parts)
+/// Floats of scratch for rows of a and panels of b, for k terms.
+pub(super) fn scratch_floats(m: usize, k: usize, cut: Cut) -> usize {
+    let rows = m.min(deepest_and_rows(cut).1).next_multiple_of(BLOCK);
+    let deepest = run_depth(k, cut);
+    // Parts of two bytes, a panel of b, a block of the result.
+    (cut.a * rows * deepest + cut.b * BLOCK * deepest).div_ceil(2) + BLOCK * BLOCK + packing_floats(deepest, cut)
 }
 
-/// Floats of scratch in which a panel of b is cut in parts.
-fn packing_floats(deepest: usize, parts: usize) -> usize {
-    // A row in f32, and three parts of the panel, two bytes each.
-    match parts {
-        1 => 0,
-        _ => deepest + (3 * BLOCK * deepest).div_ceil(2),
+/// Floats of scratch in which a panel of b is cut.
+fn packing_floats(deepest: usize, cut: Cut) -> usize {
+    // A row in f32, and both parts of the panel, two bytes each.
+    if cut.b_is_cut() {
+        deepest + BLOCK * deepest
+    } else {
+        0
     }
 }
 
 /// Terms of a sum that are taken together; a function of k and of how b is stored.
-fn run_depth(k: usize, parts: usize) -> usize {
-    depth(k, DEEPEST[(parts > 1) as usize]).next_multiple_of(BLOCK)
+fn run_depth(k: usize, cut: Cut) -> usize {
+    depth(k, deepest_and_rows(cut).0).next_multiple_of(BLOCK)
 }
 
 /// Shape of the tiles, as the processor wants to be told: eight of 16 rows of 64 bytes.
@@ -125,15 +131,15 @@ pub(super) struct Target {
 ///
 /// # Safety
 /// [`available`] is true, and the rows and columns of the target are this task's alone.
-pub(super) unsafe fn term(t: &Target, a: View, k: usize, b: &dyn Right, add: bool, space: &mut [f32]) {
+pub(super) unsafe fn term(t: &Target, a: View, k: usize, b: (&dyn Right, Cut), add: bool, space: &mut [f32]) {
     let _tiles = Tiles::new();
-    let b_parts = b.parts();
-    let (deepest, most) = (run_depth(k, b_parts), ROWS[(b_parts > 1) as usize]);
+    let (b, cut) = b;
+    let (deepest, most) = (run_depth(k, cut), deepest_and_rows(cut).1);
     let (result, rest) = space.split_at_mut(BLOCK * BLOCK);
-    let (packing, rest) = rest.split_at_mut(packing_floats(deepest, b_parts));
+    let (packing, rest) = rest.split_at_mut(packing_floats(deepest, cut));
     let (_, words, _) = rest.align_to_mut::<u16>();
     let rows_held = t.rows.len().min(most).next_multiple_of(BLOCK);
-    let (parts, panel) = words.split_at_mut(3 * rows_held * deepest);
+    let (parts, panel) = words.split_at_mut(cut.a * rows_held * deepest);
     for r0 in t.rows.clone().step_by(most) {
         let rows = r0..(r0 + most).min(t.rows.end);
         let mut add = add;
@@ -141,27 +147,25 @@ pub(super) unsafe fn term(t: &Target, a: View, k: usize, b: &dyn Right, add: boo
             let p = p0..(p0 + deepest).min(k);
             let kc = p.len().next_multiple_of(BLOCK);
             let part = rows.len().next_multiple_of(BLOCK) * kc;
-            let (high, rest) = parts.split_at_mut(part);
-            let (middle, low) = rest.split_at_mut(part);
-            cut_rows(a, rows.clone(), &p, kc, (high, middle, &mut low[..part]));
+            cut_rows(a, rows.clone(), &p, kc, &mut parts[..cut.a * part]);
             for j in t.columns.clone().step_by(BLOCK) {
                 let columns = j..(j + BLOCK).min(t.columns.end);
-                b.pack_pairs(p.clone(), columns.clone(), kc, &mut panel[..b_parts * BLOCK * kc], packing);
+                let panel = &mut panel[..cut.b * BLOCK * kc];
+                b.pack_pairs(p.clone(), columns.clone(), kc, panel, packing);
                 for i in (0..rows.len()).step_by(BLOCK) {
                     let height = BLOCK.min(rows.len() - i);
                     let whole = height == BLOCK && columns.len() == BLOCK;
                     let at = t.out.at((rows.start + i) * t.dst_rs + j);
-                    let from = i * kc;
-                    let left = [high[from..].as_ptr(), middle[from..].as_ptr(), low[from..].as_ptr()];
+                    let left = (parts[i * kc..].as_ptr(), part);
                     if whole && !add {
-                        block(left, (panel.as_ptr(), b_parts), kc, at.0, t.dst_rs);
+                        block(left, panel.as_ptr(), cut, kc, at.0, t.dst_rs);
                         continue;
                     }
-                    block(left, (panel.as_ptr(), b_parts), kc, result.as_mut_ptr(), BLOCK);
+                    block(left, panel.as_ptr(), cut, kc, result.as_mut_ptr(), BLOCK);
                     for (r, row) in result.chunks_exact(BLOCK).take(height).enumerate() {
                         let out = at.slice(r * t.dst_rs, columns.len());
                         match add {
-                            true => out.iter_mut().zip(row).for_each(|(o, v)| *o += v),
+                            true => add_row(&row[..out.len()], out),
                             false => out.copy_from_slice(&row[..out.len()]),
                         }
                     }
@@ -172,14 +176,14 @@ pub(super) unsafe fn term(t: &Target, a: View, k: usize, b: &dyn Right, add: boo
     }
 }
 
-/// One block of the result: the small parts first. Of products of parts, those below 2^-24 of the largest are left
+/// One block of the result: the small parts first. Products of parts that are as small as what the cuts leave out, are left
 /// out.
 ///
 /// # Safety
-/// The tiles are set up; each part of a has 32 rows of kc numbers, each part of the panel two runs of kc/2 rows of 16
-/// pairs, and 32 rows of 32 floats can be written at `c`.
-unsafe fn block(a: [*const u16; 3], (b, b_parts): (*const u16, usize), kc: usize, c: *mut f32, c_rs: usize) {
-    let [high, middle, low] = a;
+/// The tiles are set up; each part of a has 32 rows of kc numbers and lies `part` numbers behind the one before, each
+/// part of b two runs of kc/2 rows of 16 pairs, and 32 rows of 32 floats can be written at `c`.
+unsafe fn block((high, part): (*const u16, usize), b: *const u16, cut: Cut, kc: usize, c: *mut f32, c_rs: usize) {
+    let (middle, low) = (high.wrapping_add(part), high.wrapping_add(2 * part));
     let a_rs = 2 * kc;
     let second = 16 * kc;
     asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nostack, nomem));
@@ -188,58 +192,33 @@ unsafe fn block(a: [*const u16; 3], (b, b_parts): (*const u16, usize), kc: usize
         asm!(
             "tileloadd tmm6, [{b0} + {b_rs}]",
             "tileloadd tmm7, [{b1} + {b_rs}]",
-            "tileloadd tmm4, [{l0} + {a_rs}]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{l1} + {a_rs}]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "tileloadd tmm4, [{m0} + {a_rs}]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{m1} + {a_rs}]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            b0 = in(reg) b0, b1 = in(reg) b1, b_rs = in(reg) 64usize, a_rs = in(reg) a_rs,
-            l0 = in(reg) low.add(p), l1 = in(reg) low.add(16 * kc + p),
-            m0 = in(reg) middle.add(p), m1 = in(reg) middle.add(16 * kc + p),
+            b0 = in(reg) b0, b1 = in(reg) b1, b_rs = in(reg) 64usize,
             options(nostack, readonly),
         );
-        if b_parts == 1 {
+        if cut.a == 3 {
+            rows_by_loaded(low.add(p), low.add(16 * kc + p), a_rs);
+        }
+        rows_by_loaded(middle.add(p), middle.add(16 * kc + p), a_rs);
+        if cut.b == 1 {
             continue;
         }
-        // The middle rows of a are still loaded.
-        let (c0, c1) = (b0.add(32 * kc), b1.add(32 * kc));
         asm!(
             "tileloadd tmm6, [{c0} + {b_rs}]",
             "tileloadd tmm7, [{c1} + {b_rs}]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "tileloadd tmm4, [{h0} + {a_rs}]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{h1} + {a_rs}]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            c0 = in(reg) c0, c1 = in(reg) c1, b_rs = in(reg) 64usize, a_rs = in(reg) a_rs,
-            h0 = in(reg) high.add(p), h1 = in(reg) high.add(16 * kc + p),
+            c0 = in(reg) b0.add(32 * kc), c1 = in(reg) b1.add(32 * kc), b_rs = in(reg) 64usize,
             options(nostack, readonly),
         );
-        if b_parts == 2 {
-            continue;
+        if cut.a == 3 {
+            // The middle rows of a are still loaded.
+            asm!(
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                options(nostack, nomem),
+            );
         }
-        asm!(
-            "tileloadd tmm6, [{d0} + {b_rs}]",
-            "tileloadd tmm7, [{d1} + {b_rs}]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            d0 = in(reg) c0.add(32 * kc), d1 = in(reg) c1.add(32 * kc), b_rs = in(reg) 64usize,
-            options(nostack, readonly),
-        );
+        rows_by_loaded(high.add(p), high.add(16 * kc + p), a_rs);
     }
     for p in (0..kc).step_by(BLOCK) {
         let (b0, b1) = (b.add(16 * p), b.add(second + 16 * p));
@@ -268,6 +247,31 @@ unsafe fn block(a: [*const u16; 3], (b, b_parts): (*const u16, usize), kc: usize
     );
 }
 
+/// Loads 32 rows of a and adds their products with the columns of b that are loaded.
+///
+/// # Safety
+/// As of [`block`]; from either pointer on there are 16 rows of 32 numbers, `a_rs` bytes from row to row.
+#[inline(always)]
+unsafe fn rows_by_loaded(first: *const u16, second: *const u16, a_rs: usize) {
+    asm!(
+        "tileloadd tmm4, [{first} + {a_rs}]",
+        "tdpbf16ps tmm0, tmm4, tmm6",
+        "tdpbf16ps tmm1, tmm4, tmm7",
+        "tileloadd tmm5, [{second} + {a_rs}]",
+        "tdpbf16ps tmm2, tmm5, tmm6",
+        "tdpbf16ps tmm3, tmm5, tmm7",
+        first = in(reg) first, second = in(reg) second, a_rs = in(reg) a_rs,
+        options(nostack, readonly),
+    );
+}
+
+simd_kernel! {
+    /// `out += row`.
+    pub fn add_row(row: &[f32], out: &mut [f32]) {
+        out.iter_mut().zip(row).for_each(|(o, v)| *o += v);
+    }
+}
+
 simd_kernel! {
     /// The three parts of each number.
     pub fn cut(x: &[f32], high: &mut [u16], middle: &mut [u16], low: &mut [u16]) {
@@ -281,19 +285,46 @@ simd_kernel! {
     }
 }
 
-/// Columns p of some rows of a in three parts, `kc` numbers from row to row; zeros fill rows and columns up.
-fn cut_rows(a: View, rows: Range<usize>, p: &Range<usize>, kc: usize, out: (&mut [u16], &mut [u16], &mut [u16])) {
-    let (high, middle, low) = out;
-    let parts = high.chunks_exact_mut(kc).zip(middle.chunks_exact_mut(kc)).zip(low.chunks_exact_mut(kc));
-    for (i, ((h, m), l)) in parts.enumerate() {
-        if i >= rows.len() {
-            [h, m, l].into_iter().for_each(|part| part.fill(0));
-            continue;
+/// A number rounded to two parts of eight bits, in the upper halves of words: what is left is below 2^-18 of it, nothing
+/// where it has 16 bits.
+#[inline(always)]
+fn in_two(x: f32) -> (u32, u32) {
+    // Rounding would take the largest numbers to infinity, and some that are none to 0.
+    let (bits, size) = (x.to_bits(), x.to_bits() & 0x7fff_ffff);
+    let high = (if size < 0x7f00_0000 { bits + 0x8000 } else { bits }) & 0xffff_0000;
+    // What is left of a number is far from both, and where it is none, cut off.
+    (high, (x - f32::from_bits(high)).to_bits().wrapping_add(0x8000))
+}
+
+simd_kernel! {
+    /// The two parts of each number.
+    pub fn halve(x: &[f32], high: &mut [u16], low: &mut [u16]) {
+        for ((&x, h), l) in x.iter().zip(high).zip(low) {
+            let (upper, rest) = in_two(x);
+            (*h, *l) = ((upper >> 16) as u16, (rest >> 16) as u16);
         }
-        let from = (rows.start + i) * a.rs + p.start;
-        let n = p.len();
-        cut(&a.data[from..from + n], &mut h[..n], &mut m[..n], &mut l[..n]);
-        [h, m, l].into_iter().for_each(|part| part[n..].fill(0));
+    }
+}
+
+/// Columns p of some rows of a in two or three parts, one behind the other, `kc` numbers from row to row; zeros fill rows
+/// and columns up.
+fn cut_rows(a: View, rows: Range<usize>, p: &Range<usize>, kc: usize, parts: &mut [u16]) {
+    let (height, n) = (rows.len().next_multiple_of(BLOCK), p.len());
+    let (high, rest) = parts.split_at_mut(height * kc);
+    let (middle, low) = rest.split_at_mut(height * kc);
+    for r in 0..height {
+        let at = r * kc..r * kc + if r < rows.len() { n } else { 0 };
+        let from = (rows.start + r) * a.rs + p.start;
+        match at.len() {
+            0 => (),
+            _ if low.is_empty() => halve(&a.data[from..from + n], &mut high[at.clone()], &mut middle[at.clone()]),
+            _ => cut(&a.data[from..from + n], &mut high[at.clone()], &mut middle[at.clone()], &mut low[at.clone()]),
+        }
+        for part in [&mut *high, &mut *middle, &mut *low] {
+            if let Some(rest) = part.get_mut(at.end..(r + 1) * kc) {
+                rest.fill(0);
+            }
+        }
     }
 }
 
@@ -363,69 +394,42 @@ pub(super) fn pairs_of_columns(
 /// Reads elements of a stored row.
 type Read<'a> = &'a dyn Fn(usize, Range<usize>, &mut [f32]);
 
-/// Rows in three parts on a scratch: first the f32 of a row, then the parts, each of `rows` rows of `cols` words.
-struct Cutting<'a> {
-    row: &'a mut [f32],
-    parts: [&'a mut [u16]; 3],
-    cols: usize,
-}
-
-impl<'a> Cutting<'a> {
-    fn new(space: &'a mut [f32], rows: usize, cols: usize) -> Cutting<'a> {
-        let (row, rest) = space.split_at_mut(cols);
-        // SAFETY: every bit pattern is a u16.
-        let (_, words, _) = unsafe { rest.align_to_mut::<u16>() };
-        let (high, rest) = words.split_at_mut(rows * cols);
-        let (middle, low) = rest.split_at_mut(rows * cols);
-        Cutting { row, parts: [high, middle, &mut low[..rows * cols]], cols }
-    }
-
-    /// Cuts what `read` writes into row `r`, whose rest becomes 0.
-    fn cut(&mut self, r: usize, n: usize, read: impl FnOnce(&mut [f32])) {
-        if n > 0 {
-            read(&mut self.row[..n]);
+simd_kernel! {
+    /// Neighbours along k from two rows of f32, in both parts: a word of each part holds a pair.
+    pub fn halve_pairs(first: &[f32], second: &[f32], high: &mut [u16], low: &mut [u16]) {
+        let pairs = high.chunks_exact_mut(2).zip(low.chunks_exact_mut(2));
+        for ((h, l), (&f, &s)) in pairs.zip(first.iter().zip(second)) {
+            let ((fh, fl), (sh, sl)) = (in_two(f), in_two(s));
+            (h[0], h[1]) = ((fh >> 16) as u16, (sh >> 16) as u16);
+            (l[0], l[1]) = ((fl >> 16) as u16, (sl >> 16) as u16);
         }
-        self.row[n..].fill(0.0);
-        let at = r * self.cols..(r + 1) * self.cols;
-        let [high, middle, low] = &mut self.parts;
-        cut(self.row, &mut high[at.clone()], &mut middle[at.clone()], &mut low[at]);
-    }
-
-    /// A part's words as bytes.
-    fn bytes(&self, part: usize) -> &[u8] {
-        // SAFETY: a word is two bytes, little endian on these processors.
-        unsafe { self.parts[part].align_to::<u8>().1 }
     }
 }
 
-/// As [`pairs_of_rows`], of numbers that are read as f32: all parts of the panel, as many as `out` holds.
-pub(super) fn parts_of_rows(
-    read: Read,
-    p: Range<usize>,
-    j: Range<usize>,
-    kc: usize,
-    out: &mut [u16],
-    space: &mut [f32],
-) {
-    let mut cutting = Cutting::new(space, 2, BLOCK);
-    if p.len() < kc {
+/// As [`pairs_of_rows`], of numbers that are read as f32: the panel's two parts.
+pub(super) fn parts_of_rows(read: Read, p: Range<usize>, j: Range<usize>, kc: usize, out: &mut [u16], _: &mut [f32]) {
+    if p.len() < kc || j.len() < BLOCK {
         out.fill(0);
     }
+    let (high, low) = out.split_at_mut(BLOCK * kc);
+    let mut rows = [[0f32; BLOCK]; 2];
     for (i, q) in p.clone().step_by(2).enumerate() {
-        for r in 0..2 {
-            // Behind the last row the pair's second is 0.
-            let n = if q + r < p.end { j.len() } else { 0 };
-            cutting.cut(r, n, |row| read(q + r, j.start..j.start + row.len(), row));
+        for (r, row) in rows.iter_mut().enumerate() {
+            match q + r < p.end {
+                true => read(q + r, j.clone(), &mut row[..j.len()]),
+                // Behind the last row the pair's second is 0.
+                false => row.fill(0.0),
+            }
         }
-        for (part, out) in out.chunks_exact_mut(BLOCK * kc).enumerate() {
-            let (first, second) = cutting.bytes(part).split_at(2 * BLOCK);
-            zip_rows(&first[..32], &second[..32], &mut out[32 * i..32 * i + 32]);
-            zip_rows(&first[32..], &second[32..], &mut out[16 * kc + 32 * i..16 * kc + 32 * i + 32]);
+        for half in [0, 16] {
+            let at = half * kc + 32 * i..half * kc + 32 * i + 32;
+            let [first, second] = [&rows[0][half..half + 16], &rows[1][half..half + 16]];
+            halve_pairs(first, second, &mut high[at.clone()], &mut low[at]);
         }
     }
 }
 
-/// As [`pairs_of_columns`], of numbers that are read as f32: all parts of the panel, as many as `out` holds.
+/// As [`pairs_of_columns`], of numbers that are read as f32: the panel's two parts.
 pub(super) fn parts_of_columns(
     read: Read,
     p: Range<usize>,
@@ -434,12 +438,18 @@ pub(super) fn parts_of_columns(
     out: &mut [u16],
     space: &mut [f32],
 ) {
-    let mut cutting = Cutting::new(space, BLOCK, kc);
-    for r in 0..BLOCK {
-        let n = if r < j.len() { p.len() } else { 0 };
-        cutting.cut(r, n, |row| read(j.start + r, p.start..p.start + row.len(), row));
+    let (row, rest) = space.split_at_mut(kc);
+    // SAFETY: every bit pattern is a u16.
+    let (_, words, _) = unsafe { rest.align_to_mut::<u16>() };
+    let (high, low) = words.split_at_mut(BLOCK * kc);
+    row[p.len()..].fill(0.0);
+    for r in 0..j.len() {
+        read(j.start + r, p.clone(), &mut row[..p.len()]);
+        halve(row, &mut high[r * kc..(r + 1) * kc], &mut low[r * kc..(r + 1) * kc]);
     }
-    for (part, out) in out.chunks_exact_mut(BLOCK * kc).enumerate() {
-        pairs_of_columns((cutting.bytes(part), kc), 0..kc, 0..BLOCK, kc, out);
+    for (part, out) in [&*high, &*low].into_iter().zip(out.chunks_exact_mut(BLOCK * kc)) {
+        // SAFETY: a word is two bytes, little endian on these processors.
+        let bytes = unsafe { part[..j.len() * kc].align_to::<u8>().1 };
+        pairs_of_columns((bytes, kc), 0..kc, 0..j.len(), kc, out);
     }
 }

@@ -25,10 +25,33 @@ pub use pack::{Columns, Plain, Rows, Stored};
 const ROWS: usize = 512;
 /// Runs of work for each thread: more even out threads that are disturbed, but copy a more often.
 const RUNS: usize = 2;
-/// What packing a panel costs, in rows of a that could pass by it instead.
-const PACKING: usize = 24;
+/// What packing a panel costs, in rows of a that could pass by it instead; and where its numbers are cut.
+const PACKING: [usize; 2] = [24, 160];
 /// Up to so many tiles of rows, b is read where it stands instead of packed.
 const FEW: usize = 2;
+
+/// In how many numbers of bf16 the elements of a and b are cut for the processor's matrix units. What is cut in three, and
+/// what has no more bits than its parts, is the sum of its parts exactly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    a: usize,
+    b: usize,
+}
+
+impl Cut {
+    /// b is bf16 as it is stored: three products.
+    pub const BF16: Cut = Cut { a: 3, b: 1 };
+    /// b has at most 16 bits: five products, exact to 2^-24 of a term.
+    pub const HALVES: Cut = Cut { a: 3, b: 2 };
+    /// b is a code and its scale, a stand-in for a number that differs by percents: both are rounded to 16 bits, three
+    /// products, exact to 2^-17 of a term.
+    pub const BLOCKS: Cut = Cut { a: 2, b: 2 };
+
+    /// Whether b is read as f32 and cut, which costs more than to copy it.
+    fn b_is_cut(&self) -> bool {
+        self.b > 1
+    }
+}
 
 /// One term of the sum.
 #[derive(Clone, Copy)]
@@ -56,10 +79,10 @@ pub trait Right: Sync {
         None
     }
 
-    /// Numbers in bf16 whose sum an element is, where the processor's matrix units are to be used: then
-    /// `pack_pairs` works. 0 leaves it to the f32 tiles.
-    fn parts(&self) -> usize {
-        0
+    /// How operands are cut where the processor's matrix units are to be used: then `pack_pairs` works. `None` leaves
+    /// it to the f32 tiles.
+    fn cut(&self) -> Option<Cut> {
+        None
     }
 
     /// Writes `b[p, j]` in bf16, part by part: for each 16 columns, for each pair along k, the 16 pairs; with zeros
@@ -93,8 +116,9 @@ pub fn product<B: DerefMut<Target = [f32]>>(
         assert!(b.is_none_or(|(b, rs)| t.k == 0 || (t.k - 1) * rs + n <= b.len()), "product: operand too short");
     }
     let kernel = tile::kernel(n);
-    let units = |t: &Term| t.b.parts() > 0 && amx::available() && t.a.cs == 1 && t.alpha == 1.0;
-    let shape = Cuts::new(m, n, &kernel, terms.iter().any(units));
+    let units = |t: &Term| t.b.cut().is_some() && amx::available() && t.a.cs == 1 && t.alpha == 1.0;
+    let cut = terms.iter().filter(|t| units(t)).filter_map(|t| t.b.cut()).max_by_key(Cut::b_is_cut);
+    let shape = Cuts::new(m, n, &kernel, cut);
     let out = Shared(dst.as_mut_ptr());
     let run = |i: usize| {
         let mut space = scratch(shape.scratch(terms));
@@ -102,10 +126,10 @@ pub fn product<B: DerefMut<Target = [f32]>>(
         for (rows, columns) in shape.parts(i) {
             let mut add = accumulate;
             for t in terms {
-                if units(t) {
+                if let Some(cut) = t.b.cut().filter(|_| units(t)) {
                     let target = amx::Target { out, dst_rs, rows: rows.clone(), columns: columns.clone() };
                     // SAFETY: b says so only where the units are available; parts do not overlap.
-                    unsafe { amx::term(&target, t.a, t.k, t.b, add, &mut space) };
+                    unsafe { amx::term(&target, t.a, t.k, (t.b, cut), add, &mut space) };
                     add |= t.k > 0;
                     continue;
                 }
@@ -147,14 +171,18 @@ struct Cuts {
 }
 
 impl Cuts {
-    fn new(m: usize, n: usize, kernel: &tile::Kernel, units: bool) -> Cuts {
+    fn new(m: usize, n: usize, kernel: &tile::Kernel, cut: Option<Cut>) -> Cuts {
         // The units are so fast that to cut a row in parts costs as much as a hundred columns of the product.
-        let (width, height, runs, per_row) = if units { (32, 32, 1, 3) } else { (kernel.width, kernel.rows, RUNS, 0) };
+        let (width, height, runs, per_row) = match cut {
+            Some(_) => (32, 32, 1, 3),
+            None => (kernel.width, kernel.rows, RUNS, 0),
+        };
+        let packing = PACKING[cut.is_some_and(|c| c.b_is_cut()) as usize];
         let (panels, threads) = (n.div_ceil(width), rayon::current_num_threads());
         // For each part of the rows every panel is packed again, but few panels do not keep all threads busy.
         let seconds = |cuts: usize| {
             let columns = (panels * cuts).div_ceil(threads) + per_row * cuts.div_ceil(threads);
-            columns * (m.div_ceil(cuts) + PACKING)
+            columns * (m.div_ceil(cuts) + packing)
         };
         let row_cuts = (1..=threads.min(m.div_ceil(height))).min_by_key(|&cuts| seconds(cuts)).unwrap_or(1);
         let runs = if threads == 1 { 1 } else { (runs * threads).min(panels * row_cuts) };
@@ -180,20 +208,17 @@ impl Cuts {
     /// Floats of scratch for a run.
     fn scratch(&self, terms: &[Term]) -> usize {
         let rows = self.m.div_ceil(self.row_cuts);
-        terms.iter().map(|t| term_scratch(rows, t.k, t.b.parts())).max().unwrap_or(0)
+        terms.iter().map(|t| term_scratch(rows, t.k, t.b.cut())).max().unwrap_or(0)
     }
 }
 
-/// Floats of scratch for a term with `k` summands and `m` rows whose b comes in so many parts.
-fn term_scratch(m: usize, k: usize, parts: usize) -> usize {
+/// Floats of scratch for a term with `k` summands and `m` rows.
+fn term_scratch(m: usize, k: usize, cut: Option<Cut>) -> usize {
     let kernel = tile::kernel(usize::MAX);
     let tiles = kernel.deepest * (kernel.width + pack::ROWS)
         + kernel.rows * kernel.width
         + m.min(ROWS) * (depth(k, kernel.deepest) + 16);
-    match parts {
-        0 => tiles,
-        _ => tiles.max(amx::scratch_floats(m, k, parts)),
-    }
+    cut.map_or(tiles, |cut| tiles.max(amx::scratch_floats(m, k, cut)))
 }
 
 /// Terms of the sum that are taken together: about equal runs, and a function of k alone, since it decides bits.
@@ -208,8 +233,8 @@ pub fn units_available() -> bool {
 
 /// Most floats of scratch that a thread takes for a product of `m` rows.
 pub fn scratch_floats(m: usize) -> usize {
-    let parts = if units_available() { &[1, 3][..] } else { &[0] };
-    parts.iter().map(|&parts| term_scratch(m, 1 << 20, parts)).max().unwrap_or(0)
+    let cuts = if units_available() { &[Some(Cut::BF16), Some(Cut::HALVES), Some(Cut::BLOCKS)][..] } else { &[None] };
+    cuts.iter().map(|&cut| term_scratch(m, 1 << 20, cut)).max().unwrap_or(0)
 }
 
 /// What a task computes: no other task writes these columns in its rows.
@@ -352,228 +377,4 @@ fn copy_rows(a: View, rows: Range<usize>, p: &Range<usize>, out: &mut [f32], str
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::rng::{Key, Stream};
-
-    fn fill(n: usize, at: u64) -> Vec<f32> {
-        let key = Key::new(7, Stream::Bench, &[at]);
-        (0..n as u64).map(|i| key.uniform(i) as f32 - 0.5).collect()
-    }
-
-    fn lend(n: usize) -> Vec<f32> {
-        vec![f32::NAN; n]
-    }
-
-    #[test]
-    fn matches_the_definition_in_every_shape_and_with_two_terms() {
-        for m in [1, 2, 5, 12, 13, 31] {
-            for n in [1, 3, 16, 17, 32, 100] {
-                for k in [1, 7, 512, 520] {
-                    let r = 4;
-                    let (x, wk, t, br) = (fill(m * k, 1), fill(n * k, 2), fill(m * r, 3), fill(n * r, 4));
-                    let (wt, bt) = (transpose(&wk, k), transpose(&br, r));
-                    let (w2, b2) = (Columns(Plain::new(&wk, k)), Columns(Plain::new(&br, r)));
-                    let (w3, b3) = (Rows(Plain::new(&wt, n)), Rows(Plain::new(&bt, n)));
-                    for (w, b) in [(&w2 as &dyn Right, &b2 as &dyn Right), (&w3, &b3)] {
-                        let terms = [
-                            Term { a: View::rows(&x, k), k, b: w, alpha: 1.0 },
-                            Term { a: View::rows(&t, r), k: r, b, alpha: 2.0 },
-                        ];
-                        let mut dst = vec![1f32; m * (n + 3)];
-                        product(&mut dst, n + 3, true, (m, n), &terms, lend);
-                        for i in 0..m {
-                            for j in 0..n {
-                                let dot = |a: &[f32], b: &[f32]| -> f64 {
-                                    a.iter().zip(b).map(|(a, b)| *a as f64 * *b as f64).sum()
-                                };
-                                let want = 1.0
-                                    + dot(&x[i * k..(i + 1) * k], &wk[j * k..(j + 1) * k])
-                                    + 2.0 * dot(&t[i * r..(i + 1) * r], &br[j * r..(j + 1) * r]);
-                                let found = dst[i * (n + 3) + j] as f64;
-                                assert!((found - want).abs() < 1e-4, "{m}x{n}x{k} at {i},{j}: {found} {want}");
-                            }
-                            assert!(dst[i * (n + 3) + n..(i + 1) * (n + 3)].iter().all(|&v| v == 1.0));
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    fn transpose(x: &[f32], cols: usize) -> Vec<f32> {
-        let rows = x.len() / cols;
-        (0..cols * rows).map(|i| x[i % rows * cols + i / rows]).collect()
-    }
-
-    /// bf16 numbers as they are stored.
-    struct Halves {
-        bits: Vec<u8>,
-        cols: usize,
-        units: bool,
-    }
-
-    impl Halves {
-        fn new(x: &[f32], cols: usize, units: bool) -> Halves {
-            let bits = x.iter().flat_map(|v| ((v.to_bits() >> 16) as u16).to_le_bytes()).collect();
-            Halves { bits, cols, units: units && units_available() }
-        }
-
-        fn at(&self, row: usize, column: usize) -> f32 {
-            let i = 2 * (row * self.cols + column);
-            f32::from_bits((u16::from_le_bytes([self.bits[i], self.bits[i + 1]]) as u32) << 16)
-        }
-    }
-
-    impl Stored for Halves {
-        fn read(&self, row: usize, columns: Range<usize>, out: &mut [f32]) {
-            out.iter_mut().zip(columns).for_each(|(o, c)| *o = self.at(row, c));
-        }
-
-        fn bf16(&self) -> Option<(&[u8], usize)> {
-            Some((&self.bits, self.cols))
-        }
-
-        fn parts(&self) -> usize {
-            self.units as usize
-        }
-    }
-
-    /// As exact as sums in f32 are: the error relative to the sum of the sizes of the terms.
-    #[test]
-    fn weights_in_bf16_are_multiplied_as_exactly_as_in_f32() {
-        if !units_available() {
-            println!("no matrix units here: their products are not tested");
-        }
-        let of = |t: &dyn Right, x: &[f32], (m, n, k): (usize, usize, usize), add: bool| {
-            let mut dst = vec![0.5f32; m * n];
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
-            let term = Term { a: View::rows(x, k), k, b: t, alpha: 1.0 };
-            pool.install(|| product(&mut dst, n, add, (m, n), &[term], lend));
-            dst
-        };
-        for (m, n, k) in [(1, 1, 1), (2, 40, 33), (31, 32, 64), (33, 100, 31), (300, 65, 1300), (5, 17, 641)] {
-            let (x, w) = (fill(m * k, 1), fill(n * k, 2));
-            for units in [false, true] {
-                for add in [false, true] {
-                    let (tall, wide) = (Halves::new(&w, k, units), Halves::new(&w, n, units));
-                    let weight = |p: usize, j: usize, transposed: bool| match transposed {
-                        true => tall.at(j, p) as f64,
-                        false => wide.at(p, j) as f64,
-                    };
-                    for transposed in [true, false] {
-                        let got = match transposed {
-                            true => of(&Columns(Halves::new(&w, k, units)), &x, (m, n, k), add),
-                            false => of(&Rows(Halves::new(&w, n, units)), &x, (m, n, k), add),
-                        };
-                        for i in (0..m).step_by(3) {
-                            for j in 0..n {
-                                let terms = (0..k).map(|p| x[i * k + p] as f64 * weight(p, j, transposed));
-                                let (sum, size) = terms.fold((0.0, 0.0), |(s, a), t| (s + t, a + t.abs()));
-                                let want = sum + if add { 0.5 } else { 0.0 };
-                                let error = (got[i * n + j] as f64 - want).abs() / (size + 0.5);
-                                assert!(error < 2e-7, "{m}x{n}x{k} units {units} {transposed} {add}: {error:e}");
-                            }
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// f32 numbers that are to be cut in parts, and have no more bits than the parts.
-    struct Cut<'a> {
-        data: &'a [f32],
-        cols: usize,
-        parts: usize,
-    }
-
-    impl Stored for Cut<'_> {
-        fn read(&self, row: usize, columns: Range<usize>, out: &mut [f32]) {
-            Plain::new(self.data, self.cols).read(row, columns, out);
-        }
-
-        fn parts(&self) -> usize {
-            self.parts
-        }
-    }
-
-    #[test]
-    fn weights_in_parts_are_multiplied_as_exactly_as_in_f32() {
-        if !units_available() {
-            println!("no matrix units here: their products are not tested");
-            return;
-        }
-        for parts in [2, 3] {
-            let bits = if parts == 2 { !0xff } else { !0 };
-            let (mut worst, mut squares, mut count) = (0f64, 0f64, 0.0);
-            for (m, n, k) in [(1, 1, 1), (5, 33, 7), (33, 40, 289), (70, 64, 576), (3, 100, 1100)] {
-                let x = fill(m * k, 1);
-                let w: Vec<f32> = fill(n * k, 2).iter().map(|v| f32::from_bits(v.to_bits() & bits)).collect();
-                for transposed in [true, false] {
-                    let mut got = vec![0.5f32; m * n];
-                    let (tall, wide) =
-                        (Columns(Cut { data: &w, cols: k, parts }), Rows(Cut { data: &w, cols: n, parts }));
-                    let b: &dyn Right = if transposed { &tall } else { &wide };
-                    let term = Term { a: View::rows(&x, k), k, b, alpha: 1.0 };
-                    product(&mut got, n, true, (m, n), &[term], lend);
-                    for (at, got) in got.iter().enumerate() {
-                        let (i, j) = (at / n, at % n);
-                        let of = |p: usize| if transposed { w[j * k + p] } else { w[p * n + j] };
-                        let terms = (0..k).map(|p| x[i * k + p] as f64 * of(p) as f64);
-                        let (sum, size) = terms.fold((0.5, 0.5), |(s, a), t| (s + t, a + t.abs()));
-                        let error = (*got as f64 - sum).abs() / size;
-                        assert!(error < 2e-7, "{parts} parts {m}x{n}x{k} {transposed}: {error:e}");
-                        (worst, squares, count) = (worst.max(error), squares + error * error, count + 1.0);
-                    }
-                }
-            }
-            println!("{parts} parts: worst {worst:e}, root mean square {:e}", (squares / count).sqrt());
-        }
-    }
-
-    #[test]
-    fn matrix_units_give_a_row_the_same_bits_alone_and_in_company() {
-        let (n, k) = (200, 1100);
-        let (x, w) = (fill(64 * k, 1), fill(n * k, 2));
-        let run = |threads: usize, rows: Range<usize>| -> Vec<f32> {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let mut dst = vec![0f32; rows.len() * n];
-            let b = Columns(Halves::new(&w, k, true));
-            let terms = [Term { a: View::rows(&x[rows.start * k..], k), k, b: &b, alpha: 1.0 }];
-            pool.install(|| product(&mut dst, n, false, (rows.len(), n), &terms, lend));
-            dst
-        };
-        let all = run(1, 0..64);
-        assert!(all == run(2, 0..64) && all == run(5, 0..64));
-        for rows in [0..1, 3..5, 10..17, 20..63] {
-            assert!(all[rows.start * n..rows.end * n] == run(3, rows.clone()), "{rows:?}");
-        }
-    }
-
-    #[test]
-    fn a_row_has_the_same_bits_alone_and_in_company_on_one_thread_and_on_many() {
-        let (n, k) = (200, 1100);
-        let (x, w) = (fill(64 * k, 1), fill(n * k, 2));
-        let run = |threads: usize, rows: Range<usize>| -> Vec<f32> {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let mut dst = vec![0f32; rows.len() * n];
-            let b = Columns(Plain::new(&w, k));
-            let terms = [Term { a: View::rows(&x[rows.start * k..], k), k, b: &b, alpha: 1.0 }];
-            pool.install(|| product(&mut dst, n, false, (rows.len(), n), &terms, lend));
-            dst
-        };
-        let all = run(1, 0..64);
-        assert!(all == run(2, 0..64) && all == run(5, 0..64));
-        for rows in [0..1, 3..5, 10..17, 20..63] {
-            assert!(all[rows.start * n..rows.end * n] == run(3, rows.clone()), "{rows:?}");
-        }
-    }
-
-    #[test]
-    fn no_terms_are_zero() {
-        let mut dst = vec![3f32; 6];
-        product(&mut dst, 3, false, (2, 2), &[], lend);
-        assert_eq!(dst, [0.0, 0.0, 3.0, 0.0, 0.0, 3.0]);
-    }
-}
+mod tests;

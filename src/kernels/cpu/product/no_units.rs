@@ -3,13 +3,13 @@
 use std::ops::Range;
 
 use super::super::Shared;
-use super::{Right, View};
+use super::{Cut, Right, View};
 
 pub fn available() -> bool {
     false
 }
 
-pub(super) fn scratch_floats(_m: usize, _k: usize, _parts: usize) -> usize {
+pub(super) fn scratch_floats(_m: usize, _k: usize, _cut: Cut) -> usize {
     0
 }
 
@@ -22,7 +22,7 @@ pub(super) struct Target {
 
 /// # Safety
 /// None is needed: it panics, since nobody may call it.
-pub(super) unsafe fn term(t: &Target, _a: View, _k: usize, b: &dyn Right, _add: bool, _space: &mut [f32]) {
+pub(super) unsafe fn term(t: &Target, _a: View, _k: usize, (b, _): (&dyn Right, Cut), _add: bool, _space: &mut [f32]) {
     let Target { out, dst_rs, rows, columns } = t;
     b.pack_pairs(rows.clone(), columns.clone(), 0, &mut [], &mut []);
     unreachable!("matrix units that are not there: {:?} {dst_rs}", out.0);

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
 use super::super::simd::{level, Level};
-use super::Right;
+use super::{Cut, Right};
 
 /// Stored rows that are transposed together.
 pub(super) const ROWS: usize = 8;
@@ -25,9 +25,9 @@ pub trait Stored: Sync {
         None
     }
 
-    /// Numbers in bf16 whose sum an element is exactly, where the processor's matrix units may be used; else 0.
-    fn parts(&self) -> usize {
-        0
+    /// How operands are cut for the processor's matrix units, where these may be used.
+    fn cut(&self) -> Option<Cut> {
+        None
     }
 }
 
@@ -75,8 +75,8 @@ impl<S: Stored> Right for Rows<S> {
         self.0.in_place()
     }
 
-    fn parts(&self) -> usize {
-        self.0.parts()
+    fn cut(&self) -> Option<Cut> {
+        self.0.cut()
     }
 
     fn pack_pairs(&self, p: Range<usize>, j: Range<usize>, kc: usize, out: &mut [u16], space: &mut [f32]) {
@@ -110,8 +110,8 @@ impl<S: Stored> Right for Columns<S> {
         }
     }
 
-    fn parts(&self) -> usize {
-        self.0.parts()
+    fn cut(&self) -> Option<Cut> {
+        self.0.cut()
     }
 
     fn pack_pairs(&self, p: Range<usize>, j: Range<usize>, kc: usize, out: &mut [u16], space: &mut [f32]) {
