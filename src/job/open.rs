@@ -77,12 +77,19 @@ impl Inputs {
         }
         let vocab = self.model.config.vocab_size;
         if store.max_id() as usize >= vocab {
-            let reason =
-                format!("{} holds token {}, but the model has {vocab} embeddings", data.display(), store.max_id());
-            return Err(Error::Tokenizer { path: data.to_path_buf(), reason });
+            return Err(beyond_embeddings(&store, vocab));
         }
         Ok(store)
     }
+}
+
+/// Names the first row with a token that the model has no embedding for.
+fn beyond_embeddings(store: &TokenStore, vocab: usize) -> Error {
+    let beyond = |i: usize| store.example(i).ids().find(|&id| id as usize >= vocab);
+    let (example, id) = (0..store.len()).find_map(|i| beyond(i).map(|id| (i, id))).unwrap_or((0, store.max_id()));
+    let (path, row) = store.origin(example);
+    let reason = format!("token {id}, but the model has {vocab} embeddings: its tokenizer has more tokens");
+    Error::DataInvalid { path: path.to_path_buf(), row, reason }
 }
 
 /// A tokenizer that stands in the account.

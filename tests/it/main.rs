@@ -20,6 +20,7 @@ mod kill;
 #[cfg(feature = "cli")]
 mod memory;
 mod ops;
+mod refused;
 mod runs;
 #[cfg(feature = "cli")]
 mod scale;

@@ -1,0 +1,314 @@
+//! What is refused, and in which words: one row of the table each. Nothing of it is left behind.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{json, Value};
+use sftmix::gguf::{quantize, QuantType, QuantizeConfig};
+use sftmix::{Control, Recipe, TrainConfig, TrainingJob};
+
+use crate::support::{json as read, project};
+
+/// Tokens of the golden models' own vocabulary of 64: one letter each.
+const LETTERS: &str = "abcdefghijklmnopqrstuvwxyz";
+
+/// The golden llama with a tokenizer and four rows.
+struct Case {
+    dir: PathBuf,
+}
+
+impl Case {
+    fn new(dir: &Path) -> Case {
+        let case = Case { dir: dir.into() };
+        fs::create_dir_all(case.model()).unwrap();
+        for file in ["config.json", "model.safetensors"] {
+            fs::copy(project("tests/golden/llama").join(file), case.model().join(file)).unwrap();
+        }
+        case.write("model/tokenizer.json", &tokenizer(&[]).to_string());
+        let rows = (0..4).map(|i| format!("{}\n", json!({"prompt": "ab", "completion": "cdef"[i..].to_string()})));
+        case.write("rows.jsonl", &rows.collect::<String>());
+        case
+    }
+
+    fn model(&self) -> PathBuf {
+        self.dir.join("model")
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.dir.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn change(&self, path: &str, change: impl FnOnce(&mut Value)) {
+        let mut value = read(&self.dir.join(path));
+        change(&mut value);
+        self.write(path, &value.to_string());
+    }
+
+    fn config(&self) -> TrainConfig {
+        TrainConfig {
+            model: self.model(),
+            data: self.dir.join("rows.jsonl").into(),
+            out: self.dir.join("run"),
+            recipe: Recipe::Ntp,
+            max_length: 32,
+            batch_size: 2,
+            lora_r: 2,
+            epochs: 1,
+            threads: Some(1),
+            cache_dir: Some(self.dir.join("cache")),
+            ..Default::default()
+        }
+    }
+
+    /// The model as a GGUF file.
+    fn gguf(&self) -> PathBuf {
+        let out = self.dir.join("model.gguf");
+        quantize(&QuantizeConfig { model: self.model(), kind: QuantType::F32, out: out.clone() }).unwrap();
+        out
+    }
+
+    /// An adapter of a run on the model, as files of `adapter`.
+    fn adapter(&self) -> PathBuf {
+        let config = TrainConfig { out: self.dir.join("first"), ..self.config() };
+        TrainingJob::new(config).unwrap().run(|_| Control::Continue).unwrap().adapter
+    }
+
+    /// Moves the tensors of the one file to two, by the index.
+    fn shard(&self) {
+        let path = self.model().join("model.safetensors");
+        let bytes = fs::read(&path).unwrap();
+        let all = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let mut map = serde_json::Map::new();
+        for (i, name) in ["one.safetensors", "two.safetensors"].into_iter().enumerate() {
+            let part: Vec<_> = all.tensors().into_iter().filter(|(n, _)| n.contains("layers.1") == (i == 1)).collect();
+            part.iter().for_each(|(n, _)| drop(map.insert(n.clone(), name.into())));
+            fs::write(self.model().join(name), safetensors::serialize(part, None).unwrap()).unwrap();
+        }
+        self.write("model/model.safetensors.index.json", &json!({"metadata": {}, "weight_map": map}).to_string());
+        fs::remove_file(path).unwrap();
+    }
+}
+
+/// One letter a token, and `more` behind them.
+fn tokenizer(more: &[&str]) -> Value {
+    let special = |id: usize, text: &str| {
+        json!({"id": id, "content": text, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true})
+    };
+    let mut vocab = json!({"<pad>": 0, "<s>": 1, "</s>": 2});
+    for (i, c) in LETTERS.chars().enumerate() {
+        vocab[c.to_string()] = (3 + i).into();
+    }
+    more.iter().enumerate().for_each(|(i, m)| vocab[*m] = (63 + i).into());
+    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": true});
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "pre_tokenizer": bytes,
+        "post_processor": null, "decoder": bytes,
+        "added_tokens": [special(0, "<pad>"), special(1, "<s>"), special(2, "</s>")],
+        "model": {"type": "BPE", "vocab": vocab, "merges": []},
+    })
+}
+
+/// A change that spoils the case, and what to run then.
+type Spoil = fn(&Case) -> TrainConfig;
+
+/// Name, what is wrong, the message; `{dir}` stands for the case's folder.
+const TABLE: &[(&str, Spoil, &str)] = &[
+    (
+        "a tensor of another dtype",
+        |case| {
+            let path = case.model().join("model.safetensors");
+            let bytes = fs::read(&path).unwrap();
+            let at = bytes.windows(5).position(|w| w == b"\"F32\"").unwrap();
+            let bytes = [&bytes[..at], b"\"I32\"", &bytes[at + 5..]].concat();
+            fs::write(&path, bytes).unwrap();
+            case.config()
+        },
+        "{dir}/model/model.safetensors: lm_head.weight: expected F32, F16 or BF16, found I32",
+    ),
+    (
+        "a shard that is not there",
+        |case| {
+            case.shard();
+            fs::remove_file(case.model().join("two.safetensors")).unwrap();
+            case.config()
+        },
+        "{dir}/model/two.safetensors: header: this file is missing, but \
+         {dir}/model/model.safetensors.index.json lists it",
+    ),
+    (
+        "a GGUF file that was cut off",
+        |case| {
+            let path = case.gguf();
+            let length = fs::metadata(&path).unwrap().len();
+            fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(length - 1000).unwrap();
+            TrainConfig { model: path, ..case.config() }
+        },
+        "{dir}/model.gguf: output.weight: 8192 bytes from 70144 on, after a header of 3392, are more than the \
+          file's 80856: it is truncated",
+    ),
+    (
+        "a type of blocks that nobody here reads",
+        |case| {
+            let path = case.gguf();
+            let mut bytes = fs::read(&path).unwrap();
+            let name = b"blk.0.attn_q.weight";
+            let at = bytes.windows(name.len()).position(|w| w == name).unwrap() + name.len();
+            // Dimensions: their number, two of eight bytes; then the type. 16 is IQ2_XXS.
+            bytes[at + 20..at + 24].copy_from_slice(&16u32.to_le_bytes());
+            fs::write(&path, bytes).unwrap();
+            TrainConfig { model: path, ..case.config() }
+        },
+        "{dir}/model.gguf: model.layers.0.self_attn.q_proj.weight: the type IQ2_XXS cannot be read (expected \
+         F32, F16, BF16, Q4_0 to Q8_1 or Q2_K to Q8_K)",
+    ),
+    (
+        "a template that raises",
+        |case| {
+            case.write("model/chat_template.jinja", "{{ raise_exception('no such role') }}");
+            case.write(
+                "rows.jsonl",
+                r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#,
+            );
+            case.config()
+        },
+        "{dir}/rows.jsonl: row 1: the chat template refuses it: no such role",
+    ),
+    (
+        "roles that do not alternate",
+        |case| {
+            let template = "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}\
+                {{ raise_exception('Conversation roles must alternate user/assistant') }}{% endif %}\
+                {{ m.content + (eos_token if m.role == 'assistant' else '') }}{% endfor %}";
+            case.write("model/chat_template.jinja", template);
+            let turn = |role: &str| json!({"role": role, "content": "a"});
+            let good = json!({"messages": [turn("user"), turn("assistant")]});
+            let bad = json!({"messages": [turn("user"), turn("user"), turn("assistant")]});
+            case.write("rows.jsonl", &format!("{good}\n{bad}\n"));
+            case.config()
+        },
+        "{dir}/rows.jsonl: row 2: the chat template refuses it: Conversation roles must alternate \
+         user/assistant",
+    ),
+    (
+        "no row with an assistant's turn",
+        |case| {
+            case.write("rows.jsonl", r#"{"messages": [{"role": "user", "content": "a"}]}"#);
+            case.config()
+        },
+        "nothing to train on: {dir}/rows.jsonl: 1 rows read, 0 examples, 0 rows cut, 0 empty, 1 without a \
+         target",
+    ),
+    (
+        "an adapter for another base",
+        |case| {
+            let adapter = case.adapter();
+            let path = case.model().join("model.safetensors");
+            let mut bytes = fs::read(&path).unwrap();
+            *bytes.last_mut().unwrap() ^= 1;
+            fs::write(&path, bytes).unwrap();
+            TrainConfig { init_adapter: Some(adapter), ..case.config() }
+        },
+        "{dir}/first/adapter: adapter: trained on another base: the weights of {dir}/model had content hash \
+         4f27e08ccba127856a65a36477e5fe88be118a18080bb11a707897a0e54c5a0a, those of {dir}/model have \
+         3f25f0b9423eeb5edaf7120acd7d1400f3cd60a8ad486bdc54fe61d90c68ad91",
+    ),
+    (
+        "an adapter of another rank than its configuration says",
+        |case| {
+            let adapter = case.adapter();
+            let path = adapter.strip_prefix(&case.dir).unwrap().join("adapter_config.json");
+            case.change(path.to_str().unwrap(), |c| c["r"] = 3.into());
+            TrainConfig { init_adapter: Some(adapter), ..case.config() }
+        },
+        "{dir}/first/adapter/adapter_model.safetensors: adapter: \
+         base_model.model.model.layers.0.mlp.down_proj.lora_A.weight: expected rank 3 by adapter_config.json, \
+          found 2",
+    ),
+    (
+        "a tokenizer with more tokens than the model has embeddings",
+        |case| {
+            case.write("model/tokenizer.json", &tokenizer(&["0", "1", "2"]).to_string());
+            case.write(
+                "rows.jsonl",
+                "{\"prompt\": \"a\", \"completion\": \"b0\"}\n{\"prompt\": \"a\", \"completion\": \"b12\"}\n",
+            );
+            case.config()
+        },
+        "{dir}/rows.jsonl: row 2: token 64, but the model has 64 embeddings: its tokenizer has more tokens",
+    ),
+    (
+        "an index that leaves the folder",
+        |case| {
+            case.shard();
+            case.change("model/model.safetensors.index.json", |index| {
+                index["weight_map"]["model.norm.weight"] = "../one.safetensors".into();
+            });
+            case.config()
+        },
+        "{dir}/model/model.safetensors.index.json: model.norm.weight: expected a file inside the model \
+         folder, found \"../one.safetensors\"",
+    ),
+    (
+        "an index with an absolute name",
+        |case| {
+            case.shard();
+            case.change("model/model.safetensors.index.json", |index| {
+                index["weight_map"]["model.norm.weight"] = "/one.safetensors".into();
+            });
+            case.config()
+        },
+        "{dir}/model/model.safetensors.index.json: model.norm.weight: expected a file inside the model \
+         folder, found \"/one.safetensors\"",
+    ),
+];
+
+#[test]
+fn bad_input_is_refused_in_these_words() {
+    let mut wrong = Vec::new();
+    for (name, spoil, want) in TABLE {
+        let dir = tempfile::tempdir().unwrap();
+        let case = Case::new(dir.path());
+        let config = spoil(&case);
+        let result = TrainingJob::new(config).and_then(|job| job.run(|_| Control::Continue));
+        let text = match result {
+            Ok(_) => "(accepted)".to_string(),
+            Err(e) => e.to_string().replace(dir.path().to_str().unwrap(), "{dir}"),
+        };
+        if text != *want {
+            wrong.push(format!("{name}\n  expected {want}\n  found    {text}"));
+        }
+        assert!(!dir.path().join("run/adapter").exists(), "{name}");
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Hugging Face's cache is a folder of links.
+#[cfg(unix)]
+#[test]
+fn links_inside_a_model_folder_are_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let case = Case::new(dir.path());
+    for sharded in [false, true] {
+        if sharded {
+            case.shard();
+        }
+        let (blobs, links) = (case.dir.join(format!("blobs{sharded}")), case.dir.join(format!("links{sharded}")));
+        fs::create_dir_all(&blobs).unwrap();
+        fs::create_dir_all(&links).unwrap();
+        for (i, entry) in fs::read_dir(case.model()).unwrap().enumerate() {
+            let entry = entry.unwrap();
+            let blob = blobs.join(i.to_string());
+            fs::copy(entry.path(), &blob).unwrap();
+            std::os::unix::fs::symlink(&blob, links.join(entry.file_name())).unwrap();
+        }
+        let run = |model: PathBuf, out: String| {
+            let config = TrainConfig { model, out: case.dir.join(out), ..case.config() };
+            let report = TrainingJob::new(config).unwrap().run(|_| Control::Continue).unwrap();
+            fs::read(report.adapter.join("adapter_model.safetensors")).unwrap()
+        };
+        assert!(run(case.model(), format!("run{sharded}")) == run(links, format!("linked{sharded}")));
+    }
+}
