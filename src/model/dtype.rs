@@ -63,6 +63,12 @@ impl Dtype {
         elements / self.block() * self.block_bytes()
     }
 
+    /// The bytes of a row in which these elements lie: whole blocks.
+    pub(crate) fn bytes_around(self, columns: Range<usize>) -> Range<usize> {
+        let (numbers, bytes) = (self.block(), self.block_bytes());
+        columns.start / numbers * bytes..columns.end.div_ceil(numbers) * bytes
+    }
+
     /// ggml's name of it.
     pub fn ggml_name(self) -> &'static str {
         GGML.iter().find(|(_, d, _)| *d == self).map_or("", |(.., name)| name)

@@ -17,7 +17,7 @@ use std::ops::Range;
 use super::super::simd::simd_kernel;
 use super::super::Shared;
 use super::pack::transpose_words;
-use super::{depth, Cut, Right, View};
+use super::{depth, Cut, Right, Share, View};
 
 /// Rows and columns of a block of the result.
 pub(super) const BLOCK: usize = 32;
@@ -152,19 +152,33 @@ pub(super) unsafe fn term(t: &Target, a: View, k: usize, b: (&dyn Right, Cut), a
                 let columns = j..(j + BLOCK).min(t.columns.end);
                 let panel = &mut panel[..cut.b * BLOCK * kc];
                 b.pack_pairs(p.clone(), columns.clone(), kc, panel, packing);
+                // The next panel: of the next columns, or of the next run.
+                let next = match columns.end < t.columns.end {
+                    true => (p.clone(), columns.end..(columns.end + BLOCK).min(t.columns.end)),
+                    false => {
+                        (p.end..(p.end + deepest).min(k), t.columns.start..t.columns.end.min(t.columns.start + BLOCK))
+                    }
+                };
                 for i in (0..rows.len()).step_by(BLOCK) {
+                    let share = Share { i: i / BLOCK, of: rows.len().div_ceil(BLOCK) };
+                    b.ask_for(next.0.clone(), next.1.clone(), share);
                     let height = BLOCK.min(rows.len() - i);
                     let whole = height == BLOCK && columns.len() == BLOCK;
                     let at = t.out.at((rows.start + i) * t.dst_rs + j);
                     let left = (parts[i * kc..].as_ptr(), part);
-                    if whole && !add {
-                        block(left, panel.as_ptr(), cut, kc, at.0, t.dst_rs);
+                    // Where rounding to 16 bits hides it, the sum goes on in the tiles.
+                    let onto = add && cut == Cut::BLOCKS;
+                    if whole && (onto || !add) {
+                        block(left, panel.as_ptr(), cut, kc, (at.0, t.dst_rs), onto);
                         continue;
                     }
-                    block(left, panel.as_ptr(), cut, kc, result.as_mut_ptr(), BLOCK);
-                    for (r, row) in result.chunks_exact(BLOCK).take(height).enumerate() {
-                        let out = at.slice(r * t.dst_rs, columns.len());
-                        match add {
+                    let rows = || (0..height).map(|r| at.slice(r * t.dst_rs, columns.len()));
+                    if onto {
+                        result.chunks_exact_mut(BLOCK).zip(rows()).for_each(|(r, o)| r[..o.len()].copy_from_slice(o));
+                    }
+                    block(left, panel.as_ptr(), cut, kc, (result.as_mut_ptr(), BLOCK), onto);
+                    for (out, row) in rows().zip(result.chunks_exact(BLOCK)) {
+                        match add && !onto {
                             true => add_row(&row[..out.len()], out),
                             false => out.copy_from_slice(&row[..out.len()]),
                         }
@@ -176,17 +190,37 @@ pub(super) unsafe fn term(t: &Target, a: View, k: usize, b: (&dyn Right, Cut), a
     }
 }
 
-/// One block of the result: the small parts first. Products of parts that are as small as what the cuts leave out, are left
+/// One block of the result, or of what it grows by: the small parts first. Products of parts that are as small as what the cuts leave out, are left
 /// out.
 ///
 /// # Safety
 /// The tiles are set up; each part of a has 32 rows of kc numbers and lies `part` numbers behind the one before, each
-/// part of b two runs of kc/2 rows of 16 pairs, and 32 rows of 32 floats can be written at `c`.
-unsafe fn block((high, part): (*const u16, usize), b: *const u16, cut: Cut, kc: usize, c: *mut f32, c_rs: usize) {
+/// part of b two runs of kc/2 rows of 16 pairs, and 32 rows of 32 floats can be written at `c`, and are there where the
+/// block is added `onto` them.
+unsafe fn block(
+    (high, part): (*const u16, usize),
+    b: *const u16,
+    cut: Cut,
+    kc: usize,
+    (c, c_rs): (*mut f32, usize),
+    onto: bool,
+) {
     let (middle, low) = (high.wrapping_add(part), high.wrapping_add(2 * part));
     let a_rs = 2 * kc;
     let second = 16 * kc;
-    asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nostack, nomem));
+    let [c0, c1, c2, c3] = [0, 16, 16 * c_rs, 16 * c_rs + 16].map(|at| c.add(at));
+    if onto {
+        asm!(
+            "tileloadd tmm0, [{c0} + {c_rs}]",
+            "tileloadd tmm1, [{c1} + {c_rs}]",
+            "tileloadd tmm2, [{c2} + {c_rs}]",
+            "tileloadd tmm3, [{c3} + {c_rs}]",
+            c0 = in(reg) c0, c1 = in(reg) c1, c2 = in(reg) c2, c3 = in(reg) c3, c_rs = in(reg) 4 * c_rs,
+            options(nostack, readonly),
+        );
+    } else {
+        asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nostack, nomem));
+    }
     for p in (0..kc).step_by(BLOCK) {
         let (b0, b1) = (b.add(16 * p), b.add(second + 16 * p));
         asm!(
@@ -241,8 +275,7 @@ unsafe fn block((high, part): (*const u16, usize), b: *const u16, cut: Cut, kc: 
         "tilestored [{c1} + {c_rs}], tmm1",
         "tilestored [{c2} + {c_rs}], tmm2",
         "tilestored [{c3} + {c_rs}], tmm3",
-        c0 = in(reg) c, c1 = in(reg) c.add(16), c2 = in(reg) c.add(16 * c_rs), c3 = in(reg) c.add(16 * c_rs + 16),
-        c_rs = in(reg) 4 * c_rs,
+        c0 = in(reg) c0, c1 = in(reg) c1, c2 = in(reg) c2, c3 = in(reg) c3, c_rs = in(reg) 4 * c_rs,
         options(nostack),
     );
 }

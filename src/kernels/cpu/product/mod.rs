@@ -53,6 +53,20 @@ impl Cut {
     }
 }
 
+/// The i-th of some shares of a range.
+#[derive(Clone, Copy)]
+pub struct Share {
+    i: usize,
+    of: usize,
+}
+
+impl Share {
+    fn of(self, range: Range<usize>) -> Range<usize> {
+        let (start, n) = (range.start, range.len());
+        start + self.i * n / self.of..start + (self.i + 1) * n / self.of
+    }
+}
+
 /// One term of the sum.
 #[derive(Clone, Copy)]
 pub struct Term<'a> {
@@ -77,6 +91,12 @@ pub trait Right: Sync {
     /// packing would cost more than it saves.
     fn in_place(&self) -> Option<(&[f32], usize)> {
         None
+    }
+
+    /// Asks for a share of what `pack` will read of `b[p, j]`: while one panel is multiplied, the next is on its way from
+    /// memory.
+    fn ask_for(&self, p: Range<usize>, j: Range<usize>, share: Share) {
+        let _ = (p, j, share);
     }
 
     /// How operands are cut where the processor's matrix units are to be used: then `pack_pairs` works. `None` leaves

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
 use super::super::simd::{level, Level};
-use super::{Cut, Right};
+use super::{Cut, Right, Share};
 
 /// Stored rows that are transposed together.
 pub(super) const ROWS: usize = 8;
@@ -23,6 +23,12 @@ pub trait Stored: Sync {
     /// The elements in bf16, little endian, row-major, where they are stored so, and how many a row has.
     fn bf16(&self) -> Option<(&[u8], usize)> {
         None
+    }
+
+    /// The bytes in which elements `columns` of row `row` lie, where it pays to fetch them early.
+    fn bytes(&self, row: usize, columns: Range<usize>) -> &[u8] {
+        let _ = (row, columns);
+        &[]
     }
 
     /// How operands are cut for the processor's matrix units, where these may be used.
@@ -75,6 +81,12 @@ impl<S: Stored> Right for Rows<S> {
         self.0.in_place()
     }
 
+    fn ask_for(&self, p: Range<usize>, j: Range<usize>, share: Share) {
+        for row in share.of(p) {
+            ask_for(self.0.bytes(row, j.clone()));
+        }
+    }
+
     fn cut(&self) -> Option<Cut> {
         self.0.cut()
     }
@@ -110,6 +122,12 @@ impl<S: Stored> Right for Columns<S> {
         }
     }
 
+    fn ask_for(&self, p: Range<usize>, j: Range<usize>, share: Share) {
+        for row in share.of(j) {
+            ask_for(self.0.bytes(row, p.clone()));
+        }
+    }
+
     fn cut(&self) -> Option<Cut> {
         self.0.cut()
     }
@@ -122,6 +140,17 @@ impl<S: Stored> Right for Columns<S> {
             }
         }
     }
+}
+
+/// Has the processor fetch these bytes to its second cache.
+fn ask_for(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in bytes.chunks(64) {
+        // SAFETY: a hint, harmless at any address.
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bytes;
 }
 
 /// `out[p·width + r] = rows[r·stride + p]` for p below k and r below [`ROWS`].

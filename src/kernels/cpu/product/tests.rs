@@ -219,18 +219,25 @@ fn numbers_that_are_none_and_the_largest_are_cut_without_harm() {
 fn matrix_units_give_a_row_the_same_bits_alone_and_in_company() {
     let (n, k) = (200, 1100);
     let (x, w) = (fill(64 * k, 1), fill(n * k, 2));
-    let run = |threads: usize, rows: Range<usize>| -> Vec<f32> {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let mut dst = vec![0f32; rows.len() * n];
-        let b = Columns(Halves::new(&w, k, true));
-        let terms = [Term { a: View::rows(&x[rows.start * k..], k), k, b: &b, alpha: 1.0 }];
-        pool.install(|| product(&mut dst, n, false, (rows.len(), n), &terms, lend));
-        dst
-    };
-    let all = run(1, 0..64);
-    assert!(all == run(2, 0..64) && all == run(5, 0..64));
-    for rows in [0..1, 3..5, 10..17, 20..63] {
-        assert!(all[rows.start * n..rows.end * n] == run(3, rows.clone()), "{rows:?}");
+    let cut = |cut| units_available().then_some(cut);
+    let weights: [Box<dyn Right>; 3] = [
+        Box::new(Columns(Halves::new(&w, k, true))),
+        Box::new(Columns(ToCut { data: &w, cols: k, cut: cut(Cut::HALVES) })),
+        Box::new(Columns(ToCut { data: &w, cols: k, cut: cut(Cut::BLOCKS) })),
+    ];
+    for b in &weights {
+        let run = |threads: usize, rows: Range<usize>| -> Vec<f32> {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let mut dst = vec![0.25f32; rows.len() * n];
+            let terms = [Term { a: View::rows(&x[rows.start * k..], k), k, b: &**b, alpha: 1.0 }];
+            pool.install(|| product(&mut dst, n, true, (rows.len(), n), &terms, lend));
+            dst
+        };
+        let all = run(1, 0..64);
+        assert!(all == run(2, 0..64) && all == run(5, 0..64));
+        for rows in [0..1, 3..5, 10..17, 20..63] {
+            assert!(all[rows.start * n..rows.end * n] == run(3, rows.clone()), "{:?} {rows:?}", b.cut());
+        }
     }
 }
 
