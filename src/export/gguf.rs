@@ -5,18 +5,19 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Write};
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use candle_core::quantized::gguf_file::{self, Content, Value};
+use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 
 use super::{first_nonzero, pair_up, scaled, Half};
 use crate::error::{Error, Result};
-use crate::gguf::{Architecture, RowOrder};
+use crate::gguf::{type_name, Architecture, GgufFile, RowOrder};
 use crate::lora::peft::PeftAdapter;
 use crate::lora::Adapter;
+use crate::model::weights::Dtype;
 use crate::model::DecoderConfig;
 
 /// The file's name in its folder.
@@ -78,22 +79,24 @@ pub(super) fn write(path: &Path, config: &DecoderConfig, adapter: &Adapter, text
 pub(super) fn read(path: &Path, config: &DecoderConfig) -> Result<PeftAdapter> {
     let wrong = |reason: String| Error::Adapter { path: path.into(), reason };
     let family = architecture(path, config)?;
-    let mut file = BufReader::new(File::open(path).map_err(Error::io(path))?);
-    let content = Content::read(&mut file).map_err(|e| wrong(format!("damaged: {e}")))?;
+    let file = GgufFile::open(path).map_err(|e| match e {
+        Error::ModelFormat { tensor, reason, .. } => wrong(format!("{tensor}: {reason}")),
+        e => e,
+    })?;
     for (key, expected) in
         [("general.type", "adapter"), ("adapter.type", "lora"), ("general.architecture", family.name)]
     {
-        match content.metadata.get(key) {
-            Some(Value::String(found)) if found == expected => {}
-            found => return Err(wrong(format!("{key}: expected {expected:?}, found {found:?}"))),
+        let found = file.text(key)?;
+        if found != Some(expected) {
+            return Err(wrong(format!("{key}: expected {expected:?}, found {found:?}")));
         }
     }
-    let alpha = match content.metadata.get(ALPHA) {
-        Some(Value::F32(alpha)) if alpha.is_finite() => *alpha as f64,
+    let alpha = match file.number(ALPHA)? {
+        Some(alpha) if alpha.is_finite() => alpha,
         found => return Err(wrong(format!("{ALPHA}: expected a number, found {found:?}"))),
     };
     let mut halves = Vec::new();
-    for name in content.tensor_infos.keys() {
+    for (name, info) in file.tensors() {
         let Some((base, suffix)) = name.rsplit_once('.') else {
             return Err(wrong(format!("{name}: expected .lora_a or .lora_b at its end")));
         };
@@ -104,10 +107,14 @@ pub(super) fn read(path: &Path, config: &DecoderConfig) -> Result<PeftAdapter> {
         };
         let module = family.original(base).and_then(|n| n.strip_suffix(".weight").map(String::from));
         let module = module.ok_or_else(|| wrong(format!("{name}: {base} is no weight of {:?} files", family.name)))?;
-        let tensor = content.tensor(&mut file, name, &Device::Cpu).map_err(|e| wrong(format!("{name}: {e}")))?;
-        let tensor = tensor.dequantize(&Device::Cpu)?;
-        let shape = tensor.dims2().map_err(|_| wrong(format!("{name}: expected two dimensions")))?;
-        let mut data = tensor.flatten_all()?.to_vec1::<f32>()?;
+        let (Some(dtype), Some(bytes)) = (Dtype::from_ggml(info.kind), file.bytes(info)) else {
+            return Err(wrong(format!("{name}: the type {} cannot be read", type_name(info.kind))));
+        };
+        let &[rows, cols] = &info.shape[..] else {
+            return Err(wrong(format!("{name}: expected two dimensions, found {:?}", info.shape)));
+        };
+        let (shape, mut data) = ((rows, cols), vec![0f32; rows * cols]);
+        dtype.read(bytes, 0..rows * cols, &mut data);
         if let Some(order) = row_order(family, &module, config).filter(|_| !is_a) {
             if order.rows() != shape.0 {
                 return Err(wrong(format!("{name}: expected {} rows, found {}", order.rows(), shape.0)));

@@ -16,7 +16,7 @@ use serde_json::{json, Map, Value};
 use super::check::{differences, Difference, Side};
 use super::precision::Precision;
 use super::source::{AdapterSource, Opened};
-use super::templates::write_templates;
+use crate::data::chat::stored::write_templates;
 use crate::error::{Error, Result};
 use crate::gguf::{quantize, QuantType, QuantizeConfig};
 use crate::kernels::cpu::gemm::{gemm, View};
@@ -102,6 +102,9 @@ pub fn merge(config: &MergeConfig) -> Result<Merged> {
     }
     if fs::read_dir(out).map_or(out.exists(), |mut entries| entries.next().is_some()) {
         return Err(Error::config("out", format!("{} holds something: choose another folder", out.display())));
+    }
+    if config.gguf.is_some() && out.is_dir() {
+        return Err(Error::config("out", format!("{} is a folder: name the GGUF file", out.display())));
     }
     let opened = config.source.open()?;
     if !opened.model_path.is_dir() {

@@ -7,7 +7,6 @@ mod merge;
 mod mlx;
 mod precision;
 mod source;
-pub mod templates;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,6 +19,7 @@ pub use precision::Precision;
 pub use source::AdapterSource;
 
 use crate::config::{LoraConfig, TargetModules};
+use crate::data::chat::stored::{write_templates, DEFAULT};
 use crate::error::{Error, Result};
 use crate::lora::base::FILE as FACTS;
 use crate::lora::peft::{load_adapter, LoraPair, PeftAdapter};
@@ -28,7 +28,6 @@ use crate::model::DecoderConfig;
 use crate::run::atomic::replace_dir;
 use check::{differences, Side, ROUNDING};
 use source::Opened;
-use templates::{write_templates, DEFAULT};
 
 /// A format of adapters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

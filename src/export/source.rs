@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::check::{Rows, Side};
-use super::templates::model_templates;
 use crate::config::DataOptions;
+use crate::data::chat::stored::model_templates;
 use crate::error::{Error, Result};
 use crate::lora::base::{check_base, default_cache, AdapterFacts, BaseFacts};
 use crate::lora::peft::load_adapter;

@@ -50,7 +50,8 @@ impl Generator {
         let limit = config.max_new_tokens.min(context - ids.len());
         let capacity = ids.len() + limit;
         // Doubled, so that ever longer prompts do not make a table each.
-        self.model.grow(&self.engine, capacity.next_power_of_two().min(context))?;
+        let engine = &self.engine;
+        engine.run(|| self.model.grow(engine, capacity.next_power_of_two().min(context)))?;
         // After an error nothing is kept: what the cache holds then is not known.
         let kept = if keep { self.kept.take() } else { None };
         let mut cache = match kept.filter(|k| k.adapter == self.active) {
@@ -58,10 +59,13 @@ impl Generator {
                 // The last token is always run: its state is what the next one is told from.
                 let common = kept.ids.iter().zip(&ids[..ids.len() - 1]).take_while(|(a, b)| a == b).count();
                 kept.cache.truncate(common);
-                self.model.widen(&self.engine, &mut kept.cache, capacity)?;
+                if !self.model.goes_on(&kept.cache, ids.len()) {
+                    kept.cache.truncate(0);
+                }
+                engine.run(|| self.model.widen(engine, &mut kept.cache, capacity))?;
                 kept.cache
             }
-            None => self.model.cache(&self.engine, capacity)?,
+            None => engine.run(|| self.model.cache(engine, capacity))?,
         };
         let cached = cache.tokens();
         let (new, stopped) = self.extend(&mut cache, ids, limit, config, eos, on_token)?;
@@ -91,12 +95,17 @@ impl Generator {
         let mut sampler = Sampler::new(config, ids);
         let mut new: Vec<u32> = Vec::new();
         let mut last = &ids[cache.tokens()..];
-        let mut one;
+        let mut again;
         while new.len() < limit {
+            if !model.goes_on(cache, cache.tokens() + last.len()) {
+                cache.truncate(0);
+                again = [ids, &new].concat();
+                last = &again;
+            }
             let next = engine.run(|| {
                 let state = model.extend(engine, adapter, cache, last)?;
                 let logits = head_loss::logits(engine, model.head(), &state)?;
-                if logits.iter().any(|v| v.is_nan()) {
+                if logits.iter().any(|v| v.is_nan() || *v == f32::INFINITY) {
                     return Err(Error::NonFinite { what: format!("logits of new token {}", new.len() + 1) });
                 }
                 sampler.next(logits)
@@ -112,8 +121,8 @@ impl Generator {
             if on_token(next)? == Control::Stop {
                 break;
             }
-            one = [next];
-            last = &one;
+            again = vec![next];
+            last = &again;
         }
         Ok((new, false))
     }

@@ -26,8 +26,9 @@ impl<'a> StopText<'a> {
             return String::new();
         }
         self.held.push_str(piece);
-        let first = self.stops.iter().enumerate().filter_map(|(i, stop)| Some((self.held.find(stop)?, i))).min();
-        if let Some((at, i)) = first {
+        // The one that is complete first, so that it is the same however the text was cut in pieces.
+        let places = self.stops.iter().enumerate().filter_map(|(i, stop)| Some((stop, self.held.find(stop)?, i)));
+        if let Some((_, at, i)) = places.map(|(stop, at, i)| (at + stop.len(), at, i)).min() {
             self.found = Some(i);
             self.held.truncate(at);
             return std::mem::take(&mut self.held);
@@ -75,7 +76,9 @@ mod tests {
     #[test]
     fn the_first_in_the_text_wins() {
         assert_eq!(run(&["later", "x"], &["1 x later"]), ("1 |".into(), Some("x".into())));
-        assert_eq!(run(&["\n\n", "\n"], &["a\n\nb"]), ("a|".into(), Some("\n\n".into())));
+        assert_eq!(run(&["\n\n", "\n"], &["a\n\nb"]), ("a|".into(), Some("\n".into())));
+        assert_eq!(run(&["abc", "b"], &["abc"]), ("a|".into(), Some("b".into())));
+        assert_eq!(run(&["abc", "b"], &["ab", "c"]), ("a||".into(), Some("b".into())));
         assert_eq!(run(&[], &["a", "b"]), ("a|b|".into(), None));
     }
 }

@@ -70,6 +70,10 @@ pub fn quantize(config: &QuantizeConfig) -> Result<Quantized> {
     if let Some((kind, _)) = scaling(&json).filter(|(kind, _)| !matches!(*kind, "llama3" | "linear")) {
         return Err(unsupported(format!("rotary scaling {kind:?} is not written to GGUF")));
     }
+    if holds_another_thing(&config.out)? {
+        let reason = format!("{} holds something that is no GGUF file", config.out.display());
+        return Err(Error::config("out", reason));
+    }
     let store = WeightStore::open(model)?;
     let mut done = Quantized::default();
     let mut fields = Fields::default();
@@ -97,6 +101,17 @@ pub fn quantize(config: &QuantizeConfig) -> Result<Quantized> {
         Ok(bytes)
     })?;
     Ok(done)
+}
+
+/// Whether there is something in the way that is no GGUF file: a slip of the keyboard must not cost the base's weights.
+fn holds_another_thing(out: &Path) -> Result<bool> {
+    let mut magic = [0; 4];
+    match std::fs::File::open(out) {
+        Ok(_) if out.is_dir() => Ok(true),
+        Ok(mut file) => Ok(std::io::Read::read_exact(&mut file, &mut magic).is_err() || &magic != b"GGUF"),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(Error::io(out)(e)),
+    }
 }
 
 /// Refuses a file whose fields do not say what the model's settings say: a family has settings that llama.cpp takes for
@@ -245,12 +260,26 @@ impl Source {
         if self.plus != 0.0 {
             numbers.iter_mut().for_each(|x| *x += self.plus);
         }
-        encode(self.planned.dtype, numbers)
+        encode(self.planned.dtype, numbers, &self.planned.name)
     }
 }
 
 /// Numbers, whole rows of them, as stored.
-fn encode(dtype: Dtype, numbers: Vec<f32>) -> Result<Vec<u8>> {
+///
+/// # Errors
+/// [`Error::NonFinite`] where one, or the scale of a block, is beyond the type.
+fn encode(dtype: Dtype, numbers: Vec<f32>, name: &str) -> Result<Vec<u8>> {
+    let (n, finite) = (numbers.len(), numbers.iter().all(|x| x.is_finite()));
+    let bytes = encoded(dtype, numbers)?;
+    let mut read = vec![0f32; n];
+    dtype.read(&bytes, 0..n, &mut read);
+    if !finite || read.iter().any(|x| !x.is_finite()) {
+        return Err(Error::NonFinite { what: format!("a number of {name} as {}", dtype.ggml_name()) });
+    }
+    Ok(bytes)
+}
+
+fn encoded(dtype: Dtype, numbers: Vec<f32>) -> Result<Vec<u8>> {
     Ok(match dtype {
         Dtype::F32 => numbers.iter().flat_map(|x| x.to_le_bytes()).collect(),
         Dtype::F16 => numbers.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
@@ -326,7 +355,9 @@ fn architecture_fields(
         ("residual_multiplier", "residual_scale"),
         ("logits_scaling", "logit_scale"),
     ] {
-        if let Some(x) = json[key].as_f64() {
+        // What the config leaves out is 1 to Hugging Face, and something else to llama.cpp.
+        let usual = (arch.model_type == "granite" && !key.ends_with("softcapping")).then_some(1.0);
+        if let Some(x) = json[key].as_f64().or(usual) {
             add(name, Field::F32(x as f32));
         }
     }

@@ -213,6 +213,13 @@ fn sentence_piece(file: &GgufFile, tokens: &[String], kinds: &[i32], vocabulary:
     let fail = |reason: String| Error::Tokenizer { path: file.path().into(), reason };
     let scores = file.singles("tokenizer.ggml.scores")?.filter(|s| s.len() == tokens.len());
     let scores = scores.ok_or_else(|| fail(format!("tokenizer.ggml.scores: expected {} singles", tokens.len())))?;
+    // To look for the merges of a token takes as many steps as the square of its length.
+    if let Some(id) = tokens.iter().position(|t| t.len() > LONGEST) {
+        return Err(fail(format!(
+            "tokenizer.ggml.tokens: entry {id} has {} bytes, more than {LONGEST}",
+            tokens[id].len()
+        )));
+    }
     let unknown = kinds.iter().position(|&k| k == UNKNOWN).map(|id| tokens[id].clone());
     let merges = merges_of_scores(tokens, kinds, &scores, &vocabulary);
     let mut model = BPE::builder().vocab_and_merges(vocabulary, merges);
@@ -238,6 +245,9 @@ fn sentence_piece(file: &GgufFile, tokens: &[String], kinds: &[i32], vocabulary:
         add_bos: true,
     })
 }
+
+/// Most bytes of a token of SentencePiece: the longest that models have are runs of some dozens of blanks.
+const LONGEST: usize = 4096;
 
 /// The merges that give SentencePiece's result: every pair of pieces that makes a piece, the likeliest piece first
 /// (transformers makes them so, too).

@@ -1,6 +1,6 @@
 //! A model folder's tokenizer as GGUF's fields: what `tokenizer.json` and its neighbours say in llama.cpp's words.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::pre::Pre;
 use super::tokenizer::{BLANK, BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
 use super::write::{Field, Fields};
+use crate::data::chat::stored::{model_templates, DEFAULT};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 
@@ -43,15 +44,16 @@ pub(super) fn add_fields(fields: &mut Fields, model: &Path, rows: usize) -> Resu
     add("ggml.tokens", Field::Texts(tokens.clone()));
     add("ggml.token_type", Field::Integers(kinds));
     folder.special(&mut add, model, &tokens, &ids)?;
-    folder.templates(&mut add)
+    folder.templates(&mut add);
+    Ok(())
 }
 
 struct Folder {
     path: PathBuf,
     tokenizer: Value,
     config: Value,
-    /// `chat_template.jinja`, where there is one.
-    template: Option<String>,
+    /// The chat templates by name.
+    templates: BTreeMap<String, String>,
 }
 
 impl Folder {
@@ -68,7 +70,7 @@ impl Folder {
             })?,
             None => Value::Null,
         };
-        Ok(Folder { path, tokenizer, config, template: read_optional(&model.join("chat_template.jinja"))? })
+        Ok(Folder { path, tokenizer, config, templates: model_templates(model)? })
     }
 
     fn fault(&self, reason: String) -> Error {
@@ -197,25 +199,11 @@ impl Folder {
         Ok(())
     }
 
-    fn templates(&self, add: &mut impl FnMut(&str, Field)) -> Result<()> {
-        let mut named = Vec::new();
-        let mut usual = self.template.clone();
-        match &self.config["chat_template"] {
-            Value::String(text) => usual = usual.or(Some(text.clone())),
-            Value::Array(list) => {
-                for entry in list {
-                    if let (Some(name), Some(text)) = (entry["name"].as_str(), entry["template"].as_str()) {
-                        match name {
-                            "default" => usual = usual.or(Some(text.to_string())),
-                            _ => named.push((name.to_string(), text.to_string())),
-                        }
-                    }
-                }
-            }
-            _ => {}
-        }
+    fn templates(&self, add: &mut impl FnMut(&str, Field)) {
+        let mut named = self.templates.clone();
+        let usual = named.remove(DEFAULT);
         if !named.is_empty() {
-            add("chat_templates", Field::Texts(named.iter().map(|(name, _)| name.clone()).collect()));
+            add("chat_templates", Field::Texts(named.keys().cloned().collect()));
         }
         for (name, text) in named {
             add(&format!("chat_template.{name}"), Field::Text(text));
@@ -223,7 +211,6 @@ impl Folder {
         if let Some(text) = usual {
             add("chat_template", Field::Text(text));
         }
-        Ok(())
     }
 }
 

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::TrainConfig;
+use crate::data::chat::stored::model_templates;
 use crate::error::{BaseMismatch, Error, Result};
-use crate::export::templates::model_templates;
 use crate::model::Decoder;
 use crate::run::atomic::write_file;
 use crate::run::hash::{hash_weights, HashCache};

@@ -16,6 +16,8 @@ pub struct Cache {
     blocks: Vec<(Buf, Buf)>,
     tokens: usize,
     capacity: usize,
+    /// The keys were rotated as those of a long row are, by LongRoPE.
+    long: bool,
 }
 
 impl Cache {
@@ -48,7 +50,7 @@ impl Decoder {
         let width = self.config.num_kv_heads * self.config.head_dim;
         let pair = |_: &_| Ok((engine.take(capacity, width)?, engine.take(capacity, width)?));
         let blocks = self.blocks.iter().map(pair).collect::<Result<_>>()?;
-        Ok(Cache { blocks, tokens: 0, capacity })
+        Ok(Cache { blocks, tokens: 0, capacity, long: false })
     }
 
     /// Makes room in a cache for a row of up to `capacity` tokens; what it holds stays.
@@ -61,8 +63,8 @@ impl Decoder {
         }
         let mut wider = self.cache(engine, capacity)?;
         let width = self.config.num_kv_heads * self.config.head_dim;
-        let old = std::mem::replace(cache, Cache { blocks: Vec::new(), tokens: 0, capacity: 0 });
-        wider.tokens = old.tokens;
+        let old = std::mem::replace(cache, Cache { blocks: Vec::new(), tokens: 0, capacity: 0, long: false });
+        (wider.tokens, wider.long) = (old.tokens, old.long);
         // Each block's old buffers go as soon as they are copied.
         for ((k, v), (old_k, old_v)) in wider.blocks.iter_mut().zip(old.blocks) {
             cache_attention::copy(engine, k, &old_k, width, old.tokens)?;
@@ -72,38 +74,53 @@ impl Decoder {
         Ok(())
     }
 
+    /// Whether a row of `length` tokens can go on from this cache. LongRoPE rotates all keys of a row otherwise once it is
+    /// longer than the model was first trained for: from there the row has to be run again from its start.
+    pub fn goes_on(&self, cache: &Cache, length: usize) -> bool {
+        cache.tokens == 0 || cache.long == self.is_long(length)
+    }
+
+    fn is_long(&self, length: usize) -> bool {
+        self.ropes.iter().any(|table| table.long_from().is_some_and(|from| length > from))
+    }
+
     /// Runs `ids` after the tokens in the cache and adds them to it. Gives the last one's state after the
     /// final norm, `[1,C]`. Many ids run in passes of 512, so that what a pass takes does not grow with them.
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] when there are no ids, one is beyond the model, or the cache is full. After
-    /// an error of an operation the cache holds what it held before.
+    /// an error of an operation the cache holds what it held before. [`Error::Misuse`] where the row cannot go on from the
+    /// cache, by [`Decoder::goes_on`].
     pub fn extend(&self, engine: &Engine, adapter: Option<&Adapter>, cache: &mut Cache, ids: &[u32]) -> Result<Buf> {
         let (first, end) = (cache.tokens, cache.tokens + ids.len());
         if end > cache.capacity {
             let found = format!("{end} tokens, but the cache has room for {}", cache.capacity);
             return Err(Error::config("max_new_tokens", found));
         }
+        if !self.goes_on(cache, end) {
+            return Err(Error::Misuse(format!("with {end} tokens the row's keys are others than the cache holds")));
+        }
         let (mut at, mut state) = (first, None);
+        cache.long = self.is_long(end);
         for ids in ids.chunks(PASS) {
-            state = Some(self.pass(engine, adapter, cache, at, ids)?);
+            state = Some(self.pass(engine, adapter, cache, (at, end), ids)?);
             at += ids.len();
         }
         cache.tokens = end;
         state.ok_or_else(|| Error::config("prompt", "at least one token is needed, found none"))
     }
 
-    /// The tokens of a row that stand at position `at` and after it.
+    /// The tokens of a row that stand at position `at` and after it; in the end the row has `length`.
     fn pass(
         &self,
         engine: &Engine,
         adapter: Option<&Adapter>,
         cache: &mut Cache,
-        at: usize,
+        (at, length): (usize, usize),
         ids: &[u32],
     ) -> Result<Buf> {
         let (c, n) = (&self.config, ids.len());
-        let layout = Layout::part((at as u32..(at + n) as u32).collect());
+        let layout = Layout::part((at as u32..(at + n) as u32).collect(), length as u32);
         self.check(ids, &layout)?;
         let width = c.num_kv_heads * c.head_dim;
         let mut x = self.embed(engine, ids)?;

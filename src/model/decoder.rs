@@ -25,7 +25,7 @@ pub struct Decoder {
     pub(super) blocks: Vec<Block>,
     pub(super) norm: Param,
     head: Head,
-    ropes: Vec<rope::Table>,
+    pub(super) ropes: Vec<rope::Table>,
     positions: usize,
     /// Blocks from below whose weights are given up behind their use; `None` leaves all to the system.
     pub(super) streamed: Option<usize>,

@@ -488,8 +488,8 @@ pub struct Layout {
     pub(crate) positions: Vec<u32>,
     /// What dropout masks of each row are keyed by (the example's number).
     pub(crate) row_ids: Vec<u64>,
-    /// Whether it is a part of a row, as generation runs them.
-    part: bool,
+    /// How long the row is, where this is a part of one, as generation runs them.
+    part_of: Option<u32>,
     /// The same on the device, for the portable form: uploaded once for all blocks and both passes.
     on_device: Arc<OnDevice>,
 }
@@ -504,18 +504,23 @@ impl Layout {
     /// The layout of rows with these cumulated lengths and names.
     pub fn new(offsets: Vec<u32>, row_ids: Vec<u64>) -> Layout {
         let positions = offsets.windows(2).flat_map(|w| 0..w[1] - w[0]).collect();
-        Layout { offsets, positions, row_ids, part: false, on_device: Arc::default() }
+        Layout { offsets, positions, row_ids, part_of: None, on_device: Arc::default() }
     }
 
-    /// A part of one row that stands at `positions`.
-    pub(crate) fn part(positions: Vec<u32>) -> Layout {
+    /// A part of one row that stands at `positions`; the row is `length` tokens long by then.
+    pub(crate) fn part(positions: Vec<u32>, length: u32) -> Layout {
         let offsets = vec![0, positions.len() as u32];
-        Layout { offsets, positions, row_ids: vec![0], part: true, on_device: Arc::default() }
+        Layout { offsets, positions, row_ids: vec![0], part_of: Some(length), on_device: Arc::default() }
     }
 
     /// Whether it was made by [`Layout::part`].
     pub(crate) fn is_part(&self) -> bool {
-        self.part
+        self.part_of.is_some()
+    }
+
+    /// Tokens of the row whose last position here is `last`.
+    pub(crate) fn row_length(&self, last: u32) -> usize {
+        self.part_of.unwrap_or(last + 1) as usize
     }
 
     /// Cumulated row lengths, `rows + 1` numbers from 0 to N.

@@ -76,14 +76,18 @@ impl Table {
         self.positions
     }
 
-    /// The row of the table for each token. A row of the layout is as long as its last position says, so that
-    /// a part of one that is generated changes its frequencies where transformers changes them.
+    /// The length beyond which a row has other frequencies, all of it, where the table reaches there.
+    pub fn long_from(&self) -> Option<usize> {
+        self.long.map(|(from, _)| from)
+    }
+
+    /// The row of the table for each token, by how long its row is.
     fn rows<'a>(&self, layout: &'a Layout) -> Cow<'a, [u32]> {
         let Some((from, at)) = self.long else { return Cow::Borrowed(&layout.positions) };
         let mut rows = layout.positions.clone();
         for w in layout.offsets.windows(2) {
             let row = &mut rows[w[0] as usize..w[1] as usize];
-            if row.last().is_some_and(|&last| last as usize >= from) {
+            if row.last().is_some_and(|&last| layout.row_length(last) > from) {
                 row.iter_mut().for_each(|p| *p += at as u32);
             }
         }

@@ -7,10 +7,7 @@ use serde_json::{json, Value};
 use sftmix::gguf::{quantize, QuantType, QuantizeConfig};
 use sftmix::{Control, Recipe, TrainConfig, TrainingJob};
 
-use crate::support::{json as read, project};
-
-/// Tokens of the golden models' own vocabulary of 64: one letter each.
-const LETTERS: &str = "abcdefghijklmnopqrstuvwxyz";
+use crate::support::{json as read, letters, project};
 
 /// The golden llama with a tokenizer and four rows.
 struct Case {
@@ -24,7 +21,7 @@ impl Case {
         for file in ["config.json", "model.safetensors"] {
             fs::copy(project("tests/golden/llama").join(file), case.model().join(file)).unwrap();
         }
-        case.write("model/tokenizer.json", &tokenizer(&[]).to_string());
+        case.write("model/tokenizer.json", &letters(&[]).to_string());
         let rows = (0..4).map(|i| format!("{}\n", json!({"prompt": "ab", "completion": "cdef"[i..].to_string()})));
         case.write("rows.jsonl", &rows.collect::<String>());
         case
@@ -89,26 +86,6 @@ impl Case {
         self.write("model/model.safetensors.index.json", &json!({"metadata": {}, "weight_map": map}).to_string());
         fs::remove_file(path).unwrap();
     }
-}
-
-/// One letter a token, and `more` behind them.
-fn tokenizer(more: &[&str]) -> Value {
-    let special = |id: usize, text: &str| {
-        json!({"id": id, "content": text, "single_word": false, "lstrip": false, "rstrip": false,
-            "normalized": false, "special": true})
-    };
-    let mut vocab = json!({"<pad>": 0, "<s>": 1, "</s>": 2});
-    for (i, c) in LETTERS.chars().enumerate() {
-        vocab[c.to_string()] = (3 + i).into();
-    }
-    more.iter().enumerate().for_each(|(i, m)| vocab[*m] = (63 + i).into());
-    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": true});
-    json!({
-        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "pre_tokenizer": bytes,
-        "post_processor": null, "decoder": bytes,
-        "added_tokens": [special(0, "<pad>"), special(1, "<s>"), special(2, "</s>")],
-        "model": {"type": "BPE", "vocab": vocab, "merges": []},
-    })
 }
 
 /// A change that spoils the case, and what to run then.
@@ -230,7 +207,7 @@ const TABLE: &[(&str, Spoil, &str)] = &[
     (
         "a tokenizer with more tokens than the model has embeddings",
         |case| {
-            case.write("model/tokenizer.json", &tokenizer(&["0", "1", "2"]).to_string());
+            case.write("model/tokenizer.json", &letters(&["0", "1", "2"]).to_string());
             case.write(
                 "rows.jsonl",
                 "{\"prompt\": \"a\", \"completion\": \"b0\"}\n{\"prompt\": \"a\", \"completion\": \"b12\"}\n",
@@ -311,4 +288,39 @@ fn links_inside_a_model_folder_are_followed() {
         };
         assert!(run(case.model(), format!("run{sharded}")) == run(links, format!("linked{sharded}")));
     }
+}
+
+/// What would destroy a file, or write one that holds no numbers, ends before anything is written.
+#[test]
+fn quantize_writes_over_no_other_file_and_no_infinite_numbers() {
+    let dir = tempfile::tempdir().unwrap();
+    let case = Case::new(dir.path());
+    let quantize = |kind: QuantType, out: PathBuf| {
+        quantize(&QuantizeConfig { model: case.model(), kind, out }).map_err(|e| e.to_string()).map(|_| ())
+    };
+    let weights = case.model().join("model.safetensors");
+    let before = fs::read(&weights).unwrap();
+    let e = quantize(QuantType::F16, weights.clone()).unwrap_err();
+    assert!(e.ends_with("model.safetensors holds something that is no GGUF file"), "{e}");
+    assert!(fs::read(&weights).unwrap() == before);
+    let out = dir.path().join("out.gguf");
+    quantize(QuantType::F16, out.clone()).unwrap();
+    quantize(QuantType::F32, out.clone()).unwrap();
+
+    // 1e30 is a number of f32 and of bf16, not of f16, in which the scales of blocks are, too.
+    let name = "model.layers.0.mlp.up_proj.weight";
+    let at = {
+        let file = safetensors::SafeTensors::deserialize(&before).unwrap();
+        file.tensor(name).unwrap().data().as_ptr() as usize - before.as_ptr() as usize
+    };
+    let mut large = before.clone();
+    large[at..at + 4].copy_from_slice(&1e30f32.to_le_bytes());
+    fs::write(&weights, large).unwrap();
+    let held = fs::read(&out).unwrap();
+    for (kind, shown) in [(QuantType::F16, "F16"), ("q8_0".parse().unwrap(), "Q8_0")] {
+        let e = quantize(kind, out.clone()).unwrap_err();
+        assert!(e.contains("blk.0.ffn_up.weight") && e.ends_with(shown), "{e}");
+    }
+    assert!(fs::read(&out).unwrap() == held);
+    quantize(QuantType::F32, out).unwrap();
 }

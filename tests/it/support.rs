@@ -94,3 +94,24 @@ pub fn golden_rows(g: &BTreeMap<String, (Vec<usize>, Vec<f64>)>) -> Vec<(Vec<u32
         })
         .collect()
 }
+
+/// A tokenizer for the golden models' vocabulary of 64: one letter a token, and `more` from 63 on.
+pub fn letters(more: &[&str]) -> serde_json::Value {
+    let special = |id: usize, text: &str| {
+        serde_json::json!({"id": id, "content": text, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true})
+    };
+    let mut vocab = serde_json::json!({"<pad>": 0, "<s>": 1, "</s>": 2});
+    for (i, c) in ('a'..='z').enumerate() {
+        vocab[c.to_string()] = (3 + i).into();
+    }
+    more.iter().enumerate().for_each(|(i, m)| vocab[*m] = (63 + i).into());
+    let bytes =
+        serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": true});
+    serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "pre_tokenizer": bytes,
+        "post_processor": null, "decoder": bytes,
+        "added_tokens": [special(0, "<pad>"), special(1, "<s>"), special(2, "</s>")],
+        "model": {"type": "BPE", "vocab": vocab, "merges": []},
+    })
+}

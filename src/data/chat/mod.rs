@@ -10,6 +10,7 @@ mod conversation;
 mod environment;
 mod json;
 mod source;
+pub(crate) mod stored;
 mod tags;
 mod turns;
 mod twin;

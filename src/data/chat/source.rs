@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::ChatTemplate;
+use super::{stored, ChatTemplate};
 use crate::config::DataOptions;
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
@@ -98,26 +98,15 @@ impl ChatSource {
         let config = json(&config_path)?;
         let special = SpecialTokens::read(&config, &json(&dir.join("special_tokens_map.json"))?);
         let own = dir.join("chat_template.jinja");
-        if let Some(template) = text(&own)? {
-            let tool_use = text(&dir.join("additional_chat_templates/tool_use.jinja"))?;
-            return Ok(Some(ChatSource { path: own, template, tool_use, special }));
+        let path = if own.exists() { own } else { config_path };
+        let mut found = stored::model_templates(dir)?;
+        if found.is_empty() {
+            return Ok(None);
         }
-        let (template, tool_use) = match config.get("chat_template") {
-            None | Some(Value::Null) => return Ok(None),
-            Some(Value::String(template)) => (template.clone(), None),
-            Some(Value::Array(list)) => {
-                let named = |name: &str| {
-                    let found = list.iter().find(|t| t.get("name").is_some_and(|n| n == name));
-                    found.and_then(|t| t.get("template")?.as_str()).map(String::from)
-                };
-                let tool_use = named("tool_use");
-                let template = named("default").or_else(|| tool_use.clone());
-                let none = || fault(&config_path, "chat_template: none of the list is named default or tool_use");
-                (template.ok_or_else(none)?, tool_use)
-            }
-            Some(_) => return Err(fault(&config_path, "chat_template: expected a string or a list of templates")),
-        };
-        Ok(Some(ChatSource { path: config_path, template, tool_use, special }))
+        let tool_use = found.remove("tool_use");
+        let template = found.remove(stored::DEFAULT).or_else(|| tool_use.clone());
+        let none = || fault(&path, "chat_template: none of the list is named default or tool_use");
+        Ok(Some(ChatSource { template: template.ok_or_else(none)?, path, tool_use, special }))
     }
 
     /// The template and the special tokens of a GGUF file.

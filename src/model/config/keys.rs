@@ -24,8 +24,6 @@ pub(super) enum Only {
     Zero,
     /// The number 1.
     One,
-    /// A number ≤ 1.
-    AtMostOne,
     False,
     True,
     Silu,
@@ -45,7 +43,6 @@ impl Only {
                 },
                 Only::Zero => number.is_some_and(|x| x <= 0.0),
                 Only::One => number == Some(1.0),
-                Only::AtMostOne => number.is_some_and(|x| x <= 1.0),
                 Only::False => *value == Value::Bool(false),
                 Only::True => *value == Value::Bool(true),
                 Only::Silu => matches!(value.as_str(), Some("silu" | "swish")),
@@ -56,7 +53,7 @@ impl Only {
         match self {
             Only::Null | Only::Empty => "null",
             Only::Zero => "0",
-            Only::One | Only::AtMostOne => "1",
+            Only::One => "1",
             Only::False => "false",
             Only::True => "true",
             Only::Silu => "\"silu\"",
@@ -67,7 +64,6 @@ impl Only {
 /// Keys that change the numbers, and the values with which they do not.
 pub(super) const REFUSED: &[(Only, &[&str])] = &[
     (Only::Silu, &["hidden_act", "hidden_activation"]),
-    (Only::AtMostOne, &["pretraining_tp"]),
     (
         Only::Null,
         &[
@@ -86,7 +82,6 @@ pub(super) const REFUSED: &[(Only, &[&str])] = &[
         Only::Zero,
         &[
             "attention_chunk_size",
-            "attention_dropout",
             "dropout",
             "embd_pdrop",
             "hidden_dropout",
@@ -137,6 +132,8 @@ pub(super) const KNOWN: &[&str] = &[
     "max_window_layers mlp_bias model_type num_attention_heads num_hidden_layers num_key_value_heads",
     "original_max_position_embeddings rms_norm_eps rope_parameters rope_scaling rope_theta sliding_window",
     "tie_word_embeddings use_sliding_window vocab_size",
+    // Of training by dropout, of which LoRA's own is what we have; and how Llama's first code cut its products.
+    "attention_dropout pretraining_tp",
     // About the file, the dtype and the task.
     "architectures chunk_size_feed_forward cross_attention_hidden_size dtype finetuning_task id2label initializer_range",
     "is_decoder label2id name_or_path output_attentions output_hidden_states output_scores prefix problem_type",

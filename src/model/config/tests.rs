@@ -287,8 +287,6 @@ fn bad_configs_name_key_and_value() {
         ),
         (json!({ "bos_token_id": [1, 2] }), "bos_token_id: expected one token id, found [1,2]".into()),
         (json!({ "hidden_act": "gelu" }), "hidden_act \"gelu\" is not supported (expected \"silu\")".into()),
-        (json!({ "pretraining_tp": 2 }), "pretraining_tp 2 is not supported (expected 1)".into()),
-        (json!({ "attention_dropout": 0.1 }), "attention_dropout 0.1 is not supported (expected 0)".into()),
         (json!({ "num_local_experts": 8 }), "num_local_experts 8 is not supported (expected 0)".into()),
         (json!({ "residual_multiplier": 0.2 }), "residual_multiplier 0.2 is not supported (expected 1)".into()),
         (json!({ "partial_rotary_factor": 0.5 }), "partial_rotary_factor 0.5 is not supported (expected 1)".into()),

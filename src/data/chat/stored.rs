@@ -1,4 +1,5 @@
-//! A model's chat templates, word for word: they travel with every export.
+//! A model's chat templates, word for word, as they lie in its folder or file: the one place that reads them, for rendering,
+//! for hashes, for every export.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -29,7 +30,7 @@ pub fn model_templates(dir: &Path) -> Result<BTreeMap<String, String>> {
     }
     let path = dir.join("tokenizer_config.json");
     if let Some(text) = read(&path)? {
-        let wrong = |reason: String| Error::Tokenizer { path: path.clone(), reason };
+        let wrong = |reason: String| Error::ChatTemplate { path: path.clone(), reason };
         let config: Value = serde_json::from_str(&text).map_err(|e| wrong(format!("damaged: {e}")))?;
         match config.get("chat_template") {
             None | Some(Value::Null) => {}
@@ -72,7 +73,7 @@ pub(crate) fn write_templates(templates: &BTreeMap<String, String>, dir: &Path) 
             // A name becomes part of a path.
             n if n.is_empty() || !n.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c)) => {
                 let reason = format!("chat_template: the name {n:?} makes no file name");
-                return Err(Error::Tokenizer { path: dir.into(), reason });
+                return Err(Error::ChatTemplate { path: dir.into(), reason });
             }
             n => {
                 let folder = dir.join(FOLDER);
@@ -122,7 +123,7 @@ mod tests {
         assert!(write_templates(&bad, out.path()).unwrap_err().to_string().contains("../x"));
         for bad in [r#"{"chat_template": 1}"#, r#"{"chat_template": [1]}"#, "{"] {
             fs::write(&config, bad).unwrap();
-            assert!(matches!(model_templates(dir.path()), Err(Error::Tokenizer { .. })), "{bad}");
+            assert!(matches!(model_templates(dir.path()), Err(Error::ChatTemplate { .. })), "{bad}");
         }
     }
 }
