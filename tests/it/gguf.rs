@@ -539,3 +539,59 @@ fn collect(value: &serde_json::Value, key: &str, out: &mut Vec<String>) {
         _ => {}
     }
 }
+
+/// Losses on held-out rows after the same training on a base as it is and as it is quantised. With SFTMIX_LONG set, both
+/// epochs of all rows, for docs/performance.md; else a few steps.
+#[test]
+fn losses_on_quantised_bases_side_by_side() {
+    let Some(rows) = shared("data/wikisql-mlx") else { return };
+    let Some(stories) = shared("models/stories260K") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let long = std::env::var_os("SFTMIX_LONG").is_some();
+    let wide = random(dir.path(), "llama").unwrap();
+    // How far the loss may be from that on the folder: quantising moves the base, training makes up for most of it.
+    for (name, model, kinds) in [
+        ("stories260K", &stories, &[("f16", 2e-3), ("q8_0", 2e-2), ("q4_0", 0.3)][..]),
+        ("random, 256 wide", &wide, &[("q6_k", 2e-2), ("q4_k_m", 5e-2)]),
+    ] {
+        let loss = |model: &Path, label: &str| {
+            let config = TrainConfig {
+                model: model.into(),
+                data: rows.join("train.jsonl").into(),
+                valid: Some(rows.join("valid.jsonl")),
+                out: dir.path().join(format!("{name} {label}")),
+                recipe: Recipe::Ntp,
+                max_length: 512,
+                lr: 1e-3,
+                epochs: 2,
+                max_steps: (!long).then_some(12),
+                threads: Some(2),
+                cache_dir: Some(dir.path().join("cache")),
+                ..Default::default()
+            };
+            let eval = |adapter: Option<PathBuf>| {
+                let config = EvalConfig {
+                    model: model.into(),
+                    adapter,
+                    data: rows.join("valid.jsonl"),
+                    max_length: 512,
+                    threads: Some(2),
+                    cache_dir: Some(dir.path().join("cache")),
+                    ..Default::default()
+                };
+                sftmix::evaluate(&config).unwrap().nll
+            };
+            let before = eval(None);
+            let report = TrainingJob::new(config).unwrap().run(|_| Control::Continue).unwrap();
+            let after = eval(Some(report.adapter));
+            println!("{name}, {label}: {before:.4} before, {after:.4} after");
+            assert!(after < before - 0.1, "{name}, {label}: {before} to {after}");
+            after
+        };
+        let want = loss(model, "folder");
+        for (kind, apart) in kinds {
+            let found = loss(&written(model, kind, dir.path()), kind);
+            assert!((found - want).abs() <= *apart, "{name}, {kind}: {found}, on the folder {want}");
+        }
+    }
+}
