@@ -32,7 +32,7 @@ pub struct EvalConfig {
     pub device: DeviceSetting,
     /// Worker threads; `None` takes the machine's cores.
     pub threads: Option<usize>,
-    /// Where token stores are kept; `None` takes a folder among the system's temporary files.
+    /// Where token stores are kept; `None` takes the user's cache folder.
     pub cache_dir: Option<PathBuf>,
     /// How rows become examples.
     pub data_options: DataOptions,

@@ -35,7 +35,7 @@ pub struct Args {
     /// Worker threads [default: the machine's cores]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Where tokenised rows are kept [default: a folder among the system's temporary files]
+    /// Where tokenised rows are kept [default: the user's cache folder]
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
     #[command(flatten)]

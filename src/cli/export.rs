@@ -48,7 +48,7 @@ pub struct SourceFlags {
     /// Worker threads [default: the machine's cores]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Where hashes and tokenised rows are kept [default: that of the run, or a folder among the system's temporary files]
+    /// Where hashes and tokenised rows are kept [default: that of the run, or the user's cache folder]
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
 }

@@ -254,7 +254,11 @@ fn merge(file: Option<&Path>, flags: &Flags) -> Result<Settings, Failure> {
 pub fn settings_of(file: Option<&Path>, flags: &Flags) -> Result<TrainConfig, Failure> {
     let mut given = merge(file, flags)?;
     require(&given, &["model", "data"])?;
-    given.entry("out").or_insert_with(|| "run".into());
+    if !given.contains_key("out") {
+        // There will be no run folder, so nothing is put where one might be.
+        given.insert("out".into(), "run".into());
+        given.entry("cache_dir").or_insert_with(|| sftmix::default_cache().to_string_lossy().into_owned().into());
+    }
     serde_json::from_value(Value::Object(given)).map_err(|e| Failure::usage(e.to_string()))
 }
 

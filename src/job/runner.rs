@@ -156,7 +156,10 @@ impl<'a> Runner<'a> {
                         return Err(Error::Checkpoint { path: folder.dir().to_path_buf(), reason });
                     }
                 }
-                run
+                // What may be another on resume: the file says what the run goes on with.
+                let (device, memory_limit, resident_limit) =
+                    (config.device, config.memory_limit, config.resident_limit);
+                RunFile { config: TrainConfig { device, memory_limit, resident_limit, ..run.config }, ..run }
             }
             None => RunFile {
                 sources: store.sources().to_vec(),
@@ -303,18 +306,19 @@ impl<'a> Runner<'a> {
         self.state.stage = self.stages[i].stage.as_str().into();
         let (engine, model, c) = (&self.inputs.engine, &self.inputs.model, self.config);
         let from = self.from.take().filter(|_| resumed);
-        let mut adapter = match (&from, &c.init_adapter) {
-            (Some(checkpoint), _) => Adapter::load(engine, model, &checkpoint.path)?,
+        // In the engine: it makes an error of memory that the system does not give.
+        let mut adapter = engine.run(|| match (&from, &c.init_adapter) {
+            (Some(checkpoint), _) => Adapter::load(engine, model, &checkpoint.path),
             (None, Some(dir)) => {
                 if !c.force_base {
                     check_base(dir, &c.model, Some(&self.inputs.cache_dir))?;
                 }
                 let adapter = Adapter::load(engine, model, dir)?;
                 check_initial(c, &adapter)?;
-                adapter
+                Ok(adapter)
             }
-            (None, None) => Adapter::fresh(engine, model, &c.lora(), c.seed)?,
-        };
+            (None, None) => Adapter::fresh(engine, model, &c.lora(), c.seed),
+        })?;
         // The file's target modules are names; the run's own words stay in its adapters.
         adapter.config.lora_dropout = c.lora_dropout;
         for slot in &mut adapter.slots {
@@ -323,11 +327,13 @@ impl<'a> Runner<'a> {
         }
         adapter.neftune_noise_alpha = c.neftune_noise_alpha;
         let settings = AdamWConfig { betas: c.adam_betas, eps: c.adam_eps, weight_decay: c.weight_decay, clip: c.clip };
-        let mut adam = AdamW::new(engine, &adapter, settings)?;
-        if let Some(checkpoint) = &from {
-            checkpoint::restore_optimizer(checkpoint, &adapter, &mut adam)?;
-        }
-        let grads = adapter.zero_gradients(engine)?;
+        let (adam, grads) = engine.run(|| {
+            let mut adam = AdamW::new(engine, &adapter, settings)?;
+            if let Some(checkpoint) = &from {
+                checkpoint::restore_optimizer(checkpoint, &adapter, &mut adam)?;
+            }
+            Ok((adam, adapter.zero_gradients(engine)?))
+        })?;
         if let Some(position) = self.state.dynamics.filter(|_| resumed) {
             self.resume_dynamics(i, position, &adapter)?;
         }

@@ -145,8 +145,8 @@ impl AdapterFacts {
 }
 
 /// Refuses an adapter whose `sftmix.json` names another base than `model`; one without the file passes. The
-/// base's weights are read in full the first time: their hash is kept in `cache_dir` (`None`: a folder among the
-/// system's temporary files) as long as their sizes and times stay.
+/// base's weights are read in full the first time: their hash is kept in `cache_dir` (`None`: the user's cache
+/// folder) as long as their sizes and times stay.
 ///
 /// # Errors
 /// [`Error::BaseMismatch`]; [`Error::Adapter`] when the file is damaged.
@@ -185,9 +185,13 @@ pub fn check_base(adapter: &Path, model: &Path, cache_dir: Option<&Path>) -> Res
     Ok(())
 }
 
-/// Where hashes and token stores are kept when nothing else is said.
-pub(crate) fn default_cache() -> PathBuf {
-    std::env::temp_dir().join("sftmix-cache")
+/// Where hashes and token stores are kept when nothing else is said: the user's own cache folder, since what lies there is
+/// taken at its word, and rows are private.
+pub fn default_cache() -> PathBuf {
+    let set = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+    let home = || set("HOME").map(|h| h.join(if cfg!(target_os = "macos") { "Library/Caches" } else { ".cache" }));
+    let user = if cfg!(windows) { set("LOCALAPPDATA") } else { set("XDG_CACHE_HOME").or_else(home) };
+    user.map_or_else(|| std::env::temp_dir().join("sftmix-cache"), |dir| dir.join("sftmix"))
 }
 
 #[cfg(test)]
