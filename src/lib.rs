@@ -34,7 +34,7 @@ pub use error::{BaseMismatch, Error, Result};
 pub use eval::{evaluate, EvalConfig, Evaluation};
 #[cfg(feature = "generate")]
 pub use generate::{GenerateConfig, Generation, Generator};
-pub use lora::base::default_cache;
 pub use job::{Control, Event, JobHandle, Prepared, StepEvent, StopHandle, TrainReport, TrainingJob};
+pub use lora::base::default_cache;
 pub use model::Keep;
 pub use plan::{plan, PlannedMemory, RunPlan};
