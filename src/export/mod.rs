@@ -25,7 +25,7 @@ use crate::lora::base::FILE as FACTS;
 use crate::lora::peft::{load_adapter, LoraPair, PeftAdapter};
 use crate::lora::Adapter;
 use crate::model::DecoderConfig;
-use crate::run::atomic::replace_dir;
+use crate::run::atomic::replace_dirs;
 use check::{differences, Side, ROUNDING};
 use source::Opened;
 
@@ -153,7 +153,8 @@ fn export_with(config: &ExportConfig, between: &mut dyn FnMut(Format, &Path) -> 
     }
     let was_there = out.exists();
     let mut exports = Vec::new();
-    let done = in_folders(&targets, &mut Vec::new(), &mut |folders| {
+    let finals: Vec<&Path> = targets.iter().map(PathBuf::as_path).collect();
+    let done = replace_dirs(&finals, |folders| {
         let each = || formats.iter().copied().zip(folders.iter().map(PathBuf::as_path)).zip(&targets);
         for ((format, dir), _) in each() {
             write(format, dir, &opened)?;
@@ -246,21 +247,6 @@ impl Opened {
             chat_template: self.templates.get(DEFAULT).map(hash),
             exports,
         }
-    }
-}
-
-/// Has `then` fill a folder for each target, beside it, and gives them their names when it has.
-fn in_folders(
-    targets: &[PathBuf],
-    made: &mut Vec<PathBuf>,
-    then: &mut dyn FnMut(&[PathBuf]) -> Result<()>,
-) -> Result<()> {
-    match targets.split_first() {
-        None => then(made),
-        Some((first, rest)) => replace_dir(first, |dir| {
-            made.push(dir.to_path_buf());
-            in_folders(rest, made, then)
-        }),
     }
 }
 

@@ -22,7 +22,8 @@ use crate::error::{Error, Result};
 use crate::kernels::cpu::blocks::Block;
 use crate::model::config::RopeScaling;
 use crate::model::weights::{Dtype, Weight, WeightStore};
-use crate::model::DecoderConfig;
+use crate::model::{Decoder, DecoderConfig};
+use crate::ops::{Engine, EngineOptions};
 use crate::run::atomic;
 
 /// Elements that a thread converts at once.
@@ -74,6 +75,9 @@ pub fn quantize(config: &QuantizeConfig) -> Result<Quantized> {
         let reason = format!("{} holds something that is no GGUF file", config.out.display());
         return Err(Error::config("out", reason));
     }
+    // That every tensor is there in its shape: a file that lacks one would be found out by its readers.
+    let engine = Engine::new(EngineOptions { threads: Some(1), ..Default::default() })?;
+    drop(Decoder::open(&engine, model, 1)?);
     let store = WeightStore::open(model)?;
     let mut done = Quantized::default();
     let mut fields = Fields::default();

@@ -22,12 +22,11 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
 pub fn write_with<T>(path: &Path, fill: impl FnOnce(&mut File, &Path) -> Result<T>) -> Result<T> {
     let (temporary, mut file) =
         make_temporary(path, |p| OpenOptions::new().write(true).create_new(true).open(p)).map_err(Error::io(path))?;
-    let guard = Guard(&temporary);
-    let made = fill(&mut file, &temporary)?;
-    file.sync_all().map_err(Error::io(&temporary))?;
+    let temporary = Guard(temporary);
+    let made = fill(&mut file, &temporary.0)?;
+    file.sync_all().map_err(Error::io(&temporary.0))?;
     drop(file);
-    fs::rename(&temporary, path).map_err(Error::io(path))?;
-    guard.disarm();
+    fs::rename(&temporary.0, path).map_err(Error::io(path))?;
     sync_dir(parent(path));
     Ok(made)
 }
@@ -39,33 +38,84 @@ pub fn write_with<T>(path: &Path, fill: impl FnOnce(&mut File, &Path) -> Result<
 /// Killed between the two renames of a replacement, the older folder is left under a temporary name;
 /// [`clean_temporaries`] puts it back.
 pub fn replace_dir(final_dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let above = parent(final_dir);
-    fs::create_dir_all(above).map_err(Error::io(above))?;
-    let (temporary, ()) = make_temporary(final_dir, |p| fs::create_dir(p)).map_err(Error::io(final_dir))?;
-    let guard = Guard(&temporary);
-    fill(&temporary)?;
-    sync_tree(&temporary)?;
+    replace_dirs(&[final_dir], |dirs| fill(&dirs[0]))
+}
 
-    let displaced = above.join(prefixed(DISPLACED, final_dir));
-    let replacing = present(final_dir)?;
-    if replacing {
-        remove(&displaced)?;
-        fs::rename(final_dir, &displaced).map_err(Error::io(final_dir))?;
+/// The same of several folders at once: either all of them are replaced or, where a name cannot be given, none.
+pub fn replace_dirs(finals: &[&Path], fill: impl FnOnce(&[PathBuf]) -> Result<()>) -> Result<()> {
+    let mut made = Vec::new();
+    for dir in finals {
+        let above = parent(dir);
+        fs::create_dir_all(above).map_err(Error::io(above))?;
+        let (temporary, ()) = make_temporary(dir, |p| fs::create_dir(p)).map_err(Error::io(dir))?;
+        made.push(Guard(temporary));
     }
-    if let Err(e) = fs::rename(&temporary, final_dir) {
-        if replacing {
-            if let Err(e) = fs::rename(&displaced, final_dir) {
-                log::warn!("{} could not be renamed back to {}: {e}", displaced.display(), final_dir.display());
+    let temporaries: Vec<PathBuf> = made.iter().map(|g| g.0.clone()).collect();
+    fill(&temporaries)?;
+    temporaries.iter().try_for_each(|dir| sync_tree(dir))?;
+
+    let mut swapped = Vec::new();
+    for (temporary, dir) in temporaries.iter().zip(finals) {
+        match Swap::make(temporary, dir) {
+            Ok(swap) => swapped.push(swap),
+            Err(e) => {
+                swapped.into_iter().rev().for_each(Swap::undo);
+                return Err(e);
             }
         }
-        return Err(Error::io(final_dir)(e));
     }
-    guard.disarm();
-    sync_dir(above);
-    if let Err(e) = remove(&displaced) {
-        log::warn!("not removed: {e}");
+    for swap in swapped {
+        sync_dir(parent(swap.dir));
+        // Also what a killed process left under that name.
+        if let Err(e) = remove(&displaced(swap.dir)) {
+            log::warn!("not removed: {e}");
+        }
     }
     Ok(())
+}
+
+/// Where a folder lies while another takes its name.
+fn displaced(dir: &Path) -> PathBuf {
+    parent(dir).join(prefixed(DISPLACED, dir))
+}
+
+/// A folder that got its name, maybe from one that had it before.
+struct Swap<'a> {
+    temporary: &'a Path,
+    dir: &'a Path,
+    replacing: bool,
+}
+
+impl<'a> Swap<'a> {
+    fn make(temporary: &'a Path, dir: &'a Path) -> Result<Swap<'a>> {
+        let swap = Swap { temporary, dir, replacing: present(dir)? };
+        if swap.replacing {
+            remove(&displaced(dir))?;
+            fs::rename(dir, displaced(dir)).map_err(Error::io(dir))?;
+        }
+        match fs::rename(temporary, dir) {
+            Ok(()) => Ok(swap),
+            Err(e) => {
+                swap.put_back();
+                Err(Error::io(dir)(e))
+            }
+        }
+    }
+
+    fn put_back(self) {
+        if self.replacing {
+            if let Err(e) = fs::rename(displaced(self.dir), self.dir) {
+                log::warn!("{} could not be given back what it held: {e}", self.dir.display());
+            }
+        }
+    }
+
+    fn undo(self) {
+        match fs::rename(self.dir, self.temporary) {
+            Ok(()) => self.put_back(),
+            Err(e) => log::warn!("{} could not be taken back: {e}", self.dir.display()),
+        }
+    }
 }
 
 /// Has `work` use a folder under a temporary name beside `path`, and removes it, whatever comes of it.
@@ -73,8 +123,8 @@ pub fn with_temporary_dir<T>(path: &Path, work: impl FnOnce(&Path) -> Result<T>)
     let above = parent(path);
     fs::create_dir_all(above).map_err(Error::io(above))?;
     let (temporary, ()) = make_temporary(path, |p| fs::create_dir(p)).map_err(Error::io(path))?;
-    let _guard = Guard(&temporary);
-    work(&temporary)
+    let temporary = Guard(temporary);
+    work(&temporary.0)
 }
 
 /// Removes what killed processes left in `dir` under temporary names, and puts back a folder whose
@@ -102,18 +152,12 @@ pub fn clean_temporaries(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes what is under a temporary name, unless it has been renamed.
-struct Guard<'a>(&'a Path);
+/// Removes what is under a temporary name, where it still is: once it was renamed there is nothing.
+struct Guard(PathBuf);
 
-impl Guard<'_> {
-    fn disarm(self) {
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for Guard<'_> {
+impl Drop for Guard {
     fn drop(&mut self) {
-        if let Err(e) = remove(self.0) {
+        if let Err(e) = remove(&self.0) {
             log::warn!("not removed: {e}");
         }
     }
@@ -251,6 +295,35 @@ mod tests {
         assert_eq!(names(dir.path()).len(), 201);
         clean_temporaries(dir.path()).unwrap();
         assert_eq!(names(dir.path()), ["x"]);
+    }
+
+    #[test]
+    fn replaces_all_folders_or_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let [a, b] = ["x/a", "y/b"].map(|p| dir.path().join(p));
+        let write = |text: &'static str| {
+            move |dirs: &[PathBuf]| dirs.iter().try_for_each(|d| fs::write(d.join("file"), text).map_err(Error::io(d)))
+        };
+        let read = |path: &Path| fs::read_to_string(path.join("file")).unwrap();
+        for text in ["first", "second"] {
+            replace_dirs(&[&a, &b], write(text)).unwrap();
+            assert_eq!((read(&a).as_str(), read(&b).as_str()), (text, text));
+        }
+        // The second cannot get its name: what is there is no folder that has one.
+        let none = dir.path().join("y/b/file/c");
+        assert!(replace_dirs(&[&a, &none], write("third")).is_err());
+        let gone = |dirs: &[PathBuf]| fs::remove_dir_all(&dirs[1]).map_err(Error::io(&dirs[1]));
+        assert!(replace_dirs(&[&a, &b], gone).is_err());
+        let third = dir.path().join("x/third");
+        fs::create_dir(&third).unwrap();
+        fs::write(third.join("file"), "third").unwrap();
+        let swap = Swap::make(&third, &a).unwrap();
+        assert_eq!(read(&a), "third");
+        swap.undo();
+        assert_eq!(read(&third), "third");
+        fs::remove_dir_all(&third).unwrap();
+        assert_eq!((read(&a).as_str(), read(&b).as_str()), ("second", "second"));
+        assert_eq!((names(&dir.path().join("x")), names(&dir.path().join("y"))), (vec!["a".into()], vec!["b".into()]));
     }
 
     #[test]

@@ -307,6 +307,14 @@ fn quantize_writes_over_no_other_file_and_no_infinite_numbers() {
     quantize(QuantType::F16, out.clone()).unwrap();
     quantize(QuantType::F32, out.clone()).unwrap();
 
+    // A base without one of its tensors.
+    let one = "model.layers.1.mlp.down_proj.weight";
+    let file = safetensors::SafeTensors::deserialize(&before).unwrap();
+    let rest: Vec<_> = file.tensors().into_iter().filter(|(name, _)| name != one).collect();
+    fs::write(&weights, safetensors::serialize(rest, None).unwrap()).unwrap();
+    let e = quantize(QuantType::F16, out.clone()).unwrap_err();
+    assert!(e.contains("model.safetensors") && e.contains(one), "{e}");
+
     // 1e30 is a number of f32 and of bf16, not of f16, in which the scales of blocks are, too.
     let name = "model.layers.0.mlp.up_proj.weight";
     let at = {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::super::Shared;
-use super::{Cut, Right, View};
+use super::{Cut, Right, Share, View};
 
 pub fn available() -> bool {
     false
@@ -24,6 +24,7 @@ pub(super) struct Target {
 /// None is needed: it panics, since nobody may call it.
 pub(super) unsafe fn term(t: &Target, _a: View, _k: usize, (b, _): (&dyn Right, Cut), _add: bool, _space: &mut [f32]) {
     let Target { out, dst_rs, rows, columns } = t;
+    b.ask_for(rows.clone(), columns.clone(), Share { i: 0, of: 1 });
     b.pack_pairs(rows.clone(), columns.clone(), 0, &mut [], &mut []);
     unreachable!("matrix units that are not there: {:?} {dst_rs}", out.0);
 }
