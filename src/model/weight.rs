@@ -213,7 +213,7 @@ impl Stored for StoredRows<'_> {
     }
 
     fn bytes(&self, row: usize, columns: Range<usize>) -> &[u8] {
-        // Rows of bf16 are powers of two apart, where lines that are fetched early drive each other out again.
+        // For bf16 it was measured to gain nothing: a step at the 1B shape took a few percent longer.
         if !matches!(self.dtype, Dtype::Blocks(_)) {
             return &[];
         }

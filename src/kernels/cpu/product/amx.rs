@@ -190,8 +190,8 @@ pub(super) unsafe fn term(t: &Target, a: View, k: usize, b: (&dyn Right, Cut), a
     }
 }
 
-/// One block of the result, or of what it grows by: the small parts first. Products of parts that are as small as what the cuts leave out, are left
-/// out.
+/// One block of the result, or of what it grows by: the small parts first. Products of parts that are as small as what
+/// the cuts leave out are left out, too.
 ///
 /// # Safety
 /// The tiles are set up; each part of a has 32 rows of kc numbers and lies `part` numbers behind the one before, each
