@@ -179,7 +179,7 @@ impl Footprint {
         let spread = if self.grouped { 2 * self.queries } else { 0 };
         let attention = s * c + n * (c + 2 * self.queries + 2 * self.keys + parts + self.heads + spread) + scores;
         let k = chunk.min(s);
-        let loss = 3 * s * c + k * (c + self.vocab) + self.product(k);
+        let loss = 3 * s * c + k * (c + self.vocab) + self.head_product(k);
         let working = [forward, n * c + scores, backward, attention, loss].into_iter().max().unwrap_or(0);
         Parts { kept: 4 * kept, working: 4 * working }
     }
@@ -189,7 +189,7 @@ impl Footprint {
         let Rows { together: n, longest, supervised: s, .. } = rows;
         let (c, f) = (self.hidden, self.inner);
         let k = chunk.min(s);
-        let loss = 2 * s * c + k * (c + self.vocab) + self.product(k);
+        let loss = 2 * s * c + k * (c + self.vocab) + self.head_product(k);
         let (rows, last) = if self.magnitudes > 0 { (dora::ROWS * f.max(c), c) } else { (0, 0) };
         let forward = n * f.max(c) + rows.max(self.product(n));
         let working = forward.max(n * c + self.attention(longest)).max(loss);
@@ -215,8 +215,13 @@ impl Footprint {
         self.threads * attention::scratch_floats(shape, n)
     }
 
-    /// Scratch of a product with `m` rows on every thread.
+    /// Scratch of a block's products with `m` rows on every thread.
     fn product(&self, m: usize) -> usize {
-        self.threads * scratch_floats(m)
+        self.threads * scratch_floats(m, self.hidden.max(self.inner).max(self.queries))
+    }
+
+    /// The same of the head's, for the loss.
+    fn head_product(&self, m: usize) -> usize {
+        self.threads * scratch_floats(m, self.hidden.max(self.vocab))
     }
 }

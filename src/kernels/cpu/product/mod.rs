@@ -227,8 +227,10 @@ impl Cuts {
 
     /// Floats of scratch for a run.
     fn scratch(&self, terms: &[Term]) -> usize {
-        let rows = self.m.div_ceil(self.row_cuts);
-        terms.iter().map(|t| term_scratch(rows, t.k, t.b.cut())).max().unwrap_or(0)
+        // Fewer rows may be held for more terms.
+        let rows = [self.m.div_ceil(self.row_cuts), self.m / self.row_cuts];
+        let each = terms.iter().flat_map(|t| rows.map(|rows| term_scratch(rows, t.k, t.b.cut())));
+        each.max().unwrap_or(0)
     }
 }
 
@@ -251,10 +253,11 @@ pub fn units_available() -> bool {
     amx::available()
 }
 
-/// Most floats of scratch that a thread takes for a product of `m` rows.
-pub fn scratch_floats(m: usize) -> usize {
-    let cuts = if units_available() { &[Some(Cut::BF16), Some(Cut::HALVES), Some(Cut::BLOCKS)][..] } else { &[None] };
-    cuts.iter().map(|&cut| term_scratch(m, 1 << 20, cut)).max().unwrap_or(0)
+/// Most floats of scratch that a thread takes for a product of up to `m` rows and `k` terms.
+pub fn scratch_floats(m: usize, k: usize) -> usize {
+    let cuts = if units_available() { &[Cut::BF16, Cut::HALVES, Cut::BLOCKS][..] } else { &[] };
+    let tiles = term_scratch(m, k.min(tile::kernel(usize::MAX).deepest), None);
+    cuts.iter().map(|&cut| amx::most_scratch_floats(m, k, cut)).fold(tiles, usize::max)
 }
 
 /// What a task computes: no other task writes these columns in its rows.

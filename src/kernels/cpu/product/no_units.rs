@@ -13,6 +13,10 @@ pub(super) fn scratch_floats(_m: usize, _k: usize, _cut: Cut) -> usize {
     0
 }
 
+pub(super) fn most_scratch_floats(_m: usize, _k: usize, _cut: Cut) -> usize {
+    0
+}
+
 pub(super) struct Target {
     pub out: Shared,
     pub dst_rs: usize,

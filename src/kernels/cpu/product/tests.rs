@@ -217,8 +217,9 @@ fn numbers_that_are_none_and_the_largest_are_cut_without_harm() {
 
 #[test]
 fn matrix_units_give_a_row_the_same_bits_alone_and_in_company() {
-    let (n, k) = (200, 1100);
-    let (x, w) = (fill(64 * k, 1), fill(n * k, 2));
+    // So many rows do not stay in the cache for the whole sum; a few do.
+    let (m, n, k) = (600, 200, 1100);
+    let (x, w) = (fill(m * k, 1), fill(n * k, 2));
     let cut = |cut| units_available().then_some(cut);
     let weights: [Box<dyn Right>; 3] = [
         Box::new(Columns(Halves::new(&w, k, true))),
@@ -233,9 +234,9 @@ fn matrix_units_give_a_row_the_same_bits_alone_and_in_company() {
             pool.install(|| product(&mut dst, n, true, (rows.len(), n), &terms, lend));
             dst
         };
-        let all = run(1, 0..64);
-        assert!(all == run(2, 0..64) && all == run(5, 0..64));
-        for rows in [0..1, 3..5, 10..17, 20..63] {
+        let all = run(1, 0..m);
+        assert!(all == run(2, 0..m) && all == run(5, 0..m));
+        for rows in [0..1, 3..5, 10..17, 20..63, 7..302, 279..600] {
             assert!(all[rows.start * n..rows.end * n] == run(3, rows.clone()), "{:?} {rows:?}", b.cut());
         }
     }
