@@ -3,6 +3,8 @@
 
 mod dynamics;
 mod evaluation;
+mod saving;
+mod training;
 
 use std::path::Path;
 use std::time::Instant;
@@ -23,26 +25,26 @@ use crate::dynamics::{
     Position, Record, Stage,
 };
 use crate::error::{Error, Result};
-use crate::lora::base::{check_base, AdapterFacts};
 use crate::lora::Adapter;
 use crate::memory::Charge;
 use crate::model::Keep;
-use crate::ops::elementwise::DropoutKey;
-use crate::ops::linear::SlotGrad;
 use crate::ops::{available_threads, Engine, EngineOptions};
 use crate::recipe::{Halves, StagePlan, Step};
-use crate::run::atomic::{clean_temporaries, replace_dir};
+use crate::run::atomic::clean_temporaries;
 use crate::run::checkpoint::{self, Best, Checkpoint, State};
 use crate::run::folder::Metrics;
 use crate::run::{Resolved, RunFile, RunFolder};
-use crate::train::batches::{groups, Cut};
-use crate::train::group::{GroupRun, RowResult};
-use crate::train::optimizer::{AdamW, AdamWConfig};
+use crate::train::batches::Cut;
+use crate::train::group::RowResult;
+use crate::train::optimizer::AdamW;
 use crate::train::schedule::LearningRate;
 use crate::train::score::{evaluate, score, Evaluation, Together};
 
 /// Rows of a forward pass.
 pub(super) const SCORE_ROWS: usize = 32;
+
+use saving::newest;
+use training::Training;
 
 type Observer<'a> = &'a mut (dyn FnMut(&Event) -> Control + Send);
 
@@ -59,13 +61,6 @@ pub(crate) fn run(config: &TrainConfig, resume: bool, stop: &StopHandle, observe
     clean_temporaries(folder.dir())?;
     let mut runner = Runner::open(config, folder, before, stop, observer)?;
     runner.run()
-}
-
-/// The weights in training and what moves them.
-struct Training {
-    adapter: Adapter,
-    adam: AdamW,
-    grads: Vec<SlotGrad>,
 }
 
 struct Runner<'a> {
@@ -301,65 +296,6 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// Weights of a stage: a checkpoint's, an initial adapter's, or fresh ones.
-    fn begin_stage(&mut self, i: usize, resumed: bool) -> Result<Training> {
-        self.state.stage = self.stages[i].stage.as_str().into();
-        let (engine, model, c) = (&self.inputs.engine, &self.inputs.model, self.config);
-        let from = self.from.take().filter(|_| resumed);
-        // In the engine: it makes an error of memory that the system does not give.
-        let mut adapter = engine.run(|| match (&from, &c.init_adapter) {
-            (Some(checkpoint), _) => Adapter::load(engine, model, &checkpoint.path),
-            (None, Some(dir)) => {
-                if !c.force_base {
-                    check_base(dir, &c.model, Some(&self.inputs.cache_dir))?;
-                }
-                let adapter = Adapter::load(engine, model, dir)?;
-                check_initial(c, &adapter)?;
-                Ok(adapter)
-            }
-            (None, None) => Adapter::fresh(engine, model, &c.lora(), c.seed),
-        })?;
-        // The file's target modules are names; the run's own words stay in its adapters.
-        adapter.config.lora_dropout = c.lora_dropout;
-        for slot in &mut adapter.slots {
-            slot.dropout = c.lora_dropout as f32;
-            slot.lr_factor = c.loraplus_lr_ratio.unwrap_or(1.0) as f32;
-        }
-        adapter.neftune_noise_alpha = c.neftune_noise_alpha;
-        let settings = AdamWConfig { betas: c.adam_betas, eps: c.adam_eps, weight_decay: c.weight_decay, clip: c.clip };
-        let (adam, grads) = engine.run(|| {
-            let mut adam = AdamW::new(engine, &adapter, settings)?;
-            if let Some(checkpoint) = &from {
-                checkpoint::restore_optimizer(checkpoint, &adapter, &mut adam)?;
-            }
-            Ok((adam, adapter.zero_gradients(engine)?))
-        })?;
-        if let Some(position) = self.state.dynamics.filter(|_| resumed) {
-            self.resume_dynamics(i, position, &adapter)?;
-        }
-        Ok(Training { adapter, adam, grads })
-    }
-
-    /// The base model's hash; written to `run.json` once it is known.
-    fn model_hash(&mut self) -> Result<String> {
-        let hash = self.hash.get(self.run_file.model_hash.as_deref())?;
-        if self.run_file.model_hash.is_none() {
-            self.run_file.model_hash = Some(hash.clone());
-            self.folder.write(&self.run_file)?;
-        }
-        Ok(hash)
-    }
-
-    /// What the adapter's folder says beside its tensors: the base, and how it was trained.
-    fn facts(&mut self) -> Result<AdapterFacts> {
-        self.model_hash()?;
-        let Some(base) = self.hash.base() else {
-            return Err(Error::Misuse("the base's hash is asked for before it is taken".into()));
-        };
-        let base = base.clone().stored_as(&self.inputs.model);
-        Ok(AdapterFacts::new(base).with_run(&self.run_file.config, &self.run_file.data_hash))
-    }
-
     fn run_stage(&mut self, stage: &StageRun, t: &mut Training) -> Result<()> {
         let rate = {
             let c = self.config;
@@ -418,154 +354,6 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// One optimizer step.
-    fn step(&mut self, stage: &StageRun, t: &mut Training, taken: &Step, lr: f64) -> Result<()> {
-        let begun = Instant::now();
-        let made = groups(&self.store, taken, self.cut);
-        let dropout = DropoutKey { seed: self.config.seed, step: self.state.global_step };
-        let (mut rows, mut mixup, mut floor, mut tokens) = (Vec::new(), 0.0, 0.0, 0u64);
-        for group in &made.groups {
-            if self.stop.is_stopped() {
-                return self.stopped(t);
-            }
-            let run = GroupRun {
-                engine: &self.inputs.engine,
-                model: &self.inputs.model,
-                adapter: Some(&t.adapter),
-                keep: self.keep,
-                dropout: Some(dropout),
-            };
-            let grads = &mut t.grads;
-            let result = self.engine().run(|| group.run(&run, Some(grads)))?;
-            mixup += result.mixup;
-            floor += result.mixup_floor;
-            tokens += group.micros.iter().map(|m| m.tokens() as u64).sum::<u64>();
-            rows.extend(result.rows);
-        }
-        if let Some(bad) = rows.iter().find(|r| !r.nll.is_finite()) {
-            let row = row_name(self.store.example(bad.example as usize).source_row);
-            let what = format!("loss of {row}, {} step {}", stage.stage.as_str(), self.state.step + 1);
-            return Err(Error::NonFinite { what });
-        }
-        let engine = &self.inputs.engine;
-        let (adam, adapter, grads) = (&mut t.adam, &mut t.adapter, &mut t.grads);
-        let grad_norm = engine.run(|| adam.apply(engine, adapter, grads, lr))?;
-        if stage.online {
-            let log = self.log()?;
-            for r in &rows {
-                log.append(&dynamics::record(r))?;
-            }
-        }
-        let supervised: u64 = rows.iter().map(|r| r.tokens as u64).sum();
-        let nll: f64 = rows.iter().map(|r| r.nll).sum();
-        let share = |v: f64| v / (supervised as f64).max(1.0);
-        self.state.step += 1;
-        self.state.global_step += 1;
-        self.state.num_tokens += tokens;
-        self.state.stage_nll += nll;
-        self.state.stage_tokens += supervised;
-        let mixes = !taken.pairs.is_empty();
-        let elapsed = self.elapsed();
-        let done_now = self.state.global_step - self.steps_before;
-        let left = self.total_steps.saturating_sub(self.state.global_step) as f64;
-        let event = StepEvent {
-            stage: stage.stage.as_str(),
-            step: self.state.step,
-            global_step: self.state.global_step,
-            total_steps: self.total_steps,
-            epoch: stage.epochs(self.state.step),
-            loss: share(nll) + if mixes { self.config.mu * mixup } else { 0.0 },
-            ntp_loss: share(nll),
-            mixup_loss: mixes.then_some(mixup),
-            mixup_floor: mixes.then_some(floor),
-            mix_tokens: made.mixed,
-            mix_coverage: made.coverage,
-            grad_norm,
-            learning_rate: lr,
-            num_tokens: self.state.num_tokens,
-            supervised_tokens: supervised,
-            mean_token_accuracy: share(rows.iter().map(|r| r.correct as f64).sum()),
-            entropy: share(rows.iter().map(|r| r.entropy).sum()),
-            tokens_per_second: tokens as f64 / begun.elapsed().as_secs_f64().max(1e-9),
-            elapsed_seconds: elapsed,
-            eta_seconds: left * (elapsed - self.elapsed_before) / done_now.max(1) as f64,
-            peak_anonymous_bytes: self.peak(),
-        };
-        self.write_metrics(&event)?;
-        self.tell(&Event::Step(event));
-        Ok(())
-    }
-
-    fn checkpoint(&mut self, t: &Training) -> Result<()> {
-        // A checkpoint says on which base it stands.
-        let facts = self.facts()?;
-        self.state.metrics_bytes = self.metrics.as_ref().map_or(0, Metrics::bytes);
-        if let Some(log) = &mut self.dynamics {
-            log.flush()?;
-        }
-        self.state.dynamics = self.dynamics.as_ref().map(DynamicsWriter::position);
-        self.state.elapsed_seconds = self.elapsed();
-        let (dir, total) = (self.folder.dir(), self.total_steps);
-        let keep = (self.config.keep, self.config.keep_best);
-        let path = checkpoint::save(dir, keep, &facts, &t.adapter, &t.adam, &self.state, total)?;
-        self.tell(&Event::Checkpoint { path });
-        Ok(())
-    }
-
-    /// The end of a stopped run: the state of the last whole step is on disk, if there was one.
-    fn stopped(&mut self, t: &Training) -> Result<()> {
-        let at = self.state.global_step;
-        let on_disk = checkpoint::list(self.folder.dir())?.pop();
-        let path = match on_disk {
-            Some(c) if c.global_step == at => Some(c.path),
-            _ if at > 0 => {
-                self.checkpoint(t)?;
-                checkpoint::list(self.folder.dir())?.pop().map(|c| c.path)
-            }
-            _ => None,
-        };
-        Err(Error::Stopped { checkpoint: path })
-    }
-
-    fn finish(&mut self, adapter: Adapter) -> Result<TrainReport> {
-        let (path, facts) = (self.folder.adapter(), self.facts()?);
-        let best = self.state.best;
-        match best.filter(|b| self.config.keep_best && b.global_step != self.state.global_step) {
-            Some(b) => {
-                drop(adapter);
-                let from = checkpoint::folder(self.folder.dir(), b.global_step);
-                replace_dir(&path, |dir| {
-                    checkpoint::copy_adapter(&from, dir)?;
-                    facts.write(dir)
-                })?;
-            }
-            None => replace_dir(&path, |dir| {
-                adapter.save(dir, &facts.base.model)?;
-                facts.write(dir)
-            })?,
-        }
-        let last = self.state.last_eval.map(|(_, loss)| loss);
-        let counts = self.store.counts();
-        let report = TrainReport {
-            run: self.folder.dir().to_path_buf(),
-            adapter: path,
-            steps: self.state.global_step,
-            train_loss: self.state.stage_nll / (self.state.stage_tokens as f64).max(1.0),
-            base_eval_loss: self.state.base_eval_loss,
-            eval_loss: best.filter(|_| self.config.keep_best).map(|b| b.eval_loss).or(last),
-            best_eval_loss: best.map(|b| b.eval_loss),
-            best_step: best.map(|b| b.global_step),
-            stopped_early: self.state.stopped_early,
-            examples: self.store.len() as u64,
-            rows_cut: counts.cut,
-            rows_dropped: counts.empty + counts.no_target,
-            seconds: self.elapsed(),
-            peak_anonymous_bytes: self.peak(),
-        };
-        self.folder.finish(&report)?;
-        Ok(report)
-    }
-
     fn elapsed(&self) -> f64 {
         self.elapsed_before + self.started.elapsed().as_secs_f64()
     }
@@ -574,37 +362,4 @@ impl<'a> Runner<'a> {
     fn peak(&self) -> u64 {
         self.engine().account().peak() as u64
     }
-}
-
-/// An initial adapter brings its own rank and alpha: settings that say otherwise are not ignored in silence.
-fn check_initial(c: &TrainConfig, adapter: &Adapter) -> Result<()> {
-    let (default, has) = (TrainConfig::default(), &adapter.config);
-    let differs = |field: &str, set: f64, default: f64, has: f64| {
-        if set != default && set != has {
-            return Err(Error::config(field, format!("{set} is given, but the initial adapter has {has}")));
-        }
-        Ok(())
-    };
-    differs("lora_r", c.lora_r as f64, default.lora_r as f64, has.r as f64)?;
-    differs("lora_alpha", c.lora_alpha, default.lora_alpha, has.lora_alpha)?;
-    let brings = |field: &str, given: bool, same: bool| match given && !same {
-        true => Err(Error::config(field, "the initial adapter brings its own, which differs")),
-        false => Ok(()),
-    };
-    brings("use_rslora", c.use_rslora, has.use_rslora)?;
-    brings("use_dora", c.use_dora, has.use_dora)?;
-    brings("layers_to_transform", c.layers_to_transform.is_some(), c.layers_to_transform == has.layers_to_transform)?;
-    brings("rank_pattern", !c.rank_pattern.is_empty(), c.rank_pattern == has.rank_pattern)?;
-    brings("alpha_pattern", !c.alpha_pattern.is_empty(), c.alpha_pattern == has.alpha_pattern)
-}
-
-/// The newest checkpoint whose state can be read; older ones are tried with a warning.
-fn newest(folder: &RunFolder) -> Result<(Option<Checkpoint>, State)> {
-    for c in checkpoint::list(folder.dir())?.into_iter().rev() {
-        match checkpoint::whole(&c) {
-            Ok(state) => return Ok((Some(c), state)),
-            Err(e) => log::warn!("{e}; an older checkpoint is tried"),
-        }
-    }
-    Ok((None, State::default()))
 }

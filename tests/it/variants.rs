@@ -506,6 +506,8 @@ fn a_run_with_every_variant_resumes_to_the_same_bytes_and_starts_another() {
         assert!(e.contains(word), "{e}");
     };
     let pattern = ModulePattern::parse("q_proj=3").unwrap();
+    let others = TargetModules::parse("v_proj");
+    refused(TrainConfig { target_modules: others, ..next.clone() }, "target_modules: the initial adapter");
     refused(TrainConfig { rank_pattern: pattern.clone(), ..next }, "rank_pattern: the initial adapter");
     let limited = TrainConfig { memory_limit: Some(1 << 30), ..everything(&whole) };
     refused(TrainConfig { target_modules: TargetModules::parse("v_proj"), ..limited }, "\"layers.1.self_attn.q_proj\"");

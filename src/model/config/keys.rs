@@ -300,6 +300,9 @@ impl<'a> Keys<'a> {
                 }
             }
         }
+        if let Some(rate) = self.raw("attention_dropout").filter(|v| !Only::Zero.allows(v)) {
+            log::warn!("{}: attention_dropout {} is not applied", self.path.display(), shown(rate));
+        }
         for key in self.unknown() {
             let value = self.raw(key).unwrap_or(&Value::Null);
             if changes_numbers(key) && !(Only::Empty.allows(value) || Only::Zero.allows(value)) {
