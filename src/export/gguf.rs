@@ -124,5 +124,5 @@ pub(super) fn read(path: &Path, config: &DecoderConfig) -> Result<PeftAdapter> {
         halves.push(Half { module, is_a, shape, data });
     }
     let scale = |r: usize| if alpha == 0.0 { 1.0 } else { alpha / r as f64 };
-    pair_up(path, halves, scale)
+    pair_up(path, halves, None, scale)
 }

@@ -2,7 +2,8 @@
 //! transposes of PEFT's, beside an `adapter_config.json` of its own kind.
 //!
 //! Rank and scale stand once for the file: slots of smaller rank are filled with zeros, and where scales differ the rest
-//! stands in B. Layers are counted from the last, each with every one of the keys: what has no slot there is zero.
+//! stands in B. Layers are counted from the last, each with every one of the keys: what has no slot there is zero. With
+//! DoRA each has its lengths in `.m [out]`, and what has none takes those of its own weight.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -40,7 +41,7 @@ pub(super) fn write(dir: &Path, config: &DecoderConfig, adapter: &Adapter) -> Re
     let wrong = |reason: String| Error::Adapter { path: dir.into(), reason };
     let rank = adapter.slots.iter().map(|s| s.r).max().unwrap_or(0);
     let scale = first_nonzero(adapter.slots.iter().map(|s| s.scale as f64)).unwrap_or(1.0);
-    let mut tensors: BTreeMap<String, ([usize; 2], Vec<f32>)> = BTreeMap::new();
+    let mut tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)> = BTreeMap::new();
     let (mut keys, mut lowest) = (BTreeSet::new(), config.num_layers);
     for s in &adapter.slots {
         let Some((layer, key)) = split(&s.module) else {
@@ -52,26 +53,33 @@ pub(super) fn write(dir: &Path, config: &DecoderConfig, adapter: &Adapter) -> Re
         // B's columns of smaller ranks are rows here, and what is beyond them is zero.
         let b = scaled(&s.b.numbers()?, s.scale as f64 / scale);
         let b = filled(transposed(&b, s.out_features, s.r), s.out_features, rank);
-        tensors.insert(format!("{}.lora_a", s.module), ([s.in_features, rank], transposed(&a, rank, s.in_features)));
-        tensors.insert(format!("{}.lora_b", s.module), ([rank, s.out_features], b));
+        let a = transposed(&a, rank, s.in_features);
+        tensors.insert(format!("{}.lora_a", s.module), (vec![s.in_features, rank], a));
+        tensors.insert(format!("{}.lora_b", s.module), (vec![rank, s.out_features], b));
+        if let Some(d) = &s.dora {
+            let magnitude = d.magnitude.numbers()?.into_owned();
+            tensors.insert(format!("{}.m", s.module), (vec![s.out_features], magnitude));
+        }
     }
     // MLX puts a LoRA layer wherever layer and key say so.
     for l in config.linears() {
         let named = split(&l.module).is_some_and(|(layer, key)| layer >= lowest && keys.contains(key));
         if named && !tensors.contains_key(&format!("{}.lora_a", l.module)) {
-            let (a, b) = ([l.in_features, rank], [rank, l.out_features]);
-            tensors.insert(format!("{}.lora_a", l.module), (a, vec![0.0; a[0] * a[1]]));
-            tensors.insert(format!("{}.lora_b", l.module), (b, vec![0.0; b[0] * b[1]]));
+            for (half, shape) in [("lora_a", vec![l.in_features, rank]), ("lora_b", vec![rank, l.out_features])] {
+                let zeros = vec![0.0; shape.iter().product()];
+                tensors.insert(format!("{}.{half}", l.module), (shape, zeros));
+            }
         }
     }
+    let with_lengths = adapter.slots.iter().any(|s| s.dora.is_some());
     let settings = json!({
-        "fine_tune_type": "lora",
+        "fine_tune_type": if with_lengths { "dora" } else { "lora" },
         "num_layers": config.num_layers - lowest,
         "lora_parameters": {"rank": rank, "scale": scale, "dropout": 0.0, "keys": keys},
     });
     let path = dir.join(CONFIG);
     std::fs::write(&path, crate::run::folder::pretty(&settings)).map_err(Error::io(&path))?;
-    let matrices = tensors.iter().map(|(name, (shape, data))| (name.clone(), Matrix { shape: shape.to_vec(), data }));
+    let matrices = tensors.iter().map(|(name, (shape, data))| (name.clone(), Matrix { shape: shape.clone(), data }));
     write_tensors(&dir.join(TENSORS), json!({"format": "mlx"}), &matrices.collect())
 }
 
@@ -81,8 +89,9 @@ pub(super) fn read(dir: &Path, config: &DecoderConfig) -> Result<PeftAdapter> {
     let wrong = |reason: String| Error::Adapter { path: path.clone(), reason };
     let text = std::fs::read(&path).map_err(Error::io(&path))?;
     let json: Value = serde_json::from_slice(&text).map_err(|e| wrong(format!("damaged: {e}")))?;
-    if json["fine_tune_type"] != "lora" {
-        return Err(wrong(format!("fine_tune_type: expected \"lora\", found {}", json["fine_tune_type"])));
+    let with_lengths = json["fine_tune_type"] == "dora";
+    if !with_lengths && json["fine_tune_type"] != "lora" {
+        return Err(wrong(format!("fine_tune_type: expected \"lora\" or \"dora\", found {}", json["fine_tune_type"])));
     }
     let layers = json["num_layers"].as_u64().ok_or_else(|| wrong("num_layers: expected a number".into()))? as usize;
     let settings = &json["lora_parameters"];
@@ -93,17 +102,26 @@ pub(super) fn read(dir: &Path, config: &DecoderConfig) -> Result<PeftAdapter> {
 
     let path = dir.join(TENSORS);
     let wrong = |reason: String| Error::Adapter { path: path.clone(), reason };
-    let mut halves = Vec::new();
+    let (mut halves, mut magnitudes) = (Vec::new(), BTreeMap::new());
     for (name, (shape, data)) in load_tensors(&path)? {
-        let (module, is_a) = match (name.strip_suffix(".lora_a"), name.strip_suffix(".lora_b")) {
-            (Some(module), _) => (module, true),
-            (_, Some(module)) => (module, false),
-            _ => return Err(wrong(format!("{name}: expected .lora_a or .lora_b at its end"))),
+        let (module, part) = match name.rsplit_once('.') {
+            Some((module, part)) if ["lora_a", "lora_b"].contains(&part) || (part == "m" && with_lengths) => {
+                (module, part)
+            }
+            _ => {
+                let more = if with_lengths { ", .m" } else { "" };
+                return Err(wrong(format!("{name}: expected .lora_a, .lora_b{more} at its end")));
+            }
         };
         let first = config.num_layers.saturating_sub(layers);
         if !split(module).is_some_and(|(layer, key)| layer >= first && keys.contains(key)) {
             return Err(wrong(format!("{name}: {CONFIG} puts no LoRA layer there")));
         }
+        if part == "m" {
+            magnitudes.insert(module.to_string(), data);
+            continue;
+        }
+        let is_a = part == "lora_a";
         let &[rows, cols] = &shape[..] else {
             return Err(wrong(format!("{name}: expected two dimensions, found {shape:?}")));
         };
@@ -113,5 +131,5 @@ pub(super) fn read(dir: &Path, config: &DecoderConfig) -> Result<PeftAdapter> {
         let data = transposed(&data, rows, cols);
         halves.push(Half { module: module.into(), is_a, shape: (cols, rows), data });
     }
-    pair_up(&path, halves, |_| scale)
+    pair_up(&path, halves, with_lengths.then_some(magnitudes), |_| scale)
 }

@@ -144,12 +144,13 @@ fn export_with(config: &ExportConfig, between: &mut dyn FnMut(Format, &Path) -> 
         }
     }
     let opened = config.source.open()?;
-    for format in formats.iter().filter(|f| **f != Format::Peft) {
-        if let Some(slot) = opened.adapter.slots.iter().find(|s| s.dora.is_some()) {
-            let reason =
-                format!("{}: {} has magnitudes (DoRA), which are not written yet", format.as_str(), slot.module);
-            return Err(Error::Adapter { path: opened.adapter_path.clone(), reason });
-        }
+    let lengths = opened.adapter.slots.iter().find(|s| s.dora.is_some());
+    if let Some(slot) = lengths.filter(|_| formats.contains(&Format::Gguf)) {
+        let reason = format!(
+            "gguf: {} has magnitudes (DoRA), for which these adapters have no place: sftmix merge writes them into the model",
+            slot.module
+        );
+        return Err(Error::Adapter { path: opened.adapter_path.clone(), reason });
     }
     let was_there = out.exists();
     let mut exports = Vec::new();
@@ -258,8 +259,14 @@ struct Half {
     data: Vec<f32>,
 }
 
-/// Puts the halves of every module together; `scale` is that of a rank.
-fn pair_up(path: &Path, halves: Vec<Half>, scale: impl Fn(usize) -> f64) -> Result<PeftAdapter> {
+/// Puts the parts of every module together; `scale` is that of a rank. Where there are magnitudes, a module without
+/// them has an update of zero.
+fn pair_up(
+    path: &Path,
+    halves: Vec<Half>,
+    magnitudes: Option<BTreeMap<String, Vec<f32>>>,
+    scale: impl Fn(usize) -> f64,
+) -> Result<PeftAdapter> {
     let wrong = |reason: String| Error::Adapter { path: path.into(), reason };
     let mut found: BTreeMap<String, (Option<Half>, Option<Half>)> = BTreeMap::new();
     for half in halves {
@@ -268,6 +275,8 @@ fn pair_up(path: &Path, halves: Vec<Half>, scale: impl Fn(usize) -> f64) -> Resu
         *place = Some(half);
     }
     let (mut modules, mut scales) = (BTreeMap::new(), BTreeMap::new());
+    let use_dora = magnitudes.is_some();
+    let mut magnitudes = magnitudes.unwrap_or_default();
     for (module, halves) in found {
         let (a, b) = match halves {
             (Some(a), Some(b)) => (a, b),
@@ -280,12 +289,20 @@ fn pair_up(path: &Path, halves: Vec<Half>, scale: impl Fn(usize) -> f64) -> Resu
         if r != rank || r == 0 {
             return Err(wrong(format!("{module}: A is {:?} and B {:?}: they share no rank", a.shape, b.shape)));
         }
+        let magnitude = magnitudes.remove(&module);
+        if magnitude.as_ref().map_or(use_dora && b.data.iter().any(|v| *v != 0.0), |m| m.len() != out_features) {
+            let found = magnitude.map_or(0, |m| m.len());
+            return Err(wrong(format!("{module}: expected {out_features} magnitudes, found {found}")));
+        }
         scales.insert(module.clone(), scale(r));
-        modules.insert(module, LoraPair { r, in_features, out_features, a: a.data, b: b.data, magnitude: None });
+        modules.insert(module, LoraPair { r, in_features, out_features, a: a.data, b: b.data, magnitude });
+    }
+    if let Some(left) = magnitudes.keys().next() {
+        return Err(wrong(format!("{left}: has magnitudes, but no lora_a")));
     }
     let r = modules.values().map(|m| m.r).max().ok_or_else(|| wrong("holds no LoRA tensors".into()))?;
     let target_modules = TargetModules::Names(modules.keys().cloned().collect());
-    let config = LoraConfig { r, lora_alpha: scale(r) * r as f64, target_modules, ..Default::default() };
+    let config = LoraConfig { r, lora_alpha: scale(r) * r as f64, target_modules, use_dora, ..Default::default() };
     Ok(PeftAdapter { config, base_model: None, modules, scales })
 }
 

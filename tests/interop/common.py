@@ -1,7 +1,7 @@
 """What the checks share: ours is asked for logits by the example `logits`, and adapters are made with numbers in them.
 
 Every check takes a model folder and, where it has one, an adapter; without one it makes adapters itself: plain, with
-rsLoRA, and with ranks and alphas that differ by module. They print the largest difference and fail above their bound."""
+rsLoRA, with ranks and alphas that differ by module, and with DoRA. They print the largest difference and fail above their bound."""
 import json
 import math
 import os
@@ -79,11 +79,13 @@ def tensors_of(file):
 
 
 def make_adapter(model, folder, kind, size=0.02):
-    """A PEFT folder, not by our writer. kind: plain, rslora, mixed (ranks and alphas by module, first block left out)."""
+    """A PEFT folder, not by our writer. kind: plain, rslora, mixed (ranks and alphas by module, first block left out),
+    dora (lengths of rows that are not the base's)."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(KINDS.index(kind))
     tensors, ranks, alphas = {}, {}, {}
+    weights = {} if kind != "dora" else {n: w for f in sorted(Path(model).glob("model*.safetensors")) for n, w in tensors_of(f)}
     for number, (module, (out, inp)) in enumerate(sorted(linears_of(model).items())):
         if kind == "mixed" and module.startswith("model.layers.0."):
             continue
@@ -92,10 +94,13 @@ def make_adapter(model, folder, kind, size=0.02):
             ranks[module], alphas[module] = rank, [8, 3, 10, 16][number % 4]
         tensors[f"base_model.model.{module}.lora_A.weight"] = random.normal(0, 1 / math.sqrt(inp), (rank, inp))
         tensors[f"base_model.model.{module}.lora_B.weight"] = random.normal(0, size, (out, rank))
+        if kind == "dora":
+            lengths = np.linalg.norm(weights[f"{module}.weight"], axis=1)
+            tensors[f"base_model.model.{module}.lora_magnitude_vector"] = lengths * random.uniform(0.9, 1.1, out)
     save_file({k: v.astype(np.float32) for k, v in tensors.items()}, folder / "adapter_model.safetensors", {"format": "pt"})
     names = sorted({m.rsplit(".", 1)[1] for m in linears_of(model)})
     config = dict(peft_type="LORA", task_type="CAUSAL_LM", r=4, lora_alpha=8, lora_dropout=0.0, target_modules=names,
-                  bias="none", base_model_name_or_path=str(model), use_rslora=kind != "plain", use_dora=False,
+                  bias="none", base_model_name_or_path=str(model), use_rslora=kind != "plain", use_dora=kind == "dora",
                   fan_in_fan_out=False, inference_mode=True, init_lora_weights=True, modules_to_save=None,
                   rank_pattern=ranks, alpha_pattern=alphas,
                   layers_to_transform=None)
@@ -105,7 +110,7 @@ def make_adapter(model, folder, kind, size=0.02):
     return folder
 
 
-KINDS = ["plain", "rslora", "mixed"]
+KINDS = ["plain", "rslora", "mixed", "dora"]
 
 
 def cases(model, adapter, folder):
@@ -137,6 +142,6 @@ def arguments(about):
     import argparse
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("model", nargs="?", default=SHARED / "models/stories260K", help="Hugging Face model folder")
-    parser.add_argument("adapter", nargs="?", help="PEFT adapter folder [default: three that are made here]")
+    parser.add_argument("adapter", nargs="?", help="PEFT adapter folder [default: four that are made here]")
     parser.add_argument("--tokens", type=int, default=TOKENS, help=f"tokens of a row [default: {TOKENS}]")
     return parser

@@ -286,7 +286,8 @@ fn damage_to_an_export_is_seen() {
         ("\"num_layers\": 2", "\"num_layers\": 1", "layers.0"),
         ("\"rank\": 32", "\"rank\": 31", "expected rank 31"),
         ("q_proj", "k_proj", "puts no LoRA layer there"),
-        ("\"lora\"", "\"dora\"", "fine_tune_type"),
+        ("\"lora\"", "\"full\"", "fine_tune_type"),
+        ("\"lora\"", "\"dora\"", "magnitudes, found 0"),
     ] {
         assert!(text.contains(from), "{text}");
         std::fs::write(&file, text.replace(from, to)).unwrap();
@@ -399,15 +400,31 @@ fn magnitudes_are_merged_and_not_exported_where_they_have_no_place() {
     let merged = merge_into(of.clone(), &dir.path().join("merged"), None).unwrap();
     println!("with magnitudes: {:.1e} of {:.1}", merged.difference.max, merged.effect);
     assert!(merged.difference.max <= merged.bound.unwrap() && merged.effect > 0.5, "{merged:?}");
-    for format in [Format::Gguf, Format::Mlx] {
-        let formats = vec![Format::Peft, format];
-        let error = export(&ExportConfig { source: of.clone(), formats, out: Some(out.clone()) }).unwrap_err();
-        assert!(matches!(&error, Error::Adapter { reason, .. } if reason.contains("DoRA")), "{error}");
-        assert!(!out.exists());
-    }
-    let formats = vec![Format::Peft];
-    let report = export(&ExportConfig { source: of, formats, out: Some(out) }).unwrap();
+    let formats = vec![Format::Peft, Format::Gguf];
+    let error = export(&ExportConfig { source: of.clone(), formats, out: Some(out.clone()) }).unwrap_err();
+    assert!(matches!(&error, Error::Adapter { reason, .. } if reason.contains("DoRA")), "{error}");
+    assert!(!out.exists());
+    let formats = vec![Format::Peft, Format::Mlx];
+    let report = export(&ExportConfig { source: of.clone(), formats, out: Some(out.clone()) }).unwrap();
     assert_eq!(report.exports[0].difference.max, 0.0);
+    assert!(report.exports[1].difference.max <= report.exports[1].bound, "{report:?}");
+
+    // Lengths that were lost, changed, of another number, or without their module, are seen.
+    let file = out.join("mlx/adapters.safetensors");
+    let tensors = load_tensors(&file).unwrap();
+    let name = tensors.keys().find(|name| name.ends_with(".m")).unwrap();
+    let says = |word: &str, change: &dyn Fn(&mut BTreeMap<String, (Vec<usize>, Vec<f32>)>)| {
+        let mut changed = tensors.clone();
+        change(&mut changed);
+        write(&file, &changed);
+        let error = verify(&of, Format::Mlx, &out.join("mlx")).unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
+    };
+    says("magnitudes, found 0", &|t| drop(t.remove(name)));
+    says("logits of the mlx export", &|t| t.get_mut(name).unwrap().1[0] += 1.0);
+    says("magnitudes, found 1", &|t| drop(t.insert(name.clone(), (vec![1], vec![1.0]))));
+    let halves = ["lora_a", "lora_b"].map(|half| format!("{}.{half}", name.strip_suffix(".m").unwrap()));
+    says("no lora_a", &|t| halves.iter().for_each(|half| drop(t.remove(half))));
 }
 
 #[test]
