@@ -9,7 +9,7 @@ use sftmix::export::{
     export, merge, read, verify, AdapterSource, ExportConfig, Exported, Format, MergeConfig, Precision,
 };
 use sftmix::lora::base::{AdapterFacts, BaseFacts};
-use sftmix::lora::peft::{load_adapter, load_tensors, save_adapter, PeftAdapter, PeftTensor};
+use sftmix::lora::peft::{load_adapter, load_tensors, save_adapter, PeftAdapter, PeftTensor, Tensors};
 use sftmix::model::DecoderConfig;
 use sftmix::ops::{Engine, Form};
 use sftmix::run::hash::HashCache;
@@ -413,7 +413,7 @@ fn magnitudes_are_merged_and_not_exported_where_they_have_no_place() {
     let file = out.join("mlx/adapters.safetensors");
     let tensors = load_tensors(&file).unwrap();
     let name = tensors.keys().find(|name| name.ends_with(".m")).unwrap();
-    let says = |word: &str, change: &dyn Fn(&mut BTreeMap<String, (Vec<usize>, Vec<f32>)>)| {
+    let says = |word: &str, change: &dyn Fn(&mut Tensors)| {
         let mut changed = tensors.clone();
         change(&mut changed);
         write(&file, &changed);
