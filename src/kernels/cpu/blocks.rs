@@ -109,7 +109,7 @@ simd_kernel! {
 
 /// A half as f32, exactly. The conversion of crate half asks the processor what it can at each call.
 #[inline(always)]
-fn half(bytes: &[u8], at: usize) -> f32 {
+pub(super) fn half(bytes: &[u8], at: usize) -> f32 {
     let bits = u16::from_le_bytes([bytes[at], bytes[at + 1]]) as u32;
     let (size, sign) = (bits & 0x7fff, (bits & 0x8000) << 16);
     let value = match size {
@@ -266,7 +266,7 @@ fn q6_k(b: &[u8], run: usize, out: &mut [f32; RUN]) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::rng::{Key, Stream};
     use candle_core::quantized::{GgmlDType, QStorage, QTensor};
@@ -289,7 +289,7 @@ mod tests {
     ];
 
     /// Random bytes are a block of any kind, when its scales are finite.
-    fn random_blocks(block: Block, blocks: usize) -> Vec<u8> {
+    pub fn random_blocks(block: Block, blocks: usize) -> Vec<u8> {
         let key = Key::new(11, Stream::Bench, &[block as u64]);
         let mut bytes: Vec<u8> = (0..blocks * block.bytes()).map(|i| key.bits(i as u64) as u8).collect();
         let halves: &[usize] = match block {

@@ -1,5 +1,9 @@
 //! Dot products of ggml's blocks with vectors that are rounded to eight bits first, as llama.cpp and candle
-//! generate: candle's kernels. A product is off by about half a percent of its terms' size.
+//! generate: our kernels where the processor has the instructions, else candle's. A product is off by about half a percent
+//! of its terms' size.
+
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 
 use std::ops::Range;
 
@@ -18,6 +22,14 @@ pub trait Rounded: Sync {
 
 /// Rounds `x[m,k]` for rows of this kind; `None` where there is no fast kernel, or the blocks lie at odd places.
 pub fn of<'a>(block: Block, bytes: &'a [u8], x: &[f32], k: usize) -> Option<Box<dyn Rounded + 'a>> {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(rows) = vnni::of(block, bytes, x, k) {
+        return Some(rows);
+    }
+    by_candle(block, bytes, x, k)
+}
+
+fn by_candle<'a>(block: Block, bytes: &'a [u8], x: &[f32], k: usize) -> Option<Box<dyn Rounded + 'a>> {
     Some(match block {
         Block::Q4_0 => pair::<BlockQ4_0>(bytes, x, k)?,
         Block::Q8_0 => pair::<BlockQ8_0>(bytes, x, k)?,
@@ -62,5 +74,34 @@ impl<T: GgmlType> Rounded for Pair<'_, T> {
                 y[i] = T::vec_dot(self.k, row(r), x);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::blocks::{self, tests::random_blocks};
+    use super::*;
+    use crate::rng::{Key, Stream};
+
+    #[test]
+    fn candles_kernels_are_off_by_what_rounding_costs() {
+        use Block::*;
+        let (key, k, n) = (Key::new(6, Stream::Bench, &[]), 512, 4);
+        let x: Vec<f32> = (0..k).map(|i| key.uniform(i as u64) as f32 - 0.4).collect();
+        for block in [Q4_0, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K] {
+            // Where candle takes them for whole blocks, they lie as it aligns them.
+            let bytes = random_blocks(block, n * k / block.numbers());
+            let Some(rows) = by_candle(block, &bytes, &x, k) else { continue };
+            let mut y = vec![[0f32; FEW]; n];
+            rows.dots(0..n, &mut y);
+            for (row, y) in bytes.chunks_exact(block.bytes_of(k)).zip(&y) {
+                let mut w = vec![0f32; k];
+                blocks::read(block, row, 0..k, &mut w);
+                let terms = || w.iter().zip(&x).map(|(w, x)| *w as f64 * *x as f64);
+                let (exact, size) = (terms().sum::<f64>(), terms().map(f64::abs).sum::<f64>());
+                assert!((y[0] as f64 - exact).abs() / size < 0.02, "{block:?}: {} for {exact}", y[0]);
+            }
+        }
+        assert!(by_candle(Q5_0, &[0; 22], &[0.0; 32], 32).is_none());
     }
 }
