@@ -142,8 +142,10 @@ pub(super) fn list(folder: &Path) -> Result<Listing> {
                 listing.files.push(path);
             } else {
                 // Rows beside a README are what was meant, not the README.
-                if at == folder && !hidden && TABLES.contains(&extension(&path).as_str()) {
-                    let name = entry.file_name().to_string_lossy().into_owned();
+                // JSON in a deeper folder may be anything.
+                let kind = extension(&path);
+                if !hidden && TABLES.contains(&kind.as_str()) && (at == folder || kind != "json") {
+                    let name = path.strip_prefix(folder).unwrap_or(&path).to_string_lossy().replace('\\', "/");
                     return Err(fault(folder, format!("the folder holds {name} and no train.jsonl: name the file")));
                 }
                 listing.left_out.0 += 1;
@@ -199,6 +201,10 @@ mod tests {
         touch(dir.path(), &["README.md", "rows.jsonl"]);
         let e = "D: the folder holds rows.jsonl and no train.jsonl: name the file";
         assert_eq!(names(dir.path()).unwrap_err(), e);
+        let deeper = tempfile::tempdir().unwrap();
+        touch(deeper.path(), &["README.md", "data/train-00000-of-00001.parquet"]);
+        let e = "D: the folder holds data/train-00000-of-00001.parquet and no train.jsonl: name the file";
+        assert_eq!(names(deeper.path()).unwrap_err(), e);
     }
 
     #[test]

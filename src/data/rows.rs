@@ -93,6 +93,12 @@ impl RowReader {
     /// text in UTF-16 and for a table without columns of distinct names.
     pub fn open(path: impl AsRef<Path>) -> Result<RowReader> {
         let path = path.as_ref();
+        let meta = std::fs::metadata(path).map_err(Error::io(path))?;
+        if !meta.is_file() && !meta.is_dir() {
+            // A pipe can be read once, and rows are read several times: the first one, those to show, all.
+            let reason = "expected a file or a folder: what comes by a pipe has to be written to a file first";
+            return Err(Error::io(path)(std::io::Error::new(std::io::ErrorKind::InvalidInput, reason)));
+        }
         let mut parser = RowParser::new(path);
         let input: Box<dyn RawRows> = match Kind::of(path)? {
             Kind::Json => {

@@ -85,6 +85,8 @@ pub(super) fn source_hash(data: &Path, cache_dir: &Path, stop: &dyn Fn() -> bool
             return Ok((*hash.as_bytes(), stamp));
         }
     }
+    // Asked before the reading, which may take longer than it takes to settle.
+    let settled = stamp.is_settled();
     let hash = match stamp.texts {
         None => hash_file(&stamp.path, stop)?,
         Some(_) => hash_texts(&stamp.path, stop)?,
@@ -92,7 +94,7 @@ pub(super) fn source_hash(data: &Path, cache_dir: &Path, stop: &dyn Fn() -> bool
     if Stamp::of(data)? != stamp {
         return Err(changed(data));
     }
-    if stamp.is_settled() && stamp.path.to_str().is_some() {
+    if settled && stamp.path.to_str().is_some() {
         let remembered =
             Remembered { stamp: stamp.clone(), blake3: blake3::Hash::from_bytes(hash).to_hex().to_string() };
         let written = serde_json::to_vec(&remembered)

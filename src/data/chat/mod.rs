@@ -283,7 +283,8 @@ impl Run {
             documents: Variable::from(Serde(&chat.documents)),
             prompt: options.add_generation_prompt,
             marks: None,
-            now: options.clock.map(seconds),
+            // One time for all renderings of a conversation, which are compared with each other.
+            now: Some(seconds(options.clock.unwrap_or_else(SystemTime::now))),
         }
     }
 }

@@ -25,7 +25,9 @@ pub(super) fn rewrite(template: &str) -> (Cow<'_, str>, bool) {
             at = after_code(template, at + 2, "}}");
         } else if rest.starts_with("{%") {
             let end = after_code(template, at + 2, "%}");
-            let inside = &template[at + 2..end.saturating_sub(2).max(at + 2)];
+            // A tag that is never closed goes to the end, and the compiler says so.
+            let tag = &template[at + 2..end];
+            let inside = tag.strip_suffix("%}").unwrap_or(tag);
             let name = inside.trim_start_matches(['-', '+']).trim();
             let name = name.trim_end_matches(['-', '+']).trim_end();
             let new = match name {
@@ -146,6 +148,13 @@ pub(super) fn spans(found: &[(char, usize)], open: char) -> Result<Vec<Range<usi
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_tag_that_is_never_closed_is_left_to_the_compiler() {
+        for t in ["{{ a }}{% x €", "{%€", "{% if '€\n", "{%"] {
+            assert_eq!(rewrite(t), (t.into(), false));
+        }
+    }
 
     #[test]
     fn tags_are_found_where_they_are_tags() {
