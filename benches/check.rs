@@ -5,7 +5,7 @@
 
 use std::process::ExitCode;
 
-use sftmix::bench::{run, BenchConfig, BenchModel, BenchReport, Shape};
+use sftmix::internal::bench::{run, BenchConfig, BenchModel, BenchReport, Shape};
 use sftmix::{DeviceSetting, Recipe, Recompute};
 
 fn main() -> ExitCode {

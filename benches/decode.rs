@@ -15,10 +15,10 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::llama::{Cache, Config, Llama, LlamaConfig};
 use candle_transformers::models::quantized_llama::ModelWeights;
-use sftmix::bench::Shape;
-use sftmix::lora::Adapter;
-use sftmix::model::Decoder;
-use sftmix::ops::{head_loss, Engine, EngineOptions};
+use sftmix::internal::bench::Shape;
+use sftmix::internal::model::Adapter;
+use sftmix::internal::model::Decoder;
+use sftmix::internal::ops::{head_loss, Engine, EngineOptions};
 use sftmix::LoraConfig;
 
 /// Tokens in, the last one's logits out, over what came before.

@@ -16,12 +16,12 @@ use criterion::measurement::WallTime;
 use criterion::{criterion_group, criterion_main, BatchSize, BenchmarkGroup, Criterion, Throughput};
 use half::bf16;
 use safetensors::tensor::{serialize_to_file, Dtype, TensorView};
-use sftmix::model::weights::{Weight, WeightStore};
-use sftmix::ops::elementwise::Gate;
-use sftmix::ops::head_loss::{Head, Position, Unit};
-use sftmix::ops::linear::{Call, Kept, Linear, Slot, SlotGrad};
-use sftmix::ops::{adamw, attention, elementwise, head_loss, linear, rms_norm, rope};
-use sftmix::ops::{Buf, Engine, EngineOptions, Layout, Matrix, Param};
+use sftmix::internal::ops::elementwise::Gate;
+use sftmix::internal::ops::head_loss::{Head, Position, Unit};
+use sftmix::internal::ops::linear::{Call, Kept, Linear, Slot, SlotGrad};
+use sftmix::internal::ops::{adamw, attention, elementwise, head_loss, linear, rms_norm, rope};
+use sftmix::internal::ops::{Buf, Engine, EngineOptions, Layout, Matrix, Param};
+use sftmix::internal::weights::{Weight, WeightStore};
 use sftmix::Result;
 
 /// Tokens of a micro-batch.
@@ -31,7 +31,7 @@ const R: usize = 16;
 /// Supervised positions.
 const S: usize = 128;
 
-/// Sizes by the letters of `sftmix::ops`.
+/// Sizes by the letters of `sftmix::internal::ops`.
 struct Sizes {
     name: &'static str,
     layers: usize,

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, TensorView};
-use sftmix::lora::Adapter;
-use sftmix::model::{Decoder, Keep};
-use sftmix::ops::{head_loss, Engine, EngineOptions, Layout};
+use sftmix::internal::model::Adapter;
+use sftmix::internal::model::Decoder;
+use sftmix::internal::ops::{head_loss, Engine, EngineOptions, Layout};
+use sftmix::Keep;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();

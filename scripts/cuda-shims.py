@@ -60,7 +60,7 @@ __attribute__((visibility("hidden"))) void *shim_{lib}_resolve(unsigned long ind
 TRAMPOLINE = """
     .text
 shim_{lib}_first:
-    subq $200, %rsp
+    subq $208, %rsp
     movq %rdi, 0(%rsp)
     movq %rsi, 8(%rsp)
     movq %rdx, 16(%rsp)
@@ -69,7 +69,7 @@ shim_{lib}_first:
     movq %r9, 40(%rsp)
     movq %rax, 48(%rsp)
     {save}
-    movq 200(%rsp), %rdi
+    movq 208(%rsp), %rdi
     call shim_{lib}_resolve
     movq %rax, %r11
     {restore}
@@ -80,7 +80,7 @@ shim_{lib}_first:
     movq 32(%rsp), %r8
     movq 40(%rsp), %r9
     movq 48(%rsp), %rax
-    addq $208, %rsp
+    addq $216, %rsp
     jmp *%r11
 """
 

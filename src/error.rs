@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::memory::show_bytes;
+use crate::units::show_bytes;
 
 /// Result with [`enum@Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -23,7 +23,7 @@ pub enum Error {
     /// A setting is out of range, contradicts another, or contradicts the run that is resumed.
     #[error("invalid setting {field}: {reason}")]
     InvalidConfig {
-        /// The setting, as in [`crate::TrainConfig`] and on the command line.
+        /// The setting, as in [`crate::config::TrainConfig`] and on the command line.
         field: String,
         /// What was expected and what was found.
         reason: String,

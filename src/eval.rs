@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
+use crate::base::facts::{check_base, default_cache};
+use crate::base::open::Inputs;
 use crate::config::DataOptions;
-use crate::data::Split;
-use crate::device::DeviceSetting;
+use crate::config::DeviceSetting;
+use crate::data::rows::files::Split;
 use crate::error::{Error, Result};
-use crate::job::Inputs;
-use crate::lora::base::{check_base, default_cache};
-use crate::lora::Adapter;
+use crate::model::Adapter;
 use crate::ops::EngineOptions;
 use crate::train::score;
 pub use crate::train::score::Evaluation;
@@ -69,7 +69,7 @@ pub fn evaluate(config: &EvalConfig) -> Result<Evaluation> {
         return Err(Error::config("threads", format!("expected 1 to 1024, found {}", config.threads.unwrap_or(0))));
     }
     config.data_options.validate()?;
-    let options = EngineOptions { threads: config.threads, ..config.device.open()?.options() };
+    let options = EngineOptions { threads: config.threads, ..EngineOptions::on(&config.device.open()?) };
     let cache = config.cache_dir.clone().unwrap_or_else(default_cache);
     if let (Some(adapter), false) = (&config.adapter, config.force) {
         check_base(adapter, &config.model, Some(&cache))?;

@@ -1,40 +1,112 @@
 #![doc = include_str!("../README.md")]
 #![deny(missing_docs, rustdoc::broken_intra_doc_links)]
 
-pub mod bench;
+mod base;
+mod bench;
 mod config;
-pub mod data;
-pub mod device;
+mod data;
+mod device;
 pub mod dynamics;
 mod error;
 mod eval;
 pub mod export;
+mod family;
+mod formats;
 #[cfg(feature = "generate")]
-pub mod generate;
-pub mod gguf;
-pub mod job;
+mod generate;
+mod gguf;
+mod job;
 mod kernels;
-pub mod lora;
-pub mod memory;
-pub mod model;
-pub mod ops;
-pub mod plan;
-pub mod recipe;
-pub mod rng;
-pub mod run;
-pub mod train;
+mod lora;
+mod memory;
+mod model;
+mod ops;
+mod plan;
+mod rate;
+mod recipe;
+mod rng;
+mod run;
+mod steps;
+mod train;
+mod units;
+mod weights;
 
+pub use base::facts::default_cache;
 pub use config::{
-    Confidence, DataFormat, DataOptions, Dynamics, Layers, LoraConfig, MixReduction, ModulePattern, Recipe, Recompute,
-    Schedule, TargetModules, TrainConfig,
+    Confidence, DataFormat, DataOptions, DataSource, DataSources, DeviceSetting, Dynamics, Layers, LoraConfig,
+    MixReduction, ModulePattern, Recipe, Recompute, Schedule, TargetModules, TrainConfig,
 };
-pub use data::{DataSource, DataSources};
-pub use device::DeviceSetting;
 pub use error::{BaseMismatch, Error, Result};
 pub use eval::{evaluate, EvalConfig, Evaluation};
 #[cfg(feature = "generate")]
 pub use generate::{GenerateConfig, Generation, Generator};
 pub use job::{Control, Event, JobHandle, Prepared, StepEvent, StopHandle, TrainReport, TrainingJob};
-pub use lora::base::default_cache;
 pub use model::Keep;
 pub use plan::{plan, PlannedMemory, RunPlan};
+
+/// What the program `sftmix`, the benches and the tests reach of the inside. No part of the API: it changes without
+/// notice.
+#[doc(hidden)]
+pub mod internal {
+    pub mod base {
+        pub use crate::base::*;
+    }
+    pub mod bench {
+        pub use crate::bench::*;
+    }
+    pub mod data {
+        pub use crate::data::*;
+    }
+    pub mod device {
+        pub use crate::device::*;
+    }
+    pub mod family {
+        pub use crate::family::*;
+    }
+    pub mod formats {
+        pub use crate::formats::*;
+    }
+    pub mod gguf {
+        pub use crate::gguf::*;
+    }
+    pub mod lora {
+        pub use crate::lora::*;
+    }
+    pub mod memory {
+        pub use crate::memory::*;
+    }
+    pub mod model {
+        pub use crate::model::*;
+    }
+    pub mod ops {
+        pub use crate::ops::*;
+    }
+    pub mod plan {
+        pub use crate::plan::*;
+    }
+    pub mod rate {
+        pub use crate::rate::*;
+    }
+    pub mod recipe {
+        pub use crate::recipe::*;
+    }
+    pub mod rng {
+        pub use crate::rng::*;
+    }
+    pub mod run {
+        pub use crate::run::*;
+    }
+    pub mod train {
+        pub use crate::train::*;
+    }
+    pub mod units {
+        pub use crate::units::*;
+    }
+    pub mod weights {
+        pub use crate::weights::*;
+    }
+    #[cfg(feature = "generate")]
+    pub mod generate {
+        pub use crate::generate::*;
+    }
+}

@@ -7,14 +7,16 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 use serde_json::{json, Value};
-use sftmix::data::chat::ChatFormat;
-use sftmix::data::{RowReader, StoreRequest, Template, TokenStore, Tokenizer};
 use sftmix::dynamics::{
     confidences, split_checkpoints, CheckpointInfo, DynamicsLog, DynamicsWriter, Header, Kind, Record, Stage,
 };
-use sftmix::memory::{anonymous_bytes, PeakSampler};
-use sftmix::recipe::Halves;
-use sftmix::rng::{Key, Stream};
+use sftmix::internal::data::rows::RowReader;
+use sftmix::internal::data::text::chat::ChatFormat;
+use sftmix::internal::data::text::Template;
+use sftmix::internal::data::tokens::{StoreRequest, TokenStore, Tokenizer};
+use sftmix::internal::memory::{anonymous_bytes, PeakSampler};
+use sftmix::internal::recipe::Halves;
+use sftmix::internal::rng::{Key, Stream};
 use sftmix::{Confidence, Control, DataOptions, Dynamics, Event, Recipe, TrainConfig, TrainingJob};
 
 use crate::{rows, Outcome, Settings};

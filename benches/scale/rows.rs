@@ -6,7 +6,7 @@ use std::io::{BufWriter, Write};
 use std::ops::Range;
 use std::path::Path;
 
-use sftmix::rng::{Key, Stream};
+use sftmix::internal::rng::{Key, Stream};
 
 const COMMON: &str =
     "the of and to a in is it you that he was for on are with as his they be at one have this from or \

@@ -1,6 +1,6 @@
 //! Random draws in sequence, over the crate's counter-based keys.
 
-use sftmix::rng::{fnv1a, Key, Stream};
+use sftmix::internal::rng::{fnv1a, Key, Stream};
 
 /// A key and how many of its numbers are used up.
 pub struct Draw {

@@ -56,7 +56,11 @@ pub type Weights = BTreeMap<String, Tensor>;
 pub fn random(c: &Config, seed: u64) -> Result<Weights> {
     let mut w = Weights::new();
     let mut normal = |name: String, shape: (usize, usize), deviation: f64| -> Result<()> {
-        let key = sftmix::rng::Key::new(seed, sftmix::rng::Stream::Bench, &[sftmix::rng::fnv1a(&name)]);
+        let key = sftmix::internal::rng::Key::new(
+            seed,
+            sftmix::internal::rng::Stream::Bench,
+            &[sftmix::internal::rng::fnv1a(&name)],
+        );
         let v: Vec<f32> = (0..(shape.0 * shape.1) as u64).map(|i| (key.normal2(i).0 * deviation) as f32).collect();
         w.insert(name, Tensor::from_vec(v, shape, &Device::Cpu)?);
         Ok(())

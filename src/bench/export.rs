@@ -10,7 +10,7 @@ use super::rows::RowShape;
 use super::trial::ADAMW;
 use super::BenchConfig;
 use crate::error::{Error, Result};
-use crate::lora::Adapter;
+use crate::model::Adapter;
 
 /// Writes `bench.json`, `rows.jsonl` (one row a line, labels of what is not trained are −100) and
 /// `adapter/`.

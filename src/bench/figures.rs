@@ -1,12 +1,12 @@
 //! What is gathered over the steps, and the report of it.
 
-use super::rate::Rates;
 use super::report::{BenchPhases, BenchReport, BenchStep, BenchTransfer};
 use super::rows::Step;
 use super::trial::Trial;
 use super::BenchConfig;
-use crate::ops::transfer::{Moved, Transfer};
+use crate::ops::moved::{Moved, Transfer};
 use crate::ops::Phase;
+use crate::rate::Rates;
 
 /// What is gathered over the steps.
 #[derive(Default)]

@@ -16,12 +16,8 @@
 //! steps, because the speed of a shared or throttling machine changes from minute to minute:
 //! `floor_share = floor ÷ (seconds × rate beside the step)`.
 
-#[cfg(feature = "cli")]
-mod blas;
 mod export;
 mod figures;
-mod process;
-mod rate;
 mod report;
 mod rows;
 mod shape;
@@ -30,16 +26,17 @@ mod trial;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use crate::config::DeviceSetting;
 use crate::config::{Recipe, Recompute};
-use crate::device::{self, DeviceSetting};
+use crate::device;
 use crate::error::{Error, Result};
+use crate::family::DecoderConfig;
 use crate::memory::{anonymous_bytes, peak_resident_bytes, PeakSampler};
-use crate::model::DecoderConfig;
 use crate::ops::Engine;
+use crate::rate::process::{cpu_seconds, forget_peak, seconds_since_start};
+use crate::rate::Reference;
+pub use crate::rate::{Rates, Speed};
 use figures::Figures;
-use process::{cpu_seconds, forget_peak, seconds_since_start};
-use rate::Reference;
-pub use rate::{Rates, Speed};
 pub use report::{BenchPhases, BenchReport, BenchStep, BenchTransfer};
 use rows::{RowShape, Step};
 pub use shape::{Shape, SHAPES};
@@ -339,7 +336,7 @@ mod tests {
         // The adapter loads beside the model that is named.
         let shape = RowShape { seed: 0, packed: false, seq: 64, vocab: 512 };
         let trial = Trial::open(&config, model, &shape).unwrap();
-        let loaded = crate::lora::Adapter::load(&trial.engine, &trial.model, &to.join("adapter")).unwrap();
+        let loaded = crate::model::Adapter::load(&trial.engine, &trial.model, &to.join("adapter")).unwrap();
         assert_eq!(loaded.hash().unwrap(), trial.adapter.hash().unwrap());
     }
 

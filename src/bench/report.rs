@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::rate::Rates;
+use crate::config::DeviceSetting;
 use crate::config::Recipe;
-use crate::device::DeviceSetting;
+use crate::rate::Rates;
 
 /// One timed step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]

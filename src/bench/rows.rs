@@ -6,12 +6,12 @@
 //! tokens, and the response is what is trained. Rows are a function of (seed, number).
 
 use crate::config::{MixReduction, Recipe};
-use crate::data::batch::Ragged;
-use crate::recipe::sample_beta;
+use crate::data::tokens::Ragged;
+use crate::plan::choice::Settled;
+use crate::recipe::beta::sample as sample_beta;
 use crate::rng::{Key, Stream};
 use crate::train::batches::{cut, Cut, Lengths};
 use crate::train::group::{Group, MicroBatch};
-use crate::train::plan::Settled;
 
 /// What rows look like.
 #[derive(Clone, Copy, Debug)]

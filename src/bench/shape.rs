@@ -220,7 +220,7 @@ fn write_tensor(file: &mut impl Write, key: Key, shape: &[usize]) -> std::io::Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::weights::WeightStore;
+    use crate::weights::WeightStore;
 
     #[test]
     fn a_folder_is_written_once_and_its_weights_have_the_stated_deviation() {

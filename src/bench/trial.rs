@@ -6,15 +6,17 @@ use super::rows::{RowShape, Step};
 use super::BenchConfig;
 use crate::config::TrainConfig;
 use crate::error::Result;
-use crate::job::settle::{limits_are_kept, settle, weight_bytes, Needs, RowFacts};
-use crate::lora::Adapter;
-use crate::model::{Decoder, DecoderConfig, Keep};
+use crate::family::DecoderConfig;
+use crate::model::Adapter;
+use crate::model::{Decoder, Keep};
+use crate::ops::engine::available_threads;
 use crate::ops::linear::SlotGrad;
-use crate::ops::{available_threads, Engine, EngineOptions};
-use crate::train::footprint::Parts;
+use crate::ops::{Engine, EngineOptions};
+use crate::plan::choice::Choice;
+use crate::plan::footprint::Parts;
+use crate::plan::settle::{limits_are_kept, settle, weight_bytes, Needs, RowFacts};
 use crate::train::group::GroupRun;
 use crate::train::optimizer::{AdamW, AdamWConfig};
-use crate::train::plan::Choice;
 
 /// How weights move.
 pub(super) const ADAMW: AdamWConfig = AdamWConfig { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, clip: 1.0 };
@@ -52,7 +54,7 @@ impl Trial {
     pub fn open(config: &BenchConfig, dir: &Path, rows: &RowShape) -> Result<Trial> {
         let device = config.device.open()?;
         let matrix_units = config.matrix_units;
-        let options = EngineOptions { threads: config.threads, matrix_units, ..device.options() };
+        let options = EngineOptions { threads: config.threads, matrix_units, ..EngineOptions::on(&device) };
         // The same choices as training makes.
         let lora_alpha = 2.0 * config.lora_r as f64;
         let like = TrainConfig {

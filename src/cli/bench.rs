@@ -3,7 +3,9 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use sftmix::bench::{self, BenchConfig, BenchModel, BenchReport, BenchStep, BenchTransfer, Shape, Speed, SHAPES};
+use sftmix::internal::bench;
+use sftmix::internal::bench::{BenchConfig, BenchModel, BenchReport, BenchStep, BenchTransfer, Shape, SHAPES};
+use sftmix::internal::rate::Speed;
 use sftmix::{DeviceSetting, Error, Recipe, Recompute};
 
 /// Measure speed and memory of training steps against what the machine can do
@@ -48,10 +50,10 @@ pub struct Args {
     micro_batch: Option<usize>,
     /// Memory that the library may hold, mapped weights not counted: 600MiB, 1.5GiB [default: what a
     /// workstation has to spare]
-    #[arg(long, value_name = "BYTES", value_parser = sftmix::memory::parse_bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = sftmix::internal::units::parse_bytes)]
     memory_limit: Option<u64>,
     /// Memory that the process may have resident in all, mapped weights counted [default: no limit]
-    #[arg(long, value_name = "BYTES", value_parser = sftmix::memory::parse_bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = sftmix::internal::units::parse_bytes)]
     resident_limit: Option<u64>,
     /// Use the processor's matrix units (AMX) where it has them: on or off
     #[arg(long, value_name = "on|off", default_value = "on", value_parser = on_off, action = clap::ArgAction::Set)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use serde::Serialize;
-use sftmix::data::Conversation;
+use sftmix::internal::data::text::Conversation;
 use sftmix::{Control, GenerateConfig, Generator};
 
 use super::failure::{Failure, INTERRUPTED};

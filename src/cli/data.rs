@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use serde_json::json;
-use sftmix::data::inspect::{inspect, InspectConfig, InspectedFile, ShownRow, ShownToken};
+use sftmix::internal::data::inspect::{inspect, InspectConfig, InspectedFile, ShownRow, ShownToken};
 use sftmix::{DataSource, DataSources};
 
 use super::format::{count, plural};

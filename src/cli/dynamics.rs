@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
 use serde_json::{json, Value};
-use sftmix::data::chat::ChatFormat;
-use sftmix::data::store::read_rows;
-use sftmix::data::{file_and_row, row_name, Rendered, Tokenizer};
 use sftmix::dynamics::{confidences, export, metrics, split_checkpoints, DynamicsLog, HalfSummary, Metrics, Summary};
-use sftmix::recipe::{Half, Halves};
+use sftmix::internal::data::text::chat::ChatFormat;
+use sftmix::internal::data::text::Rendered;
+use sftmix::internal::data::tokens::read_rows;
+use sftmix::internal::data::tokens::{file_and_row, row_name, Tokenizer};
+use sftmix::internal::recipe::{Half, Halves};
 use sftmix::{Confidence, Dynamics, TrainConfig};
 
 use super::failure::Failure;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
-use sftmix::data::Conversation;
+use sftmix::internal::data::text::Conversation;
 use sftmix::{Control, GenerateConfig, Generation, Generator};
 
 use super::help::Defaults;

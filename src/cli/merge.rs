@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use sftmix::export::QuantType;
 use sftmix::export::{MergeConfig, Merged, Precision};
-use sftmix::gguf::QuantType;
 
 use super::export::{apart, SourceFlags};
 use super::failure::Failure;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use sftmix::gguf::{quantize, QuantType, QuantizeConfig};
+use sftmix::export::{quantize, QuantType, QuantizeConfig};
 
 use super::options::one_of;
 use super::{format, output, Done};

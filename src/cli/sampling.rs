@@ -1,6 +1,6 @@
 //! Flags of the commands that generate.
 
-use sftmix::ops::{Engine, EngineOptions};
+use sftmix::internal::ops::{Engine, EngineOptions};
 use sftmix::{DeviceSetting, GenerateConfig};
 
 use super::help::Defaults;
@@ -70,7 +70,7 @@ pub struct MachineFlags {
 impl MachineFlags {
     /// The engine.
     pub fn engine(&self) -> sftmix::Result<Engine> {
-        let options = self.device.unwrap_or_default().open()?.options();
+        let options = EngineOptions::on(&self.device.unwrap_or_default().open()?);
         Engine::new(EngineOptions { threads: self.threads, rounded_blocks: !self.exact, ..options })
     }
 }

@@ -60,7 +60,7 @@ fn value_of(field: &str, value: toml::Value) -> Result<Value, String> {
             };
             sources(&list.into_iter().map(text).collect::<Result<Vec<_>, _>>()?)?
         }
-        ("memory_limit" | "resident_limit", toml::Value::String(s)) => sftmix::memory::parse_bytes(&s)?.into(),
+        ("memory_limit" | "resident_limit", toml::Value::String(s)) => sftmix::internal::units::parse_bytes(&s)?.into(),
         (_, toml::Value::String(s)) => s.into(),
         (_, toml::Value::Integer(i)) => i.into(),
         (_, toml::Value::Float(x)) if x.is_finite() => x.into(),

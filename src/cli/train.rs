@@ -186,11 +186,11 @@ pub struct Flags {
     recompute: Option<Recompute>,
     /// Memory that the library may hold, mapped weights not counted: 600MiB, 1.5GiB. Decides how rows are cut
     /// and what is kept, never what is computed [default: what a workstation has to spare]
-    #[arg(long, value_name = "BYTES", value_parser = sftmix::memory::parse_bytes, help_heading = "Machine")]
+    #[arg(long, value_name = "BYTES", value_parser = sftmix::internal::units::parse_bytes, help_heading = "Machine")]
     memory_limit: Option<u64>,
     /// Memory that the process may have resident in all, mapped weights counted: for a base that is larger than
     /// the memory left [default: mapped weights are the system's to drop]
-    #[arg(long, value_name = "BYTES", value_parser = sftmix::memory::parse_bytes, help_heading = "Machine")]
+    #[arg(long, value_name = "BYTES", value_parser = sftmix::internal::units::parse_bytes, help_heading = "Machine")]
     resident_limit: Option<u64>,
 
     /// Evaluate on --valid every so many steps [default: after each epoch only]
@@ -293,7 +293,7 @@ pub fn run(args: Args) -> Done {
         }
     };
     stop_on_signal(job.stop_handle());
-    if args.resume && sftmix::run::RunFolder::new(&out).report()?.is_some() {
+    if args.resume && sftmix::internal::run::RunFolder::new(&out).report()?.is_some() {
         output::note("this run is finished");
     }
     let mut progress = Progress::new();

@@ -6,7 +6,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{LoraConfig, TargetModules};
+use super::lora::{LoraConfig, TargetModules};
 use crate::error::{Error, Result};
 
 /// Numbers by module name or path, as PEFT's `rank_pattern` and `alpha_pattern`: the first entry whose name is

@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::chat::{ChatFacts, ChatFormat};
-use super::files::Split;
-use super::index::RowCounts;
-use super::pipeline::{encode, Blocks, Made};
+use super::rows::files::Split;
 use super::rows::RowReader;
-use super::sources::DataSources;
-use super::template::Template;
-use super::tokenizer::{Tokenizer, TARGET};
+use super::text::chat::{ChatFacts, ChatFormat};
+use super::text::Template;
+use super::tokens::pipeline::{encode, Blocks, Made};
+use super::tokens::RowCounts;
+use super::tokens::{Tokenizer, TARGET};
 use crate::config::DataOptions;
+use crate::config::DataSources;
 use crate::error::{Error, Result};
-use crate::ops::available_threads;
+use crate::ops::engine::available_threads;
 
 /// Rows that are named of each that were cut or left out.
 const NAMED: usize = 10;
@@ -48,7 +48,7 @@ impl Default for InspectConfig {
             data: DataSources::default(),
             row: None,
             rows: 3,
-            max_length: crate::TrainConfig::default().max_length,
+            max_length: crate::config::TrainConfig::default().max_length,
             threads: None,
             data_options: DataOptions::default(),
         }
@@ -139,7 +139,7 @@ pub fn inspect(config: &InspectConfig) -> Result<Vec<InspectedFile>> {
         return Err(Error::config("row", "there are several data files: name the one whose row is meant"));
     }
     let tokenizer = Tokenizer::load(&config.model)?;
-    let file = |source: &super::DataSource| {
+    let file = |source: &crate::config::DataSource| {
         let path = Split::Train.resolve(&source.path)?;
         Look { config, tokenizer: &tokenizer, path: &path }.file(source.weight)
     };

@@ -1,6 +1,6 @@
 use super::*;
+use crate::config::DataSource;
 use crate::data::testing::shared;
-use crate::data::DataSource;
 
 fn look(dir: &Path, text: &str, change: impl FnOnce(&mut InspectConfig)) -> Option<Result<InspectedFile, String>> {
     let model = shared("models/stories260K")?;

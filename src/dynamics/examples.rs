@@ -11,7 +11,7 @@ use memmap2::Mmap;
 use super::block::{field, VERSION};
 use super::fault;
 use super::header::{replace, Header};
-use crate::data::row_name;
+use crate::data::tokens::row_name;
 use crate::error::{Error, Result};
 
 /// Name of the file in the log's folder.

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::log::DynamicsLog;
 use super::metrics::Metrics;
-use crate::data::file_and_row;
+use crate::data::tokens::file_and_row;
 use crate::error::{Error, Result};
 use crate::recipe::Half;
 

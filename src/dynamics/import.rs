@@ -6,7 +6,7 @@ use super::fault;
 use super::log::DynamicsLog;
 use super::metrics::{confidences, split_checkpoints};
 use crate::config::Confidence;
-use crate::data::row_name;
+use crate::data::tokens::row_name;
 use crate::error::Result;
 
 /// How a join went.

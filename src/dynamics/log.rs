@@ -24,7 +24,7 @@ impl DynamicsLog {
     /// are read.
     ///
     /// # Errors
-    /// [`crate::Error::Io`] and [`crate::Error::Dynamics`] name the file.
+    /// [`crate::error::Error::Io`] and [`crate::error::Error::Dynamics`] name the file.
     pub fn open(dir: impl AsRef<Path>) -> Result<DynamicsLog> {
         let dir = dir.as_ref().to_path_buf();
         let (header, examples) = Examples::with_header(&dir)?;

@@ -53,7 +53,7 @@ pub fn split_checkpoints(log: &DynamicsLog) -> Result<Vec<usize>> {
 /// Beyond f32's range it is -∞ and ranks last: perplexity is not capped.
 ///
 /// # Errors
-/// [`crate::Error::Dynamics`] names the row without tokens, with a non-finite NLL, absent or twice
+/// [`crate::error::Error::Dynamics`] names the row without tokens, with a non-finite NLL, absent or twice
 /// there.
 pub fn confidences(log: &DynamicsLog, kind: Confidence, which: &[usize]) -> Result<Vec<f32>> {
     check(log, which)?;

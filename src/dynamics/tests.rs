@@ -5,8 +5,8 @@ use std::path::Path;
 
 use super::*;
 use crate::config::Confidence;
+use crate::error::Result;
 use crate::recipe::{Half, Halves};
-use crate::Result;
 
 /// A text hash per row, and the records of one checkpoint from the NLL of each row.
 pub(super) type Checkpoint = Vec<Record>;

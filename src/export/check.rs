@@ -5,11 +5,12 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::config::DataOptions;
-use crate::data::store::{StoreRequest, TokenStore};
-use crate::data::tokenizer::Tokenizer;
+use crate::data::tokens::StoreRequest;
+use crate::data::tokens::TokenStore;
+use crate::data::tokens::Tokenizer;
 use crate::error::{Error, Result};
-use crate::lora::Adapter;
-use crate::model::decoder::{Decoder, Keep};
+use crate::model::Adapter;
+use crate::model::{Decoder, Keep};
 use crate::ops::{head_loss, Engine, Layout};
 
 /// Rows that are compared, and tokens of each, at most.

@@ -14,11 +14,12 @@ use candle_core::{Device, Tensor};
 
 use super::{first_nonzero, pair_up, scaled, Half};
 use crate::error::{Error, Result};
-use crate::gguf::{type_name, Architecture, GgufFile, RowOrder};
+use crate::family::DecoderConfig;
+use crate::formats::dtype::Dtype;
+use crate::gguf::{type_name, GgufFile};
+use crate::gguf::{Architecture, RowOrder};
 use crate::lora::peft::PeftAdapter;
-use crate::lora::Adapter;
-use crate::model::weights::Dtype;
-use crate::model::DecoderConfig;
+use crate::model::Adapter;
 
 /// The file's name in its folder.
 pub(super) const FILE: &str = "adapter.gguf";

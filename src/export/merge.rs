@@ -15,15 +15,17 @@ use serde_json::{json, Map, Value};
 
 use super::check::{differences, Difference, Side};
 use super::precision::Precision;
+use super::quantize;
+use super::quantize::QuantType;
+use super::quantize::QuantizeConfig;
 use super::source::{AdapterSource, Opened};
-use crate::data::chat::stored::write_templates;
+use crate::data::text::chat::stored::write_templates;
 use crate::error::{Error, Result};
-use crate::gguf::{quantize, QuantType, QuantizeConfig};
 use crate::kernels::cpu::gemm::{gemm, View};
-use crate::model::weights::WeightStore;
 use crate::model::Decoder;
 use crate::ops::linear::Slot;
 use crate::run::atomic::{replace_dir, with_temporary_dir};
+use crate::weights::WeightStore;
 
 /// Elements that are converted at once.
 const PANEL: usize = 1 << 20;
@@ -435,12 +437,7 @@ fn verify(opened: &Opened, dir: &Path, out: &Path, sums: Sums) -> Result<Merged>
 }
 
 /// Some rows of a merged matrix against `W + s·B·A` in f64: each number is that one, rounded once.
-fn probe(
-    out: &Path,
-    store: &std::sync::Arc<WeightStore>,
-    base: &crate::model::weights::Weight,
-    slot: &Slot,
-) -> Result<()> {
+fn probe(out: &Path, store: &std::sync::Arc<WeightStore>, base: &crate::weights::Weight, slot: &Slot) -> Result<()> {
     let (rows, cols, r) = (slot.out_features, slot.in_features, slot.r);
     let stored = store.get(&format!("{}.weight", slot.module), &[rows, cols])?;
     let unit = Precision::of(stored.dtype()).map_or(0.0, Precision::unit) as f64;

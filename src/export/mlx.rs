@@ -12,10 +12,10 @@ use serde_json::{json, Value};
 
 use super::{first_nonzero, pair_up, scaled, Half};
 use crate::error::{Error, Result};
+use crate::family::DecoderConfig;
 use crate::lora::peft::PeftAdapter;
 use crate::lora::tensors::{load_tensors, write_tensors, Matrix};
-use crate::lora::Adapter;
-use crate::model::DecoderConfig;
+use crate::model::Adapter;
 
 const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapters.safetensors";

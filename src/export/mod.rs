@@ -6,6 +6,7 @@ mod gguf;
 mod merge;
 mod mlx;
 mod precision;
+mod quantize;
 mod source;
 
 use std::collections::BTreeMap;
@@ -16,15 +17,16 @@ use serde::Serialize;
 pub use check::Difference;
 pub use merge::{merge, MergeConfig, Merged};
 pub use precision::Precision;
+pub use quantize::{quantize, QuantType, QuantizeConfig, Quantized};
 pub use source::AdapterSource;
 
+use crate::base::facts::FILE as FACTS;
 use crate::config::{LoraConfig, TargetModules};
-use crate::data::chat::stored::{write_templates, DEFAULT};
+use crate::data::text::chat::stored::{write_templates, DEFAULT};
 use crate::error::{Error, Result};
-use crate::lora::base::FILE as FACTS;
+use crate::family::DecoderConfig;
 use crate::lora::peft::{load_adapter, LoraPair, PeftAdapter};
-use crate::lora::Adapter;
-use crate::model::DecoderConfig;
+use crate::model::Adapter;
 use crate::run::atomic::replace_dirs;
 use check::{differences, Side, ROUNDING};
 use source::Opened;

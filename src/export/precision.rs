@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use crate::model::weights::Dtype;
+use crate::formats::dtype::Dtype;
 
 /// A floating-point type of a safetensors file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

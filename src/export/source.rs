@@ -3,15 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use super::check::{Rows, Side};
+use crate::base::facts::{check_base, default_cache, AdapterFacts, BaseFacts};
+use crate::base::hash::HashCache;
 use crate::config::DataOptions;
-use crate::data::chat::stored::model_templates;
+use crate::data::text::chat::stored::model_templates;
 use crate::error::{Error, Result};
-use crate::lora::base::{check_base, default_cache, AdapterFacts, BaseFacts};
 use crate::lora::peft::load_adapter;
-use crate::lora::Adapter;
+use crate::model::Adapter;
 use crate::model::Decoder;
 use crate::ops::{Engine, EngineOptions};
-use crate::run::hash::HashCache;
 use crate::run::{RunFile, RunFolder};
 
 /// Which adapter, on which base, and the rows that logits are compared on.
@@ -101,7 +101,7 @@ impl AdapterSource {
 
     fn rows(
         &self,
-        run: Option<&crate::TrainConfig>,
+        run: Option<&crate::config::TrainConfig>,
         model: &Decoder,
         model_path: &Path,
         cache_dir: &Path,

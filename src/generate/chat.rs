@@ -3,8 +3,11 @@
 
 use std::time::Instant;
 
-use super::{GenerateConfig, Generation, Generator};
-use crate::data::chat::{ChatSource, ChatTemplate, Conversation, RenderOptions};
+use super::config::GenerateConfig;
+use super::{Generation, Generator};
+use crate::data::text::chat::ChatSource;
+use crate::data::text::Conversation;
+use crate::data::text::{ChatTemplate, RenderOptions};
 use crate::error::{Error, Result};
 use crate::job::Control;
 

@@ -12,12 +12,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::data::tokenizer::Tokenizer;
-use crate::device::DeviceSetting;
+use crate::base::facts::check_base;
+use crate::config::DeviceSetting;
+use crate::data::tokens::Tokenizer;
 use crate::error::{Error, Result};
 use crate::job::Control;
-use crate::lora::base::check_base;
-use crate::lora::Adapter;
+use crate::model::Adapter;
 use crate::model::Decoder;
 use crate::ops::{Engine, EngineOptions};
 pub use config::GenerateConfig;
@@ -80,7 +80,11 @@ impl Generator {
         device: DeviceSetting,
         threads: Option<usize>,
     ) -> Result<Generator> {
-        Generator::open_on(Engine::new(EngineOptions { threads, ..device.open()?.options() })?, model, adapter)
+        Generator::open_on(
+            Engine::new(EngineOptions { threads, ..EngineOptions::on(&device.open()?) })?,
+            model,
+            adapter,
+        )
     }
 
     /// As [`Generator::open`], on an engine of any form and device.

@@ -1,7 +1,8 @@
 //! The loop: the tokens of a prompt that are not in the cache, then one token at a time.
 
+use super::config::GenerateConfig;
 use super::sample::Sampler;
-use super::{GenerateConfig, Generator};
+use super::Generator;
 use crate::error::{Error, Result};
 use crate::job::Control;
 use crate::model::decode::Cache;

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use candle_core::{Device, Tensor};
 use candle_transformers::generation::{LogitsProcessor, Sampling};
 
-use super::GenerateConfig;
+use super::config::GenerateConfig;
 use crate::error::Result;
 use crate::kernels::cpu::attention::softmax_row;
 

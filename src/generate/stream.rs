@@ -2,7 +2,7 @@
 //! several tokens, and decoders strip the blank before the first. So what is decoded is always the last
 //! tokens whose text is known, with the new ones; the difference is the new text.
 
-use crate::data::tokenizer::Tokenizer;
+use crate::data::tokens::Tokenizer;
 use crate::error::Result;
 
 /// What decoders give for the bytes of a character that is not whole.

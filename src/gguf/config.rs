@@ -288,7 +288,7 @@ impl Read<'_> {
 }
 
 /// By how much Llama 3's scaling divides each frequency, as llama.cpp's converter writes it.
-pub(super) fn llama3_factors(
+pub(crate) fn llama3_factors(
     theta: f64,
     head_dim: usize,
     factor: f64,

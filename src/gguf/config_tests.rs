@@ -3,8 +3,8 @@ use std::path::PathBuf;
 use serde_json::{json, Value as Json};
 
 use super::*;
+use crate::formats::dtype::Dtype;
 use crate::gguf::write::{Field, Fields, Planned};
-use crate::model::weights::Dtype;
 
 const SIZES: [(&str, u32); 6] = [
     ("block_count", 2),
@@ -146,6 +146,6 @@ fn what_cannot_be_read_is_refused_by_name() {
 fn a_tensor_beside_the_model_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = write(dir.path(), "llama", &[], &[("blk.0.attn_rot_embd.weight", vec![1.0; 4])]);
-    let error = crate::model::weights::WeightStore::open(&path).unwrap_err().to_string();
+    let error = crate::weights::WeightStore::open(&path).unwrap_err().to_string();
     assert!(error.ends_with("blk.0.attn_rot_embd.weight: models of the family llama have no such tensor"), "{error}");
 }

@@ -11,7 +11,7 @@ use memmap2::Mmap;
 
 use super::reader::{fault, Reader, Value, TEXT};
 use crate::error::{Error, Result};
-use crate::model::weights::Dtype;
+use crate::formats::dtype::Dtype;
 
 /// The first bytes of a file.
 pub(crate) const MAGIC: &[u8; 4] = b"GGUF";

@@ -1,21 +1,16 @@
-//! GGUF, the file of llama.cpp: bases are read from it as they are, and written to it by [`quantize()`].
+//! GGUF, the file of llama.cpp: bases are read from it as they are.
 
-mod config;
-mod file;
-mod mix;
-mod names;
-mod pre;
-mod quantize;
-mod reader;
-pub(crate) mod tokenizer;
-mod vocabulary;
-mod write;
+pub(crate) mod config;
+pub(crate) mod file;
+pub(crate) mod names;
+pub(crate) mod pre;
+pub(crate) mod reader;
+pub mod tokenizer;
+pub(crate) mod write;
 
 pub(crate) use config::{architecture, model_config};
 pub(crate) use file::{type_name, GgufFile};
-pub use mix::QuantType;
 pub use names::{Architecture, RowOrder};
-pub use quantize::{quantize, QuantizeConfig, Quantized};
 pub use tokenizer::{chat_template, ChatTemplate};
 
 use std::path::Path;

@@ -24,7 +24,7 @@ enum Cut {
 
 /// A pre-tokenizer that has a name.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pre {
+pub(crate) struct Pre {
     /// llama.cpp's names for it; the first is written.
     names: &'static [&'static str],
     cut: Cut,

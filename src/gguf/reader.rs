@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 /// Most dimensions of a tensor.
 const DIMENSIONS: usize = 4;
 /// The numbers of the types of texts and lists.
-pub(super) const TEXT: u32 = 8;
+pub(crate) const TEXT: u32 = 8;
 const LIST: u32 = 9;
 
 /// A field's value.
@@ -40,12 +40,12 @@ fn width(kind: u32) -> Option<usize> {
 }
 
 /// The error for a field or tensor of a file.
-pub(super) fn fault(path: &Path, name: &str, reason: String) -> Error {
+pub(crate) fn fault(path: &Path, name: &str, reason: String) -> Error {
     Error::ModelFormat { path: path.into(), tensor: name.into(), reason }
 }
 
 /// Reads one thing after the other; `what` names it in errors.
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     pub path: &'a Path,
     pub bytes: &'a [u8],
     pub at: usize,

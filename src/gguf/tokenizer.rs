@@ -12,15 +12,15 @@ use super::pre::Pre;
 use crate::error::{Error, Result};
 
 /// Kinds of tokens, by ggml's numbers.
-pub(super) const NORMAL: i32 = 1;
-pub(super) const UNKNOWN: i32 = 2;
-pub(super) const CONTROL: i32 = 3;
-pub(super) const USER_DEFINED: i32 = 4;
-pub(super) const UNUSED: i32 = 5;
-pub(super) const BYTE: i32 = 6;
+pub(crate) const NORMAL: i32 = 1;
+pub(crate) const UNKNOWN: i32 = 2;
+pub(crate) const CONTROL: i32 = 3;
+pub(crate) const USER_DEFINED: i32 = 4;
+pub(crate) const UNUSED: i32 = 5;
+pub(crate) const BYTE: i32 = 6;
 
 /// The blank in a SentencePiece vocabulary.
-pub(super) const BLANK: &str = "\u{2581}";
+pub(crate) const BLANK: &str = "\u{2581}";
 
 /// Control tokens that end an answer, whether or not a field names them: llama.cpp's list.
 const ENDS: [&str; 9] = [
@@ -93,7 +93,7 @@ pub fn chat_template(path: &Path) -> Result<ChatTemplate> {
 }
 
 /// Ids that end a generation: those that fields name, the end of sequence first, then control tokens known for it.
-pub(super) fn end_tokens(file: &GgufFile) -> Result<Vec<u64>> {
+pub(crate) fn end_tokens(file: &GgufFile) -> Result<Vec<u64>> {
     let mut ids = Vec::new();
     for name in ["eos", "eot", "eom"] {
         ids.extend(file.size(&format!("tokenizer.ggml.{name}_token_id"))?);

@@ -3,11 +3,11 @@
 use std::io::Write;
 
 use super::file::{ALIGNMENT, MAGIC, VERSION};
-use crate::model::weights::Dtype;
+use crate::formats::dtype::Dtype;
 
 /// A field to be written.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Field {
+pub(crate) enum Field {
     U32(u32),
     F32(f32),
     Bool(bool),
@@ -19,7 +19,7 @@ pub(super) enum Field {
 
 /// A tensor to be written.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Planned {
+pub(crate) struct Planned {
     pub name: String,
     /// Outermost first.
     pub shape: Vec<usize>,
@@ -35,7 +35,7 @@ impl Planned {
 
 /// Fields in order.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Fields(Vec<(String, Field)>);
+pub(crate) struct Fields(Vec<(String, Field)>);
 
 impl Fields {
     /// Adds a field.
@@ -68,7 +68,7 @@ impl Fields {
 }
 
 /// Zeros behind a tensor of so many bytes.
-pub(super) fn pad(out: &mut impl Write, bytes: usize) -> std::io::Result<()> {
+pub(crate) fn pad(out: &mut impl Write, bytes: usize) -> std::io::Result<()> {
     out.write_all(&vec![0; bytes.next_multiple_of(ALIGNMENT) - bytes])
 }
 

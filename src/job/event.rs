@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::store::{RowCounts, SourceCounts};
-use crate::device::DeviceSetting;
+use crate::config::DeviceSetting;
+use crate::data::tokens::RowCounts;
+use crate::data::tokens::SourceCounts;
 use crate::model::Keep;
 use crate::train::score::Evaluation;
 

@@ -2,19 +2,13 @@
 //! bits of an uninterrupted run.
 
 mod event;
-pub(crate) mod forecast;
-pub(crate) mod open;
 mod runner;
-pub(crate) mod settle;
-mod stage;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
-
-pub(crate) use open::Inputs;
 
 pub use event::{Control, Event, Prepared, StepEvent, TrainReport};
 

@@ -12,36 +12,40 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::event::{Control, Event, Prepared, StepEvent, TrainReport};
-use super::open::{hex, stopped, Inputs, ModelHash};
-use super::settle::{limits_are_kept, refuse_early, settle, RowFacts, EXAMPLE};
-use super::stage::{Rows, StageRun};
 use super::StopHandle;
+use crate::base::open::{hex, stopped, Inputs, ModelHash};
 use crate::config::{Dynamics, Recipe, TrainConfig};
-use crate::data::select::{open_sets, Sets};
-use crate::data::store::{row_name, TokenStore};
+use crate::data::tokens::row_name;
+use crate::data::tokens::select::{open_sets, Sets};
+use crate::data::tokens::TokenStore;
 use crate::device;
-use crate::dynamics::{
-    confidences, import_confidences, split_checkpoints, CheckpointInfo, DynamicsLog, DynamicsWriter, Header, Kind,
-    Position, Record, Stage,
-};
+use crate::dynamics::import_confidences;
+use crate::dynamics::DynamicsLog;
+use crate::dynamics::Record;
+use crate::dynamics::{confidences, split_checkpoints};
+use crate::dynamics::{CheckpointInfo, Header, Kind, Stage};
+use crate::dynamics::{DynamicsWriter, Position};
 use crate::error::{Error, Result};
-use crate::lora::Adapter;
 use crate::memory::Charge;
+use crate::model::Adapter;
 use crate::model::Keep;
-use crate::ops::{available_threads, Engine, EngineOptions};
-use crate::recipe::{Halves, StagePlan, Step};
+use crate::ops::engine::available_threads;
+use crate::ops::{Engine, EngineOptions};
+use crate::plan::choice::SCORE_ROWS;
+use crate::plan::settle::{limits_are_kept, refuse_early, settle, RowFacts, EXAMPLE};
+use crate::recipe::Halves;
+use crate::recipe::StagePlan;
+use crate::recipe::Step;
 use crate::run::atomic::clean_temporaries;
 use crate::run::checkpoint::{self, Best, Checkpoint, State};
 use crate::run::folder::Metrics;
 use crate::run::{Resolved, RunFile, RunFolder};
+use crate::steps::stage::{Rows, StageRun};
 use crate::train::batches::Cut;
 use crate::train::group::RowResult;
 use crate::train::optimizer::AdamW;
 use crate::train::schedule::LearningRate;
 use crate::train::score::{evaluate, score, Evaluation, Together};
-
-/// Rows of a forward pass.
-pub(super) const SCORE_ROWS: usize = 32;
 
 use saving::newest;
 use training::Training;
@@ -108,7 +112,7 @@ impl<'a> Runner<'a> {
         let cache = config.cache_dir.clone().unwrap_or_else(|| folder.cache());
         let chosen = config.device.open()?;
         let device = device::setting(&chosen.device, chosen.form);
-        let mut options = EngineOptions { threads: config.threads, ..chosen.options() };
+        let mut options = EngineOptions { threads: config.threads, ..EngineOptions::on(&chosen) };
         match before.as_ref().map(|b| &b.resolved) {
             Some(r) if r.device == device => {
                 options.threads = Some(r.threads);

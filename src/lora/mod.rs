@@ -1,8 +1,5 @@
 //! LoRA: slots on linears, and PEFT's folders in and out.
 
 mod adapter;
-pub mod base;
 pub mod peft;
 pub(crate) mod tensors;
-
-pub use adapter::Adapter;

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use serde_json::{json, Map, Value};
 
-use crate::config::{is_regex, Layers, LoraConfig, ModulePattern, TargetModules};
+use crate::config::{is_regex, Layers, ModulePattern};
+use crate::config::{LoraConfig, TargetModules};
 use crate::error::{Error, Result};
 use crate::lora::tensors::{le_bytes, write_tensors, Matrix};
 pub use crate::lora::tensors::{load_tensors, Tensors};

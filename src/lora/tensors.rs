@@ -11,7 +11,7 @@ use safetensors::SafeTensors;
 use serde_json::{json, Map, Value};
 
 use crate::error::{Error, Result};
-use crate::model::weights::Dtype;
+use crate::formats::dtype::Dtype;
 
 /// Tensors by name: shape and numbers.
 pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;

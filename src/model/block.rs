@@ -10,10 +10,10 @@
 //! give the same bits. Norm outputs and `act·up` are made again in the backward pass: they are cheap and as large as
 //! what is saved.
 
-use super::config::DecoderConfig;
+use super::adapter::Adapter;
 use super::projection::Projection;
 use crate::error::Result;
-use crate::lora::Adapter;
+use crate::family::DecoderConfig;
 use crate::ops::attention::{self, Shape};
 use crate::ops::linear::{self, Call, Kept, Linear, SlotGrad};
 use crate::ops::{elementwise, rms_norm, rope, Buf, Engine, Param};

@@ -1,9 +1,9 @@
 //! The decoder a few tokens at a time: keys and values of the tokens so far are kept, so that a new token
 //! costs one row of each product. No dropout, nothing kept for a backward pass.
 
+use super::adapter::Adapter;
+use super::decoder::Decoder;
 use crate::error::{Error, Result};
-use crate::lora::Adapter;
-use crate::model::Decoder;
 use crate::ops::{attention, cache_attention, rms_norm, rows, Buf, Engine, Layout};
 
 /// Most tokens of a pass: enough to make the reading of the weights cheap.

@@ -4,17 +4,17 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::adapter::Adapter;
 use super::block::{Block, Context, Saved};
-use super::config::{DecoderConfig, Norms, QkNorm};
 use super::projection::Projection;
-use super::shapes::LinearShape;
-use super::weights::WeightStore;
 use crate::error::{Error, Result};
-use crate::lora::Adapter;
+use crate::family::shapes::LinearShape;
+use crate::family::{DecoderConfig, Norms, QkNorm};
 use crate::ops::elementwise::{self, DropoutKey};
 use crate::ops::head_loss::Head;
 use crate::ops::linear::{Call, Linear, SlotGrad};
 use crate::ops::{embedding, rms_norm, rope, rows, Buf, Engine, Layout, Matrix, Param};
+use crate::weights::WeightStore;
 
 /// A model with its frozen weights mapped.
 #[derive(Debug)]

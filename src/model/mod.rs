@@ -1,15 +1,11 @@
-//! One decoder: `config.json` → switches, mapped weights, forward and backward.
+//! One decoder: blocks of frozen linears with adapters on them, forward and backward.
 
+pub mod adapter;
 pub mod block;
-pub mod config;
 pub mod decode;
 pub mod decoder;
-mod dtype;
 mod projection;
 mod residency;
-pub mod shapes;
-mod weight;
-pub mod weights;
 
-pub use config::DecoderConfig;
+pub use adapter::Adapter;
 pub use decoder::{Decoder, Keep};

@@ -3,8 +3,8 @@
 //! larger than the memory left can be trained on. The file still holds them: nothing is lost.
 
 use super::decoder::Decoder;
-use super::weights::Weight;
 use crate::ops::linear::Linear;
+use crate::weights::Weight;
 
 /// What the system is told about some pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,8 +3,9 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::transfer::Transfer;
-use super::{Buf, Engine, Phase};
+use super::buf::Buf;
+use super::engine::{Engine, Phase};
+use super::moved::Transfer;
 use crate::error::Result;
 use crate::kernels::cpu::{adamw as kernel, elementwise};
 pub use kernel::Step;

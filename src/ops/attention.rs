@@ -3,8 +3,9 @@
 
 use candle_core::{DType, Tensor, D};
 
-use super::transfer::Transfer;
-use super::{Buf, Engine, Layout, Phase};
+use super::buf::Buf;
+use super::engine::{Engine, Phase};
+use super::layout::{Layout, Tile, TileKey};
 use crate::error::Result;
 use crate::kernels::cpu::attention as kernel;
 pub use kernel::Shape;
@@ -98,48 +99,10 @@ pub(super) fn cap(x: Tensor, softcap: Option<f32>) -> Result<(Tensor, Option<Ten
     Ok((t.affine(c as f64, 0.0)?, Some(slope)))
 }
 
-/// What the tiles of a layout depend on: query rows of a tile, window.
-pub(crate) type TileKey = (usize, Option<usize>);
-
 impl Shape {
     fn tile_key(&self) -> TileKey {
         (self.tile, self.window)
     }
-}
-
-/// A tile of the portable form: queries `q0..q1` of a row against keys `k0..q1`. The same for every block
-/// and both passes, so it is made and uploaded once a layout.
-#[derive(Debug)]
-pub(crate) struct Tile {
-    q0: usize,
-    q1: usize,
-    k0: usize,
-    /// `[1, 1, T, K]`: 0 where visible, −inf elsewhere.
-    mask: Tensor,
-    /// `[K]`: k0, k0 + 1, …
-    keys: Tensor,
-}
-
-/// The tiles of rows with these cumulated lengths.
-pub(crate) fn tiles(engine: &Engine, offsets: &[u32], (tile, window): TileKey) -> Result<Vec<Tile>> {
-    let mut out = Vec::new();
-    for row in offsets.windows(2) {
-        let (start, end) = (row[0] as usize, row[1] as usize);
-        for q0 in (start..end).step_by(tile) {
-            let q1 = (q0 + tile).min(end);
-            let first = |t: usize| window.map_or(start, |w| (t + 1).saturating_sub(w).max(start));
-            let k0 = first(q0);
-            let mut mask = vec![f32::NEG_INFINITY; (q1 - q0) * (q1 - k0)];
-            for t in q0..q1 {
-                let at = (t - q0) * (q1 - k0);
-                mask[at + first(t) - k0..=at + t - k0].fill(0.0);
-            }
-            let mask = engine.upload(Transfer::Rows, &mask, (1, 1, q1 - q0, q1 - k0))?;
-            let keys: Vec<u32> = (k0 as u32..q1 as u32).collect();
-            out.push(Tile { q0, q1, k0, mask, keys: engine.upload(Transfer::Rows, &keys, keys.len())? });
-        }
-    }
-    Ok(out)
 }
 
 /// Takes a tile's operands out of matrices and puts its results back. Operands are `[H_kv, G·T, D]` and

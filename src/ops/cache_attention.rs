@@ -4,8 +4,9 @@
 use candle_core::{DType, D};
 
 use super::attention::{cap, Shape};
-use super::transfer::Transfer;
-use super::{Buf, Engine, Phase};
+use super::buf::Buf;
+use super::engine::{Engine, Phase};
+use super::moved::Transfer;
 use crate::error::Result;
 use crate::kernels::cpu::{attention, cache_attention as kernel};
 
@@ -102,7 +103,10 @@ fn mask(s: Shape, m: usize, n: usize) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::{attention, EngineOptions, Form, Layout};
+    use crate::device::Form;
+    use crate::ops::attention;
+    use crate::ops::engine::EngineOptions;
+    use crate::ops::layout::Layout;
     use crate::rng::{Key, Stream};
 
     #[test]
@@ -112,7 +116,8 @@ mod tests {
             (0..n as u64).map(|i| 4.0 * draws.uniform(at + i) as f32 - 2.0).collect()
         };
         for form in [Form::Fused, Form::Portable] {
-            let e = crate::ops::Engine::new(EngineOptions { form, threads: Some(2), ..Default::default() }).unwrap();
+            let e = crate::ops::engine::Engine::new(EngineOptions { form, threads: Some(2), ..Default::default() })
+                .unwrap();
             for (heads, kv_heads, head_dim, tokens) in [(4, 2, 6, 1), (3, 1, 40, 23), (6, 6, 16, 9), (9, 3, 64, 700)] {
                 for (window, softcap) in [(None, None), (Some(1), None), (Some(5), Some(2.0)), (Some(2000), None)] {
                     let s = Shape { heads, kv_heads, head_dim, scale: 0.3, softcap, window, tile: 8 };

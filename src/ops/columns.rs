@@ -2,7 +2,8 @@
 
 use candle_core::Tensor;
 
-use super::{Buf, Engine, Phase};
+use super::buf::Buf;
+use super::engine::{Engine, Phase};
 use crate::error::Result;
 use crate::kernels::cpu::for_rows;
 

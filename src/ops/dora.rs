@@ -12,15 +12,17 @@ use std::sync::{RwLock, RwLockReadGuard};
 
 use candle_core::{DType, Tensor};
 
+use super::buf::{Buf, Matrix};
 use super::elementwise::{add, dropout};
+use super::engine::{Engine, Phase};
 use super::linear::{self, adapter_gradients, input_gradient, Call, Kept, Linear, Saved, Slot, SlotGrad};
-use super::{Buf, Engine, Matrix, Phase};
 use crate::error::Result;
 use crate::kernels::cpu::dora as kernel;
 use crate::kernels::cpu::elementwise::add_bias;
 use crate::kernels::cpu::for_rows;
 use crate::kernels::cpu::gemm::View;
-use crate::kernels::cpu::product::{product, Plain, Rows, Term};
+use crate::kernels::cpu::product::{product, Term};
+use crate::kernels::cpu::product::{Plain, Rows};
 
 /// Rows of `W + s·B·A` that exist at once.
 pub(crate) const ROWS: usize = 64;
@@ -219,7 +221,7 @@ pub(super) fn backward(
     }
     let kept_z = saved.t.and_then(|k| k.z.as_ref());
     let (Some(t), Some(z)) = (saved.t.map(|k| &k.t).or(made_t.as_ref()), kept_z.or(made_z.as_ref())) else {
-        return Err(crate::Error::Misuse("DoRA was given what a plain adapter saved".into()));
+        return Err(crate::error::Error::Misuse("DoRA was given what a plain adapter saved".into()));
     };
     engine.timed(Phase::Linear, || {
         match (&mut grad.m, g, z) {
@@ -230,7 +232,7 @@ pub(super) fn backward(
                 let sums = (g.to_dtype(DType::F32)? * z.to_dtype(DType::F32)?)?.sum_keepdim(0)?;
                 *dm = (&*dm + sums.mul(inverse.of_rows.tensor())?)?;
             }
-            _ => return Err(crate::Error::Misuse("DoRA was given the gradients of a plain adapter".into())),
+            _ => return Err(crate::error::Error::Misuse("DoRA was given the gradients of a plain adapter".into())),
         }
         Ok(())
     })?;

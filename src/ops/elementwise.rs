@@ -2,8 +2,10 @@
 
 use candle_core::Tensor;
 
-use super::transfer::Transfer;
-use super::{Buf, Engine, Layout, Phase};
+use super::buf::Buf;
+use super::engine::{Engine, Phase};
+use super::layout::Layout;
+use super::moved::Transfer;
 use crate::error::Result;
 use crate::kernels::cpu::elementwise as kernel;
 use crate::rng::{Key, Stream};

@@ -1,7 +1,8 @@
 //! Token embedding: rows of a frozen table. Nothing below it learns, so it has no backward.
 
-use super::transfer::Transfer;
-use super::{Buf, Engine, Matrix, Phase};
+use super::buf::{Buf, Matrix};
+use super::engine::{Engine, Phase};
+use super::moved::Transfer;
 use crate::error::Result;
 
 /// `x[N,C]` = rows `ids[N]` of `table[V,C]`. Ids are below V (checked where rows enter the engine).

@@ -4,13 +4,15 @@
 use candle_core::{DType, Tensor, D};
 
 use super::attention::cap;
-use super::transfer::Transfer;
-use super::{Buf, Engine, Matrix, Phase};
+use super::buf::{Buf, Matrix};
+use super::engine::{Engine, Phase};
+use super::moved::Transfer;
 use crate::error::{Error, Result};
 use crate::kernels::cpu::elementwise;
 use crate::kernels::cpu::gemm::{gemm, View};
 use crate::kernels::cpu::loss as kernel;
-use crate::kernels::cpu::product::{product, Columns, Rows, Term};
+use crate::kernels::cpu::product::{product, Term};
+use crate::kernels::cpu::product::{Columns, Rows};
 pub use kernel::{Mix, RowStats};
 
 /// One supervised position.

@@ -4,15 +4,18 @@
 
 use candle_core::{DType, Tensor};
 
+use super::buf::{Buf, Matrix, Param};
 use super::dora::{self, Dora};
 use super::elementwise::{dropout, DropoutKey};
-use super::{Buf, Engine, Layout, Matrix, Param, Phase};
+use super::engine::{Engine, Phase};
+use super::layout::Layout;
 use crate::error::Result;
 use crate::kernels::cpu::elementwise::add_bias;
 use crate::kernels::cpu::for_rows;
 use crate::kernels::cpu::gemm::View;
 use crate::kernels::cpu::matvec::{self, LowRank, Source};
-use crate::kernels::cpu::product::{product, Columns, Plain, Rows, Term};
+use crate::kernels::cpu::product::{product, Term};
+use crate::kernels::cpu::product::{Columns, Plain, Rows};
 
 /// A frozen linear of the model.
 #[derive(Debug)]

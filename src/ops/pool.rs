@@ -158,7 +158,7 @@ impl Pool {
     /// A buffer of `len` elements with unspecified contents.
     ///
     /// # Panics
-    /// When the system has no more memory; [`Engine::run`](super::Engine::run) makes that an error.
+    /// When the system has no more memory; [`Engine::run`](super::engine::Engine::run) makes that an error.
     pub fn take(self: &Arc<Self>, len: usize) -> HostBuf {
         self.take_from(self.passing.load(Relaxed), len)
     }

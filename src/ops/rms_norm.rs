@@ -3,7 +3,8 @@
 
 use candle_core::{DType, Tensor, D};
 
-use super::{Buf, Engine, Param, Phase};
+use super::buf::{Buf, Param};
+use super::engine::{Engine, Phase};
 use crate::error::Result;
 use crate::kernels::cpu::norm;
 

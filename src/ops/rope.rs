@@ -5,22 +5,14 @@ use std::borrow::Cow;
 
 use candle_core::{Tensor, D};
 
-use super::transfer::Transfer;
-use super::{Buf, Engine, Layout, Phase};
+use super::buf::Buf;
+use super::engine::{Engine, Phase};
+use super::layout::Layout;
+use super::moved::Transfer;
 use crate::error::Result;
+use crate::family::rope::Frequencies;
 use crate::kernels::cpu::rope as kernel;
 use crate::memory::Charge;
-
-/// The frequencies of a rotary embedding, rounded to f32 as Hugging Face rounds them.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Frequencies {
-    /// One for each pair of features that is rotated: the first `2 · short.len()` of a head.
-    pub short: Vec<f32>,
-    /// The frequencies of rows of more than so many tokens, where those are others (LongRoPE).
-    pub long: Option<(usize, Vec<f32>)>,
-    /// Factor of cos and sin.
-    pub scale: f64,
-}
 
 /// cos and sin of position·frequency, `[positions, D/2]`; with LongRoPE those of long rows stand behind.
 #[derive(Debug)]

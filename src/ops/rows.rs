@@ -2,8 +2,9 @@
 
 use candle_core::Tensor;
 
-use super::transfer::Transfer;
-use super::{Buf, Engine, Phase};
+use super::buf::Buf;
+use super::engine::{Engine, Phase};
+use super::moved::Transfer;
 use crate::error::Result;
 
 /// `y[S,C]`: the rows of `x[N,C]` that `at` names.

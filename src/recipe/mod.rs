@@ -15,7 +15,7 @@
 //! reference run's own passes, `single` mixes from the second epoch of one run, a path imports the
 //! log of another run (published for Gemma-2B → Llama-3.1-8B). [`StagePlan`] spells a run out.
 
-mod beta;
+pub(crate) mod beta;
 mod loss_weights;
 mod pairs;
 mod plan;

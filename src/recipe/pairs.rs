@@ -128,8 +128,8 @@ mod tests {
                 for p in &s.pairs {
                     assert_eq!(p.index, index);
                     index += 1;
-                    assert_eq!(labels[p.confident as usize], super::super::Half::Confident);
-                    assert_eq!(labels[p.unconfident as usize], super::super::Half::Unconfident);
+                    assert_eq!(labels[p.confident as usize], crate::recipe::split::Half::Confident);
+                    assert_eq!(labels[p.unconfident as usize], crate::recipe::split::Half::Unconfident);
                     assert!((0.0..=1.0).contains(&p.lambda));
                     seen[p.confident as usize] += 1;
                     seen[p.unconfident as usize] += 1;
@@ -166,7 +166,7 @@ mod tests {
             .labels()
             .iter()
             .enumerate()
-            .map(|(i, l)| if *l == super::super::Half::Confident { 100.0 + i as f32 } else { i as f32 })
+            .map(|(i, l)| if *l == crate::recipe::split::Half::Confident { 100.0 + i as f32 } else { i as f32 })
             .collect();
         assert_eq!(a, all(&Halves::split(&reversed).unwrap(), 1, 0, 4));
     }

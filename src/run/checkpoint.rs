@@ -8,11 +8,11 @@ use serde_json::json;
 
 use super::atomic::{replace_dir, write_file};
 use super::folder::pretty;
+use crate::base::facts::AdapterFacts;
 use crate::dynamics::Position;
 use crate::error::{Error, Result};
-use crate::lora::base::AdapterFacts;
 use crate::lora::tensors::{load_tensors, write_tensors, Matrix};
-use crate::lora::Adapter;
+use crate::model::Adapter;
 use crate::ops::linear::Slot;
 use crate::train::optimizer::AdamW;
 

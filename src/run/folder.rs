@@ -8,13 +8,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::atomic::write_file;
+use crate::config::DeviceSetting;
 use crate::config::TrainConfig;
-use crate::data::chat::ChatFacts;
-use crate::data::store::{RowCounts, SourceCounts};
-use crate::device::DeviceSetting;
+use crate::data::text::chat::ChatFacts;
+use crate::data::tokens::RowCounts;
+use crate::data::tokens::SourceCounts;
 use crate::error::{Error, Result};
 use crate::job::TrainReport;
-use crate::train::plan::Settled;
+use crate::plan::choice::Settled;
 
 /// Version of the folder's layout.
 const FORMAT: u32 = 1;

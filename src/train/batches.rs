@@ -4,10 +4,11 @@ use std::ops::Range;
 
 use super::group::{Group, MicroBatch, PairSpec};
 use crate::config::MixReduction;
-use crate::data::batch::Ragged;
-use crate::data::store::TokenStore;
-use crate::recipe::{LossWeights, Step};
-use crate::train::footprint::Rows;
+use crate::data::tokens::Ragged;
+use crate::data::tokens::TokenStore;
+use crate::plan::footprint::Rows;
+use crate::recipe::LossWeights;
+use crate::recipe::Step;
 
 /// How steps are cut.
 #[derive(Clone, Copy, Debug, PartialEq)]

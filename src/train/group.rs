@@ -6,16 +6,16 @@
 
 use std::ops::Range;
 
-use crate::data::batch::{Ragged, NONE};
+use crate::data::tokens::{Ragged, NONE};
 use crate::error::{Error, Result};
-use crate::lora::Adapter;
-use crate::model::decoder::{Decoder, Keep};
+use crate::model::Adapter;
+use crate::model::{Decoder, Keep};
 use crate::ops::elementwise::DropoutKey;
 use crate::ops::head_loss::{self, Mix, Position, Unit};
 use crate::ops::linear::SlotGrad;
 use crate::ops::{rows, Engine, Layout};
+use crate::plan::footprint::{Footprint, Rows};
 use crate::recipe::entropy;
-use crate::train::footprint::{Footprint, Rows};
 
 /// Rows that run through the blocks together.
 #[derive(Clone, Debug)]

@@ -1,7 +1,7 @@
 //! AdamW over an adapter's slots, with global-norm clipping; its state can be saved and put back.
 
 use crate::error::{Error, Result};
-use crate::lora::Adapter;
+use crate::model::Adapter;
 use crate::ops::adamw::{self, Step};
 use crate::ops::linear::SlotGrad;
 use crate::ops::{Buf, Engine, Phase};

@@ -4,11 +4,11 @@
 use serde::Serialize;
 
 use super::group::{Calibration, Group, GroupResult, GroupRun, MicroBatch};
-use crate::data::batch::Ragged;
-use crate::data::store::TokenStore;
+use crate::data::tokens::Ragged;
+use crate::data::tokens::TokenStore;
 use crate::error::{Error, Result};
-use crate::lora::Adapter;
-use crate::model::decoder::{Decoder, Keep};
+use crate::model::Adapter;
+use crate::model::{Decoder, Keep};
 use crate::ops::Engine;
 
 /// How many rows run together in a forward pass. Decides speed and memory, not figures.

@@ -5,17 +5,19 @@
 use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{DType, Device, Tensor, Var};
-use sftmix::data::batch::Ragged;
-use sftmix::lora::Adapter;
-use sftmix::model::config::QkNorm;
-use sftmix::model::decoder::Keep;
-use sftmix::model::{Decoder, DecoderConfig};
-use sftmix::ops::attention::Shape;
-use sftmix::ops::elementwise::DropoutKey;
-use sftmix::ops::linear::SlotGrad;
-use sftmix::ops::{Engine, EngineOptions, Form, Layout, Phase};
-use sftmix::train::group::{Group, GroupResult, GroupRun, MicroBatch, PairSpec};
-use sftmix::train::optimizer::{AdamW, AdamWConfig};
+use sftmix::internal::data::tokens::Ragged;
+use sftmix::internal::device::Form;
+use sftmix::internal::family::DecoderConfig;
+use sftmix::internal::family::QkNorm;
+use sftmix::internal::model::Adapter;
+use sftmix::internal::model::Decoder;
+use sftmix::internal::ops::attention::Shape;
+use sftmix::internal::ops::elementwise::DropoutKey;
+use sftmix::internal::ops::linear::SlotGrad;
+use sftmix::internal::ops::{Engine, EngineOptions, Layout, Phase};
+use sftmix::internal::train::group::{Group, GroupResult, GroupRun, MicroBatch, PairSpec};
+use sftmix::internal::train::optimizer::{AdamW, AdamWConfig};
+use sftmix::Keep;
 use sftmix::{LoraConfig, TargetModules};
 
 use crate::golden::golden_dir;
@@ -190,7 +192,7 @@ impl Lora {
 
 /// Random rows of these lengths; from the third token on they are supervised, with gaps.
 pub fn random_rows(lengths: &[usize], vocab: usize) -> Rows {
-    let key = sftmix::rng::Key::new(3, sftmix::rng::Stream::Bench, &[lengths.len() as u64]);
+    let key = sftmix::internal::rng::Key::new(3, sftmix::internal::rng::Stream::Bench, &[lengths.len() as u64]);
     let row = |(i, &n): (usize, &usize)| {
         let ids = (0..n).map(|t| key.below((i * 1000 + t) as u64, vocab as u64) as u32).collect();
         (ids, (0..n).map(|t| t >= 2 && t % 7 != 4 || t + 1 == n).collect())
@@ -300,14 +302,14 @@ pub fn total_loss(group: &Group, r: &GroupResult) -> f64 {
     r.rows.iter().map(|r| r.nll).sum::<f64>() * group.a + group.mu * r.mixup
 }
 
-/// The masks of a step on the rows, made by [`sftmix::ops::elementwise::dropout`] on ones.
+/// The masks of a step on the rows, made by [`sftmix::internal::ops::elementwise::dropout`] on ones.
 fn masks(e: &Engine, adapter: &Adapter, rows: &Rows, key: DropoutKey) -> Masks {
     let ragged = Ragged::from_rows(rows);
     let names = ragged.examples.iter().map(|&e| e as u64).collect();
     let layout = Layout::new(ragged.offsets.clone(), names);
-    let mask = |s: &sftmix::ops::linear::Slot| {
+    let mask = |s: &sftmix::internal::ops::linear::Slot| {
         let mut ones = e.parameter(layout.tokens(), s.in_features, &vec![1.0; layout.tokens() * s.in_features])?;
-        sftmix::ops::elementwise::dropout(e, &mut ones, s.in_features, s.dropout, key, s.key, &layout)?;
+        sftmix::internal::ops::elementwise::dropout(e, &mut ones, s.in_features, s.dropout, key, s.key, &layout)?;
         Ok((s.module.clone(), tensor(&ones.to_vec()?, (layout.tokens(), s.in_features))))
     };
     e.run(|| adapter.slots.iter().map(mask).collect()).unwrap()

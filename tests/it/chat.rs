@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{json, Value};
-use sftmix::data::chat::{ChatTemplate, Conversation, RenderOptions, Spans, SpecialTokens};
-use sftmix::data::{Rendered, StoreRequest, TokenStore, Tokenizer, TARGET};
+use sftmix::internal::data::text::chat::{Spans, SpecialTokens};
+use sftmix::internal::data::text::Rendered;
+use sftmix::internal::data::text::{ChatTemplate, Conversation, RenderOptions};
+use sftmix::internal::data::tokens::{StoreRequest, TokenStore, Tokenizer, TARGET};
 use sftmix::{Control, DataOptions, Error, Recipe, TrainConfig, TrainingJob};
 
 use crate::support::{json as read, shared};

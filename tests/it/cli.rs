@@ -144,8 +144,10 @@ fn run_with_dynamics(dir: &Path) {
     let config = TrainConfig { model: "m".into(), data: data.into(), out: dir.into(), ..Default::default() };
     std::fs::write(dir.join("run.json"), serde_json::json!({"format": 1, "config": config}).to_string()).unwrap();
 
-    let examples: Vec<(u64, [u8; 16])> =
-        (1..=6).zip(&rows).map(|(row, (p, c))| (row, sftmix::data::Rendered::pair(p.as_str(), c).hash(0))).collect();
+    let examples: Vec<(u64, [u8; 16])> = (1..=6)
+        .zip(&rows)
+        .map(|(row, (p, c))| (row, sftmix::internal::data::text::Rendered::pair(p.as_str(), c).hash(0)))
+        .collect();
     let mut log = DynamicsWriter::create(dir.join("dynamics"), Header::new("aa", "bb"), examples.into_iter()).unwrap();
     for step in [5, 10] {
         log.begin(CheckpointInfo::new(Stage::Reference, Kind::Sweep, step, step as f64 / 10.0, "cc")).unwrap();

@@ -251,7 +251,7 @@ fn tables_name_the_feature_that_reads_them() {
 #[cfg(feature = "tables")]
 mod tables {
     use super::*;
-    use sftmix::data::RowReader;
+    use sftmix::internal::data::rows::RowReader;
 
     fn rows(name: &str) -> Vec<(u64, Value)> {
         let rows = RowReader::open(project("tests/data").join(name)).unwrap();

@@ -4,14 +4,16 @@
 use std::path::Path;
 
 use serde_json::{Map, Value};
-use sftmix::data::batch::Ragged;
 use sftmix::dynamics::{confidences, DynamicsLog};
-use sftmix::lora::Adapter;
-use sftmix::model::decoder::{Decoder, Keep};
-use sftmix::ops::transfer::{Moved, Transfer};
-use sftmix::ops::{Engine, EngineOptions, Form};
-use sftmix::train::group::{Group, GroupRun, MicroBatch};
-use sftmix::train::optimizer::{AdamW, AdamWConfig};
+use sftmix::internal::data::tokens::Ragged;
+use sftmix::internal::device::Form;
+use sftmix::internal::model::Adapter;
+use sftmix::internal::model::Decoder;
+use sftmix::internal::ops::moved::{Moved, Transfer};
+use sftmix::internal::ops::{Engine, EngineOptions};
+use sftmix::internal::train::group::{Group, GroupRun, MicroBatch};
+use sftmix::internal::train::optimizer::{AdamW, AdamWConfig};
+use sftmix::Keep;
 use sftmix::{Confidence, Control, DeviceSetting, Dynamics, Error, Event, LoraConfig, TrainConfig, TrainingJob};
 
 use crate::support::{json, options, portable, project, within};
@@ -139,7 +141,7 @@ fn moved(layers: usize, rows: usize, lora_dropout: f64) -> [Moved; Transfer::ALL
     let rows: Vec<_> = (0..rows as u32).map(row).collect();
     let group = Group::plain(vec![MicroBatch::new(&Ragged::from_rows(&rows))], 0.01);
     let before = e.transfers();
-    let dropout = Some(sftmix::ops::elementwise::DropoutKey { seed: 0, step: 0 });
+    let dropout = Some(sftmix::internal::ops::elementwise::DropoutKey { seed: 0, step: 0 });
     let run = GroupRun { engine: &e, model: &m, adapter: Some(&adapter), keep: Keep::ALL, dropout };
     let r = e.run(|| group.run(&run, Some(&mut grads))).unwrap();
     assert!(r.rows.iter().all(|r| r.nll > 0.0 && r.tokens == 39));

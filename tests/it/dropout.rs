@@ -1,10 +1,12 @@
 //! Dropout on the adapter's input: one mask forward and backward, a function of seed, step, row, position
 //! and module alone, right on average.
 
-use sftmix::model::decoder::Keep;
-use sftmix::ops::elementwise::{dropout, DropoutKey};
-use sftmix::ops::linear::{self, Call, Linear, SlotGrad};
-use sftmix::ops::{Engine, Form, Layout};
+use sftmix::internal::device::Form;
+use sftmix::internal::ops::elementwise::{dropout, DropoutKey};
+use sftmix::internal::ops::linear;
+use sftmix::internal::ops::linear::{Call, Linear, SlotGrad};
+use sftmix::internal::ops::{Engine, Layout};
+use sftmix::Keep;
 
 use crate::block::{adapter, group, micro, random_rows, total_loss, train, Tiny};
 use crate::ops::{autograd, close, compare, engines, layout, matrix, numbers, random, slot, tensor, var, wide, CLOSE};
@@ -192,9 +194,9 @@ fn splitting_a_step_into_micro_batches_keeps_the_masks() {
         let want = train(&e, &m, &a, &together, Keep::ALL, Some(STEP));
         // Each in a micro-batch of its own, under the number it has in the step.
         let micros = (0..rows.len()).map(|i| {
-            let mut ragged = sftmix::data::batch::Ragged::from_rows(std::slice::from_ref(&examples[i]));
+            let mut ragged = sftmix::internal::data::tokens::Ragged::from_rows(std::slice::from_ref(&examples[i]));
             ragged.examples[0] = i as u32;
-            sftmix::train::group::MicroBatch::new(&ragged)
+            sftmix::internal::train::group::MicroBatch::new(&ragged)
         });
         let mut apart = together.clone();
         apart.micros = micros.collect();
@@ -214,14 +216,14 @@ fn splitting_a_step_into_micro_batches_keeps_the_masks() {
     let m = tiny.open(&e);
     let score = |p| {
         let a = adapter(&e, &m, &[], p);
-        let run = sftmix::train::group::GroupRun {
+        let run = sftmix::internal::train::group::GroupRun {
             engine: &e,
             model: &m,
             adapter: Some(&a),
             keep: Keep::Nothing,
             dropout: None,
         };
-        let group = sftmix::train::group::Group::plain(vec![micro(&examples)], 1.0);
+        let group = sftmix::internal::train::group::Group::plain(vec![micro(&examples)], 1.0);
         e.run(|| group.run(&run, None)).unwrap().rows[0].nll
     };
     assert_eq!(score(0.0), score(0.9));

@@ -8,11 +8,13 @@ use candle_core::Device;
 use sftmix::export::{
     export, merge, read, verify, AdapterSource, ExportConfig, Exported, Format, MergeConfig, Precision,
 };
-use sftmix::lora::base::{AdapterFacts, BaseFacts};
-use sftmix::lora::peft::{load_adapter, load_tensors, save_adapter, PeftAdapter, PeftTensor, Tensors};
-use sftmix::model::DecoderConfig;
-use sftmix::ops::{Engine, Form};
-use sftmix::run::hash::HashCache;
+use sftmix::internal::base::facts::{AdapterFacts, BaseFacts};
+use sftmix::internal::base::hash::HashCache;
+use sftmix::internal::device::Form;
+use sftmix::internal::family::DecoderConfig;
+use sftmix::internal::lora::peft::{load_adapter, save_adapter, PeftAdapter, PeftTensor};
+use sftmix::internal::lora::peft::{load_tensors, Tensors};
+use sftmix::internal::ops::Engine;
 use sftmix::{
     evaluate, Control, Error, EvalConfig, GenerateConfig, Generator, LoraConfig, Recipe, TargetModules, TrainConfig,
     TrainingJob,
@@ -46,7 +48,7 @@ fn export_all(source: AdapterSource, out: &Path) -> Vec<Exported> {
 
 /// What each module adds to its linear, `s·B·A`, in f64.
 fn products(a: &PeftAdapter) -> BTreeMap<String, Vec<f64>> {
-    let of = |(module, m): (&String, &sftmix::lora::peft::LoraPair)| {
+    let of = |(module, m): (&String, &sftmix::internal::lora::peft::LoraPair)| {
         let scale = a.scales[module];
         let at = |row: usize, col: usize| -> f64 {
             (0..m.r).map(|k| m.b[row * m.r + k] as f64 * m.a[k * m.in_features + col] as f64).sum::<f64>() * scale
@@ -521,7 +523,7 @@ fn a_merged_model_generates_what_base_and_adapter_do() {
 
 #[test]
 fn a_model_is_merged_into_a_gguf_file() {
-    use sftmix::gguf::QuantType;
+    use sftmix::export::QuantType;
     let Some(model) = shared("models/stories260K") else { return };
     let dir = tempfile::tempdir().unwrap();
     let adapter = model.join("golden_lora");
@@ -803,9 +805,10 @@ fn gguf_model(model: &Path, path: &Path, adapter: Option<&Path>) {
 #[test]
 fn a_runtime_of_gguf_gives_our_logits() {
     use candle_transformers::models::quantized_llama::ModelWeights;
-    use sftmix::lora::Adapter;
-    use sftmix::model::{Decoder, Keep};
-    use sftmix::ops::{head_loss, Layout};
+    use sftmix::internal::model::Adapter;
+    use sftmix::internal::model::Decoder;
+    use sftmix::internal::ops::{head_loss, Layout};
+    use sftmix::Keep;
 
     let (dir, model) = (tempfile::tempdir().unwrap(), golden("llama"));
     let (adapter, out) = (dir.path().join("adapter"), dir.path().join("out"));

@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use sftmix::generate::{GenerateConfig, Generation, Generator};
-use sftmix::job::Control;
-use sftmix::lora::Adapter;
-use sftmix::model::decoder::{Decoder, Keep};
-use sftmix::ops::{head_loss, Engine, Form, Layout};
+use sftmix::internal::device::Form;
+use sftmix::internal::model::Adapter;
+use sftmix::internal::model::Decoder;
+use sftmix::internal::ops::{head_loss, Engine, Layout};
+use sftmix::Control;
 use sftmix::Error;
+use sftmix::Keep;
+use sftmix::{GenerateConfig, Generation, Generator};
 
 use crate::support::{engine, golden_rows, json, options, project, shared, tensors};
 

@@ -4,14 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use sftmix::data::batch::Ragged;
-use sftmix::lora::Adapter;
-use sftmix::model::decoder::{Decoder, Keep};
-use sftmix::model::DecoderConfig;
-use sftmix::ops::{head_loss, Engine, Form, Layout};
-use sftmix::recipe::Halves;
-use sftmix::train::group::{Group, GroupResult, GroupRun, MicroBatch, PairSpec};
-use sftmix::train::optimizer::{AdamW, AdamWConfig};
+use sftmix::internal::data::tokens::Ragged;
+use sftmix::internal::device::Form;
+use sftmix::internal::family::DecoderConfig;
+use sftmix::internal::model::Adapter;
+use sftmix::internal::model::Decoder;
+use sftmix::internal::ops::{head_loss, Engine, Layout};
+use sftmix::internal::recipe::Halves;
+use sftmix::internal::train::group::{Group, GroupResult, GroupRun, MicroBatch, PairSpec};
+use sftmix::internal::train::optimizer::{AdamW, AdamWConfig};
+use sftmix::Keep;
 
 use crate::support::{engine, golden_rows, json, max_diff, project, shared, tensors, within};
 
@@ -88,7 +90,7 @@ fn compare_weights(e: &Engine, adapter: &Adapter, g: &Tensors, prefix: &str, wha
 fn compare_gradients(
     e: &Engine,
     adapter: &Adapter,
-    grads: &[sftmix::ops::linear::SlotGrad],
+    grads: &[sftmix::internal::ops::linear::SlotGrad],
     g: &Tensors,
     prefix: &str,
     what: &str,
@@ -427,7 +429,7 @@ fn stories260k_trajectory() {
         let config = AdamWConfig { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, clip: 0.0 };
         let mut adam = AdamW::new(&e, &adapter, config).unwrap();
         let mut grads = adapter.zero_gradients(&e).unwrap();
-        let loss_of = |adapter: &Adapter, grads: Option<&mut Vec<sftmix::ops::linear::SlotGrad>>| -> f64 {
+        let loss_of = |adapter: &Adapter, grads: Option<&mut Vec<sftmix::internal::ops::linear::SlotGrad>>| -> f64 {
             let run = GroupRun { engine: &e, model: &m, adapter: Some(adapter), keep, dropout: None };
             let mut grads = grads;
             let mut sum = 0.0;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::project;
 
-use sftmix::rng::{Key, Stream};
+use sftmix::internal::rng::{Key, Stream};
 
 fn train(out: &Path, dynamics: &str, resume: bool) -> Command {
     let assets = project("assets/demo");

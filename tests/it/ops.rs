@@ -3,14 +3,18 @@
 //! against finite differences of the definition in f64. Shapes with and without tails of SIMD lanes.
 
 use candle_core::{DType, Device, Shape as TensorShape, Tensor, Var, D};
-use sftmix::model::weights::Weight;
-use sftmix::ops::attention::{self, Shape};
-use sftmix::ops::elementwise::Gate;
-use sftmix::ops::head_loss::{self, Head, Mix, Position, Unit};
-use sftmix::ops::linear::{self, Call, Linear, Slot, SlotGrad};
-use sftmix::ops::{adamw, elementwise, embedding, rms_norm, rope, rows};
-use sftmix::ops::{Buf, Engine, EngineOptions, Form, Layout, Matrix, Param};
-use sftmix::rng::{Key, Stream};
+use sftmix::internal::device::Form;
+use sftmix::internal::ops::attention;
+use sftmix::internal::ops::attention::Shape;
+use sftmix::internal::ops::elementwise::Gate;
+use sftmix::internal::ops::head_loss;
+use sftmix::internal::ops::head_loss::{Head, Mix, Position, Unit};
+use sftmix::internal::ops::linear;
+use sftmix::internal::ops::linear::{Call, Linear, Slot, SlotGrad};
+use sftmix::internal::ops::{adamw, elementwise, embedding, rms_norm, rope, rows};
+use sftmix::internal::ops::{Buf, Engine, EngineOptions, Layout, Matrix, Param};
+use sftmix::internal::rng::{Key, Stream};
+use sftmix::internal::weights::Weight;
 use sftmix::Result;
 
 use crate::support::{engine, max_diff};

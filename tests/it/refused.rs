@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{json, Value};
-use sftmix::gguf::{quantize, QuantType, QuantizeConfig};
+use sftmix::export::{quantize, QuantType, QuantizeConfig};
 use sftmix::{Control, Recipe, TrainConfig, TrainingJob};
 
 use crate::support::{json as read, letters, project};

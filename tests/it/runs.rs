@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use sftmix::dynamics::DynamicsLog;
-use sftmix::lora::peft::load_adapter;
+use sftmix::internal::lora::peft::load_adapter;
 use sftmix::{Control, DataOptions, Dynamics, Error, Event, Recipe, TrainConfig, TrainReport, TrainingJob};
 
 use crate::support::{project, shared};

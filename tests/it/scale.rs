@@ -4,13 +4,13 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use sftmix::data::{StoreRequest, TokenStore, Tokenizer};
 use sftmix::dynamics::{
     confidences, split_checkpoints, CheckpointInfo, DynamicsLog, DynamicsWriter, Header, Kind, Record, Stage,
 };
-use sftmix::memory::{anonymous_bytes, PeakSampler};
-use sftmix::recipe::Halves;
-use sftmix::rng::{Key, Stream};
+use sftmix::internal::data::tokens::{StoreRequest, TokenStore, Tokenizer};
+use sftmix::internal::memory::{anonymous_bytes, PeakSampler};
+use sftmix::internal::recipe::Halves;
+use sftmix::internal::rng::{Key, Stream};
 use sftmix::{Confidence, DataOptions};
 
 use crate::support::{json, project};

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use sftmix::ops::{Engine, EngineOptions, Form};
+use sftmix::internal::device::Form;
+use sftmix::internal::ops::{Engine, EngineOptions};
 use sftmix::DeviceSetting;
 
 /// Tensors of a safetensors file as f64, with their shapes (integers too).
@@ -59,7 +60,7 @@ pub fn portable() -> DeviceSetting {
 /// Options of an engine of this form, on two threads.
 pub fn options(form: Form) -> EngineOptions {
     let device = if form == Form::Fused { DeviceSetting::Cpu } else { portable() };
-    EngineOptions { threads: Some(2), ..device.open().unwrap().options() }
+    EngineOptions { threads: Some(2), ..EngineOptions::on(&device.open().unwrap()) }
 }
 
 /// An engine of this form, on two threads.

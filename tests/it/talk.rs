@@ -2,11 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use sftmix::bench::Shape;
-use sftmix::data::{ChatTemplate, Conversation, RenderOptions, Tokenizer};
-use sftmix::gguf::{quantize, QuantizeConfig};
-use sftmix::model::decoder::{Decoder, Keep};
-use sftmix::ops::{head_loss, Engine, EngineOptions, Form, Layout};
+use sftmix::export::{quantize, QuantizeConfig};
+use sftmix::internal::bench::Shape;
+use sftmix::internal::data::text::{ChatTemplate, Conversation, RenderOptions};
+use sftmix::internal::data::tokens::Tokenizer;
+use sftmix::internal::device::Form;
+use sftmix::internal::model::Decoder;
+use sftmix::internal::ops::{head_loss, Engine, EngineOptions, Layout};
+use sftmix::Keep;
 use sftmix::{Control, Error, GenerateConfig, Generation, Generator};
 
 use crate::support::{options, shared};

@@ -4,16 +4,18 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::D;
-use sftmix::data::batch::Ragged;
-use sftmix::lora::Adapter;
-use sftmix::model::decoder::Keep;
-use sftmix::model::Decoder;
-use sftmix::ops::dora::Dora;
-use sftmix::ops::elementwise::{neftune, DropoutKey};
-use sftmix::ops::linear::{self, Call, Linear, Slot, SlotGrad};
-use sftmix::ops::{Engine, Form, Layout};
-use sftmix::train::group::{Group, GroupRun, MicroBatch};
-use sftmix::train::optimizer::{AdamW, AdamWConfig};
+use sftmix::internal::data::tokens::Ragged;
+use sftmix::internal::device::Form;
+use sftmix::internal::model::Adapter;
+use sftmix::internal::model::Decoder;
+use sftmix::internal::ops::dora::Dora;
+use sftmix::internal::ops::elementwise::{neftune, DropoutKey};
+use sftmix::internal::ops::linear;
+use sftmix::internal::ops::linear::{Call, Linear, Slot, SlotGrad};
+use sftmix::internal::ops::{Engine, Layout};
+use sftmix::internal::train::group::{Group, GroupRun, MicroBatch};
+use sftmix::internal::train::optimizer::{AdamW, AdamWConfig};
+use sftmix::Keep;
 use sftmix::{
     Control, Error, Event, Layers, LoraConfig, ModulePattern, Recipe, TargetModules, TrainConfig, TrainingJob,
 };
@@ -371,7 +373,7 @@ fn the_pool_settles_with_magnitudes() {
     let rows = random_rows(&[19, 8, 40, 150], 43);
     let group = group(&rows);
     for (keep, p) in [(Keep::ALL, 0.0), (Keep::INPUTS, 0.3)] {
-        let options = sftmix::ops::EngineOptions {
+        let options = sftmix::internal::ops::EngineOptions {
             threads: Some(1),
             attention_tile: 32,
             loss_chunk: Some(16),

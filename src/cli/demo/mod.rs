@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde_json::json;
-use sftmix::memory::PeakSampler;
+use sftmix::internal::memory::PeakSampler;
 use sftmix::{DeviceSetting, Event, GenerateConfig, Generator, Recipe};
 
 use super::{output, Done};

@@ -1,7 +1,7 @@
 //! What a run leaves on disk while it goes on and at its end: checkpoints, the adapter, the report.
 
 use super::*;
-use crate::lora::base::AdapterFacts;
+use crate::base::facts::AdapterFacts;
 use crate::run::atomic::replace_dir;
 
 impl Runner<'_> {

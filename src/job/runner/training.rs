@@ -1,8 +1,8 @@
 //! The weights in training: made for a stage, moved by a step.
 
 use super::*;
+use crate::base::facts::check_base;
 use crate::config::LoraConfig;
-use crate::lora::base::check_base;
 use crate::model::Decoder;
 use crate::ops::elementwise::DropoutKey;
 use crate::ops::linear::SlotGrad;

@@ -15,7 +15,8 @@ use std::ops::{DerefMut, Range};
 
 use rayon::prelude::*;
 
-use super::product::{Columns, Plain, Right, Rows, Tiles};
+use super::product::{Columns, Plain, Rows};
+use super::product::{Right, Tiles};
 use super::simd::{dot, exp, simd_kernel, softcap};
 use super::{for_rows, Shared};
 

@@ -1,0 +1,255 @@
+//! Which base an adapter belongs to: `sftmix.json` beside `adapter_config.json`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::hash::{hash_weights, HashCache};
+use crate::config::TrainConfig;
+use crate::data::text::chat::stored::model_templates;
+use crate::error::{BaseMismatch, Error, Result};
+use crate::model::Decoder;
+use crate::run::atomic::write_file;
+
+/// The file's name.
+pub const FILE: &str = "sftmix.json";
+/// Version of its layout.
+const FORMAT: u32 = 1;
+
+/// What `sftmix.json` holds: facts about an adapter that PEFT's file has no place for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AdapterFacts {
+    /// Version of the layout.
+    pub format: u32,
+    /// Version of the crate that wrote it.
+    pub sftmix: String,
+    /// The base model.
+    pub base: BaseFacts,
+    /// The settings of the run that trained it, but for paths and what is the machine's; absent where it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipe: Option<Value>,
+    /// Content hash of the training examples.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_hash: Option<String>,
+}
+
+/// A base model by its contents: BLAKE3, in hexadecimal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BaseFacts {
+    /// Where it lay. Not compared.
+    pub model: String,
+    /// Hash of the weight files.
+    pub weights: String,
+    /// Hash of `tokenizer.json`; absent where the folder has none, or a GGUF file holds both.
+    pub tokenizer: Option<String>,
+    /// Hashes of the chat templates by name (`default`, `tool_use`), of their text word for word.
+    #[serde(default)]
+    pub chat_template: BTreeMap<String, String>,
+    /// How the linears are stored: `bf16`, `q4_k,q6_k`. Not compared.
+    #[serde(default)]
+    pub quantization: Option<String>,
+}
+
+impl BaseFacts {
+    /// The facts of a model folder. Weights are read in full where the cache does not know their hash.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn of(model: &Path, cache: &mut HashCache) -> Result<BaseFacts> {
+        let hash = |text: &String| blake3::hash(text.as_bytes()).to_hex().to_string();
+        let templates = model_templates(model)?;
+        Ok(BaseFacts {
+            model: model.to_string_lossy().into_owned(),
+            weights: hash_weights(model, cache)?,
+            tokenizer: tokenizer(model, cache)?,
+            chat_template: templates.iter().map(|(name, text)| (name.clone(), hash(text))).collect(),
+            quantization: None,
+        })
+    }
+
+    /// The facts with how an opened model's linears are stored.
+    pub fn stored_as(mut self, model: &Decoder) -> BaseFacts {
+        let mut types: Vec<String> =
+            model.linears().map(|l| l.weight.weight().dtype().ggml_name().to_lowercase()).collect();
+        types.sort_unstable();
+        types.dedup();
+        self.quantization = Some(types.join(","));
+        self
+    }
+}
+
+fn tokenizer(model: &Path, cache: &mut HashCache) -> Result<Option<String>> {
+    if crate::gguf::is_file(model) {
+        return Ok(None);
+    }
+    let path = model.join("tokenizer.json");
+    match path.try_exists().map_err(Error::io(&path))? {
+        true => cache.file(&path).map(Some),
+        false => Ok(None),
+    }
+}
+
+impl AdapterFacts {
+    /// Facts of an adapter on this base.
+    pub fn new(base: BaseFacts) -> AdapterFacts {
+        let sftmix = env!("CARGO_PKG_VERSION").to_string();
+        AdapterFacts { format: FORMAT, sftmix, base, recipe: None, data_hash: None }
+    }
+
+    /// With the settings of the run. Those that are the machine's stay out, paths and threads: they say nothing
+    /// elsewhere, and much about it.
+    pub fn with_run(mut self, config: &TrainConfig, data_hash: &str) -> AdapterFacts {
+        if let Ok(Value::Object(mut settings)) = serde_json::to_value(config) {
+            let paths = ["model", "data", "out", "valid", "init_adapter", "cache_dir"];
+            for own in paths.into_iter().chain(["device", "threads", "memory_limit", "resident_limit"]) {
+                settings.remove(own);
+            }
+            if let crate::config::Dynamics::Path(_) = config.dynamics {
+                settings.insert("dynamics".into(), "imported".into());
+            }
+            self.recipe = Some(Value::Object(settings));
+        }
+        self.data_hash = Some(data_hash.into());
+        self
+    }
+
+    /// Reads `sftmix.json` of an adapter's folder; `None` where there is none, as in PEFT's own.
+    ///
+    /// # Errors
+    /// [`Error::Adapter`] when it is damaged or of another version.
+    pub fn read(adapter: &Path) -> Result<Option<AdapterFacts>> {
+        let path = adapter.join(FILE);
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io(&path)(e)),
+        };
+        let wrong = |reason: String| Error::Adapter { path: path.clone(), reason };
+        let value: Value = serde_json::from_slice(&bytes).map_err(|e| wrong(format!("damaged: {e}")))?;
+        match value.get("format").and_then(Value::as_u64) {
+            Some(f) if f == FORMAT as u64 => {}
+            found => return Err(wrong(format!("format: expected {FORMAT}, found {found:?}"))),
+        }
+        serde_json::from_value(value).map(Some).map_err(|e| wrong(e.to_string()))
+    }
+
+    /// Writes `sftmix.json`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        write_file(&dir.join(FILE), &crate::run::folder::pretty(self))
+    }
+}
+
+/// Refuses an adapter whose `sftmix.json` names another base than `model`; one without the file passes. The
+/// base's weights are read in full the first time: their hash is kept in `cache_dir` (`None`: the user's cache
+/// folder) as long as their sizes and times stay.
+///
+/// # Errors
+/// [`Error::BaseMismatch`]; [`Error::Adapter`] when the file is damaged.
+pub fn check_base(adapter: &Path, model: &Path, cache_dir: Option<&Path>) -> Result<()> {
+    let Some(facts) = AdapterFacts::read(adapter)? else { return Ok(()) };
+    let mut cache = HashCache::open(&cache_dir.map_or_else(default_cache, Path::to_path_buf));
+    let mismatch = |what: &'static str, expected: &str, found: &str| {
+        Error::BaseMismatch(Box::new(BaseMismatch {
+            adapter: adapter.to_path_buf(),
+            what,
+            trained_on: facts.base.model.clone(),
+            expected: expected.into(),
+            base: model.to_path_buf(),
+            found: found.into(),
+        }))
+    };
+    // The small file first.
+    let found = tokenizer(model, &mut cache)?;
+    if found != facts.base.tokenizer {
+        let none = |hash: &Option<String>| hash.clone().unwrap_or_else(|| "none".into());
+        return Err(mismatch("tokenizer", &none(&facts.base.tokenizer), &none(&found)));
+    }
+    let found = hash_weights(model, &mut cache)?;
+    if found != facts.base.weights {
+        return Err(mismatch("weights", &facts.base.weights, &found));
+    }
+    let hash = |text: &String| blake3::hash(text.as_bytes()).to_hex().to_string();
+    let templates: BTreeMap<_, _> = model_templates(model)?.iter().map(|(n, t)| (n.clone(), hash(t))).collect();
+    if templates != facts.base.chat_template {
+        log::warn!(
+            "{}: the chat template of {} is not the one it was trained with",
+            adapter.display(),
+            model.display()
+        );
+    }
+    Ok(())
+}
+
+/// Where hashes and token stores are kept when nothing else is said: the user's own cache folder, since what lies there is
+/// taken at its word, and rows are private.
+pub fn default_cache() -> PathBuf {
+    let set = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+    let home = || set("HOME").map(|h| h.join(if cfg!(target_os = "macos") { "Library/Caches" } else { ".cache" }));
+    let user = if cfg!(windows) { set("LOCALAPPDATA") } else { set("XDG_CACHE_HOME").or_else(home) };
+    user.map_or_else(|| std::env::temp_dir().join("sftmix-cache"), |dir| dir.join("sftmix"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model(weight: f32, tokenizer: &str, template: Option<&str>) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = weight.to_le_bytes();
+        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![1], &bytes).unwrap();
+        std::fs::write(dir.path().join("model.safetensors"), safetensors::serialize([("a", view)], None).unwrap())
+            .unwrap();
+        std::fs::write(dir.path().join("tokenizer.json"), tokenizer).unwrap();
+        if let Some(text) = template {
+            std::fs::write(dir.path().join("chat_template.jinja"), text).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn an_adapter_stays_with_its_base() {
+        let cache = tempfile::tempdir().unwrap();
+        let at = Some(cache.path());
+        let base = model(1.0, "{}", Some("{{ x }}"));
+        let adapter = tempfile::tempdir().unwrap();
+        check_base(adapter.path(), base.path(), at).unwrap();
+
+        let facts = AdapterFacts::new(BaseFacts::of(base.path(), &mut HashCache::open(cache.path())).unwrap())
+            .with_run(&TrainConfig { model: "/secret".into(), lora_r: 5, ..Default::default() }, "d0");
+        facts.write(adapter.path()).unwrap();
+        assert_eq!(AdapterFacts::read(adapter.path()).unwrap().unwrap(), facts);
+        let recipe = facts.recipe.as_ref().unwrap();
+        assert_eq!((recipe["lora_r"].as_u64(), recipe.get("model"), recipe.get("threads")), (Some(5), None, None));
+        assert_eq!(facts.base.chat_template["default"], blake3::hash(b"{{ x }}").to_hex().to_string());
+
+        // The same contents elsewhere are the same base, whatever the template.
+        check_base(adapter.path(), base.path(), at).unwrap();
+        check_base(adapter.path(), model(1.0, "{}", None).path(), at).unwrap();
+        for (other, what) in [(model(2.0, "{}", None), "weights"), (model(1.0, "{ }", None), "tokenizer")] {
+            match check_base(adapter.path(), other.path(), at).unwrap_err() {
+                Error::BaseMismatch(m) => {
+                    assert_eq!((m.what, m.base.as_path()), (what, other.path()));
+                    assert_eq!(m.trained_on, base.path().to_string_lossy());
+                    assert!(m.expected != m.found && m.expected.len() == 64 && m.found.len() == 64, "{m}");
+                }
+                e => panic!("{e}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_damaged_file_is_not_taken_for_none() {
+        let dir = tempfile::tempdir().unwrap();
+        for (text, says) in [("{", "damaged"), (r#"{"format":2}"#, "format: expected 1"), (r#"{"format":1}"#, "sftmix")]
+        {
+            std::fs::write(dir.path().join(FILE), text).unwrap();
+            let error = AdapterFacts::read(dir.path()).unwrap_err();
+            assert!(matches!(error, Error::Adapter { .. }) && error.to_string().contains(says), "{error}");
+        }
+    }
+}

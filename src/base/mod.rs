@@ -1,0 +1,5 @@
+//! The base model of a run as a whole: what is opened of it, and by which hashes it is known.
+
+pub mod facts;
+pub mod hash;
+pub mod open;

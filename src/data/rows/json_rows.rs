@@ -1,0 +1,253 @@
+//! Rows of JSONL, or of one JSON array of objects. Which of the two is told by the first byte that is not white
+//! space.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+
+use super::raw::{RawRows, RowParser, MAX_ROW_BYTES};
+use crate::error::{Error, Result};
+
+/// Cuts rows off a file.
+#[derive(Debug)]
+pub(crate) struct JsonRows {
+    parser: RowParser,
+    input: BufReader<File>,
+    row: u64,
+}
+
+impl RawRows for JsonRows {
+    fn next_raw(&mut self, bytes: &mut Vec<u8>) -> Result<Option<u64>> {
+        let found = if self.parser.array { self.next_element(bytes)? } else { self.next_line(bytes)? };
+        Ok(found.then_some(self.row))
+    }
+}
+
+impl JsonRows {
+    /// Opens a file and tells its kind.
+    pub fn open(path: &Path) -> Result<JsonRows> {
+        let file = File::open(path).map_err(Error::io(path))?;
+        let input = BufReader::with_capacity(1 << 16, file);
+        let mut reader = JsonRows { parser: RowParser::new(path), input, row: 0 };
+        let start = reader.fill()?;
+        if start.starts_with(&[0xFF, 0xFE]) || start.starts_with(&[0xFE, 0xFF]) {
+            reader.row = 1;
+            return Err(reader.fault("the file is in UTF-16, expected UTF-8"));
+        }
+        if start.starts_with(&[0xEF, 0xBB, 0xBF]) {
+            reader.input.consume(3);
+        }
+        // Line ends before the first row count as lines, so that numbers are those of an editor.
+        while let Some(byte) = reader.peek()? {
+            match byte {
+                b'\n' => reader.row += 1,
+                b' ' | b'\t' | b'\r' => {}
+                b'[' => {
+                    reader.parser.array = true;
+                    reader.row = 0;
+                    break;
+                }
+                _ => break,
+            }
+            reader.input.consume(1);
+        }
+        Ok(reader)
+    }
+
+    pub fn parser(&self) -> &RowParser {
+        &self.parser
+    }
+
+    fn fault(&self, reason: impl Into<String>) -> Error {
+        self.parser.fault(self.row, reason)
+    }
+
+    fn fill(&mut self) -> Result<&[u8]> {
+        self.input.fill_buf().map_err(Error::io(&self.parser.path))
+    }
+
+    fn peek(&mut self) -> Result<Option<u8>> {
+        Ok(self.fill()?.first().copied())
+    }
+
+    /// The next byte that is not white space, left in place.
+    fn peek_token(&mut self) -> Result<Option<u8>> {
+        while let Some(byte) = self.peek()? {
+            if !byte.is_ascii_whitespace() {
+                return Ok(Some(byte));
+            }
+            self.input.consume(1);
+        }
+        Ok(None)
+    }
+
+    fn too_long(&self) -> Error {
+        self.fault(format!("the row is longer than {} MiB", MAX_ROW_BYTES >> 20))
+    }
+
+    /// Appends the next line that is not blank; false at the end.
+    fn next_line(&mut self, bytes: &mut Vec<u8>) -> Result<bool> {
+        let start = bytes.len();
+        loop {
+            bytes.truncate(start);
+            let limit = MAX_ROW_BYTES as u64 + 2;
+            let n = (&mut self.input).take(limit).read_until(b'\n', bytes).map_err(Error::io(&self.parser.path))?;
+            if n == 0 {
+                return Ok(false);
+            }
+            self.row += 1;
+            if n > MAX_ROW_BYTES {
+                return Err(self.too_long());
+            }
+            if !bytes[start..].iter().all(u8::is_ascii_whitespace) {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Appends the next element of the array; false behind the closing bracket.
+    fn next_element(&mut self, bytes: &mut Vec<u8>) -> Result<bool> {
+        let first = self.row == 0;
+        self.row += 1;
+        if first {
+            self.input.consume(1);
+        }
+        let mut next = self.peek_token()?;
+        if next == Some(b']') {
+            self.input.consume(1);
+            return match self.peek_token()? {
+                None => Ok(false),
+                Some(_) => Err(self.fault("text follows the closing bracket of the array")),
+            };
+        }
+        if !first && next.is_some() {
+            if next != Some(b',') {
+                return Err(self.fault("expected a comma or the closing bracket before this element"));
+            }
+            self.input.consume(1);
+            next = self.peek_token()?;
+        }
+        match next {
+            Some(b'{') => self.copy_object(bytes).map(|()| true),
+            Some(b']') => Err(self.fault("expected an element after the comma, found the closing bracket")),
+            Some(byte) => Err(self.fault(format!("expected an object, found {}", kind_of_byte(byte)))),
+            None => Err(self.fault("the file ends before the closing bracket of the array")),
+        }
+    }
+
+    /// Copies one balanced object; whether it is valid JSON is the parser's business.
+    fn copy_object(&mut self, bytes: &mut Vec<u8>) -> Result<()> {
+        let start = bytes.len();
+        let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+        loop {
+            let chunk = self.input.fill_buf().map_err(Error::io(&self.parser.path))?;
+            if chunk.is_empty() {
+                return Err(self.fault("the file ends inside this element"));
+            }
+            let mut used = chunk.len();
+            let mut whole = false;
+            for (i, &byte) in chunk.iter().enumerate() {
+                match byte {
+                    _ if escaped => escaped = false,
+                    b'\\' if in_string => escaped = true,
+                    b'"' => in_string = !in_string,
+                    b'{' | b'[' if !in_string => depth += 1,
+                    b'}' | b']' if !in_string => {
+                        depth -= 1;
+                        if depth == 0 {
+                            (used, whole) = (i + 1, true);
+                            break;
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            bytes.extend_from_slice(&chunk[..used]);
+            self.input.consume(used);
+            if bytes.len() - start > MAX_ROW_BYTES {
+                return Err(self.too_long());
+            }
+            if whole {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn kind_of_byte(byte: u8) -> &'static str {
+    match byte {
+        b'"' => "a string",
+        b'[' => "an array",
+        b'n' => "null",
+        b't' | b'f' => "a boolean",
+        b'-' | b'0'..=b'9' => "a number",
+        _ => "something that is not JSON",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::data::rows::RowReader;
+
+    fn read(text: impl AsRef<[u8]>) -> (Vec<u64>, Option<String>) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("d.jsonl");
+        std::fs::write(&path, text).unwrap();
+        let (mut rows, mut error) = (Vec::new(), None);
+        match RowReader::open(&path) {
+            Ok(reader) => {
+                for item in reader {
+                    match item {
+                        Ok((n, map)) => {
+                            assert!(map.contains_key("a"));
+                            rows.push(n);
+                        }
+                        Err(e) => error = Some(e),
+                    }
+                }
+            }
+            Err(e) => error = Some(e),
+        }
+        (rows, error.map(|e| e.to_string().replace(&path.display().to_string(), "d")))
+    }
+
+    fn fault(text: &str) -> String {
+        read(text).1.unwrap()
+    }
+
+    #[test]
+    fn lines_keep_their_numbers_through_blanks_and_marks() {
+        assert_eq!(read("{\"a\":1}\n\n  \r\n{\"a\":2}\r\n{\"a\":3}"), (vec![1, 4, 5], None));
+        assert_eq!(read("\u{feff}\n {\"a\":1}\n"), (vec![2], None));
+        assert_eq!(read(""), (vec![], None));
+    }
+
+    #[test]
+    fn an_array_is_split_at_its_elements() {
+        let odd = r#"[ {"a":"}],{\"\\"} ,{"a":{"b":[{}]}},
+            {"a":"é{"}]"#;
+        assert_eq!(read(odd), (vec![1, 2, 3], None));
+        assert_eq!(read(" \n[]\n"), (vec![], None));
+        // Elements that straddle the reader's buffer.
+        let wide = format!("[{}]", vec![format!("{{\"a\":\"{}\"}}", "x\\\"}".repeat(5000)); 9].join(","));
+        assert_eq!(read(wide), ((1..=9).collect(), None));
+    }
+
+    #[test]
+    fn a_fault_names_its_row() {
+        assert_eq!(fault("{\"a\":1}\n\n{\"a\":}\n"), "d: row 3: not valid JSON: expected value (column 6)");
+        assert_eq!(fault("{\"a\":1}\n7\n"), "d: row 2: expected an object, found a number");
+        assert_eq!(fault("[{\"a\":1},[2]]"), "d: row 2: expected an object, found an array");
+        assert_eq!(fault("[{\"a\":1},]"), "d: row 2: expected an element after the comma, found the closing bracket");
+        assert_eq!(fault("[{\"a\":1}"), "d: row 2: the file ends before the closing bracket of the array");
+        assert_eq!(fault("[{\"a\":1},{\"a\""), "d: row 2: the file ends inside this element");
+        assert_eq!(
+            fault("[{\"a\":1} {\"a\":1}]"),
+            "d: row 2: expected a comma or the closing bracket before this element"
+        );
+        assert!(fault("[{\"a\":1}] x").contains("text follows"));
+        assert!(fault("[\n{\"a\":1},\n{\"a\"\n 1}]").contains("line 2, column 2 of the element"));
+        assert_eq!(read([0xFF, 0xFE, b'{', 0]).1.unwrap(), "d: row 1: the file is in UTF-16, expected UTF-8");
+        assert!(read(b"{\"a\":\"\xff\"}").1.unwrap().starts_with("d: row 1: not valid JSON"));
+    }
+}

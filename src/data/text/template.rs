@@ -1,0 +1,325 @@
+//! From a row to a text and the byte spans of it that are trained.
+//!
+//! | shape | keys | text | trained |
+//! |---|---|---|---|
+//! | text | `text`, or `text_field` | the value | all of it |
+//! | prompt–completion | `prompt`, `completion` | both, joined as they are | the completion |
+//! | columns | `prompt_field`, `response_field` | both, joined as they are | the response |
+//! | template | `prompt_template`, `response_field` | the filled template and the response | the response |
+//! | alpaca | `instruction`, `input`?, `output`, `system`?, `history`? | Stanford's templates and the output, see `alpaca.rs` | the output, and those of the history |
+//! | messages | `messages: [{role, content}, …]`, `tools`? | below | each assistant turn and its end token |
+//! | turns | `prompt`, `completion` as lists of messages | below | the assistant turns of the completion |
+//! | sharegpt | `conversations: [{from, value}, …]`, or `messages_field`; `system`?, `tools`? | as messages, see `sharegpt.rs` | as messages |
+//!
+//! Without an override the shape is that of the first row; where its keys fit several, the order
+//! is messages, sharegpt, prompt–completion, alpaca, text (Alpaca's own file has a `text` column too).
+//! A column named in the settings may lie deeper: `instances.0.output` is the `output` of the first element of
+//! `instances`, unless a column has that very name.
+//!
+//! Conversations are written by the model's [chat template](super::chat), or by one of the user's. For a model without
+//! one there is a plain role format, `␄` being the tokenizer's end-of-sequence token:
+//! ```text
+//! System:\n{content}\n\nUser:\n{content}\n\nAssistant:\n{content}␄\n\nUser:\n…
+//! ```
+//! That text ends behind the last assistant turn: nothing after it could change the loss.
+//!
+//! Numbers and booleans are written as JSON. An empty response is kept, it trains the end token;
+//! a row in which every value is empty renders as the empty text and is counted as such.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::chat::Conversation;
+use super::chat::{ChatFacts, ChatFormat};
+use super::chat::{ChatTemplate, RenderOptions};
+use super::columns::{invalid, text_of};
+use super::prompt::PromptTemplate;
+use super::rendered::Rendered;
+use super::{alpaca, sharegpt};
+use crate::config::{DataFormat, DataOptions};
+use crate::error::{Error, Result};
+
+/// How a row is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RowShape {
+    /// One column, all of it trained.
+    Text {
+        /// The column.
+        field: String,
+    },
+    /// Two columns, joined as they are.
+    Columns {
+        /// Column of the prompt.
+        prompt: String,
+        /// Column of the response.
+        response: String,
+    },
+    /// A filled template and a column, joined as they are.
+    Template {
+        /// The prompt.
+        prompt: PromptTemplate,
+        /// Column of the response.
+        response: String,
+    },
+    /// Stanford Alpaca.
+    Alpaca,
+    /// A conversation.
+    Messages,
+    /// A conversation in the form of ShareGPT, or in a column of another name.
+    ShareGpt {
+        /// Column of the turns.
+        field: String,
+    },
+    /// A conversation in two columns, lists of messages, of which the second is trained.
+    Turns {
+        /// Column of what came before.
+        prompt: String,
+        /// Column of what is trained.
+        response: String,
+    },
+}
+
+impl RowShape {
+    /// The shape that the options ask for; `None` where the first row decides.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`]: the options contradict each other, or the template is malformed.
+    pub fn from_options(options: &DataOptions) -> Result<Option<RowShape>> {
+        use DataFormat as F;
+        options.validate()?;
+        let format = options.data_format;
+        let pair = options.prompt_field.is_some() || options.prompt_template.is_some();
+        if pair && matches!(format, Some(F::Text | F::Alpaca | F::Messages | F::ShareGpt)) {
+            return Err(Error::config("data_format", "prompt and response are named as columns as well"));
+        }
+        let other = pair || options.messages_field.is_some();
+        if options.text_field.is_some() && (other || !matches!(format, None | Some(F::Text))) {
+            return Err(Error::config("text_field", "rows of another shape are asked for as well"));
+        }
+        if let Some(field) = &options.text_field {
+            return Ok(Some(RowShape::Text { field: field.clone() }));
+        }
+        if let Some(field) = &options.messages_field {
+            if pair || !matches!(format, None | Some(F::Messages | F::ShareGpt)) {
+                return Err(Error::config("messages_field", "rows of another shape are asked for as well"));
+            }
+            return Ok(Some(RowShape::ShareGpt { field: field.clone() }));
+        }
+        // `validate` leaves the response's column unnamed for prompt–completion only.
+        let response = || options.response_field.clone().unwrap_or_else(|| "completion".into());
+        if let Some(template) = &options.prompt_template {
+            return Ok(Some(RowShape::Template { prompt: PromptTemplate::parse(template)?, response: response() }));
+        }
+        if let Some(prompt) = &options.prompt_field {
+            return Ok(Some(RowShape::Columns { prompt: prompt.clone(), response: response() }));
+        }
+        Ok(Some(match format {
+            None => return Ok(None),
+            Some(F::Text) => RowShape::Text { field: "text".into() },
+            Some(F::PromptCompletion) => RowShape::prompt_completion(),
+            Some(F::Alpaca) => RowShape::Alpaca,
+            Some(F::Messages) => RowShape::Messages,
+            Some(F::ShareGpt) => RowShape::sharegpt(),
+            Some(F::Columns) => return Err(Error::config("prompt_field", "data_format columns needs it")),
+        }))
+    }
+
+    /// Its name, as in [`DataFormat`]; a filled template is `template`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            RowShape::Text { .. } => DataFormat::Text.as_str(),
+            RowShape::Columns { .. } if *self == RowShape::prompt_completion() => DataFormat::PromptCompletion.as_str(),
+            RowShape::Columns { .. } => DataFormat::Columns.as_str(),
+            RowShape::Template { .. } => "template",
+            RowShape::Alpaca => DataFormat::Alpaca.as_str(),
+            RowShape::Messages => DataFormat::Messages.as_str(),
+            RowShape::Turns { .. } => "turns",
+            RowShape::ShareGpt { .. } => DataFormat::ShareGpt.as_str(),
+        }
+    }
+
+    fn prompt_completion() -> RowShape {
+        RowShape::Columns { prompt: "prompt".into(), response: "completion".into() }
+    }
+
+    fn sharegpt() -> RowShape {
+        RowShape::ShareGpt { field: "conversations".into() }
+    }
+
+    fn detect(row: &Map<String, Value>) -> std::result::Result<RowShape, String> {
+        let has = |keys: &[&str]| keys.iter().all(|k| row.contains_key(*k));
+        if has(&["messages"]) {
+            Ok(RowShape::Messages)
+        } else if has(&["conversations"]) {
+            Ok(RowShape::sharegpt())
+        } else if has(&["prompt", "completion"]) {
+            Ok(RowShape::prompt_completion())
+        } else if has(&["instruction", "output"]) {
+            Ok(RowShape::Alpaca)
+        } else if has(&["text"]) {
+            Ok(RowShape::Text { field: "text".into() })
+        } else {
+            let found: Vec<_> = row.keys().take(12).map(String::as_str).collect();
+            Err(format!(
+                "expected the key messages, or conversations, or prompt and completion, or instruction and output, or text, \
+                 or columns named in the settings; found {}",
+                if found.is_empty() { "no key".into() } else { found.join(", ") }
+            ))
+        }
+    }
+}
+
+/// Renders the rows of one file.
+#[derive(Clone, Debug)]
+pub struct Template {
+    shape: RowShape,
+    eos_text: Option<String>,
+    chat: Option<Arc<ChatTemplate>>,
+    rendering: RenderOptions,
+}
+
+impl Template {
+    /// Takes the shape from the options or else from the first row. `format` is what conversations are
+    /// written with.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`]; [`Error::DataInvalid`] for a first row of no known shape; for conversations
+    /// [`Error::ChatTemplate`].
+    pub fn resolve(
+        options: &DataOptions,
+        format: &ChatFormat,
+        path: &Path,
+        row: u64,
+        first: &Map<String, Value>,
+    ) -> Result<Template> {
+        let shape = match RowShape::from_options(options)? {
+            Some(shape) => shape,
+            None => RowShape::detect(first).map_err(|reason| invalid(path, row, reason))?,
+        };
+        let shape = match shape {
+            RowShape::Columns { prompt, response } if first.get(&prompt).is_some_and(Value::is_array) => {
+                RowShape::Turns { prompt, response }
+            }
+            shape => shape,
+        };
+        let mut template =
+            Template { shape, eos_text: format.eos_text.clone(), chat: None, rendering: RenderOptions::default() };
+        match &format.source {
+            _ if !template.has_conversations() && options.chat_template.is_some() => {
+                let reason = format!("the rows of {} are no conversations", path.display());
+                return Err(Error::config("chat_template", reason));
+            }
+            Some(source) if template.has_conversations() => {
+                template.chat = Some(Arc::new(ChatTemplate::new(source.clone())?));
+                template.rendering.extras = format.extras.clone();
+            }
+            _ if !format.extras.is_empty() => {
+                let reason = "there is no chat template, or there are no conversations, to give them to";
+                return Err(Error::config("chat_template_kwargs", reason));
+            }
+            _ => {}
+        }
+        Ok(template)
+    }
+
+    /// Whether the rows are conversations.
+    pub fn has_conversations(&self) -> bool {
+        matches!(self.shape, RowShape::Messages | RowShape::ShareGpt { .. } | RowShape::Turns { .. })
+    }
+
+    /// How the conversations are written; `None` where the rows are none.
+    pub fn chat_facts(&self) -> Option<ChatFacts> {
+        self.has_conversations().then(|| ChatFacts::of(self.chat.as_deref()))
+    }
+
+    /// The shape of the rows.
+    pub fn shape(&self) -> &RowShape {
+        &self.shape
+    }
+
+    /// Renders one row; `path` and `row` stand in the error.
+    ///
+    /// # Errors
+    /// [`Error::DataInvalid`] names the key that is missing or of another type.
+    pub fn render(&self, path: &Path, row: u64, object: &Map<String, Value>) -> Result<Rendered> {
+        self.rendered(object).map_err(|reason| invalid(path, row, reason))
+    }
+
+    fn rendered(&self, object: &Map<String, Value>) -> std::result::Result<Rendered, String> {
+        let column = |key: &str| text_of(object, key);
+        Ok(match &self.shape {
+            RowShape::Text { field } => Rendered::text(column(field)?),
+            RowShape::Columns { prompt, response } => Rendered::pair(column(prompt)?, &column(response)?),
+            RowShape::Template { prompt, response } => {
+                let (filled, any) = prompt.fill(column)?;
+                let response = column(response)?;
+                if !any && response.is_empty() {
+                    return Ok(Rendered::default());
+                }
+                Rendered::pair(filled, &response)
+            }
+            RowShape::Alpaca => alpaca::render(object, self.eos_text.as_deref())?,
+            RowShape::Messages => self.conversation(&Conversation::from_row(object)?)?,
+            RowShape::ShareGpt { field } => {
+                self.conversation(&Conversation::from_row(&sharegpt::to_messages(object, field)?)?)?
+            }
+            RowShape::Turns { prompt, response } => {
+                self.conversation(&Conversation::from_pair(object, prompt, response)?)?
+            }
+        })
+    }
+
+    /// Text and trained spans of a conversation.
+    pub(crate) fn conversation(&self, chat: &Conversation) -> std::result::Result<Rendered, String> {
+        match &self.chat {
+            Some(_) if !chat.says_something() => Ok(Rendered::default()),
+            Some(template) => template.trained(chat, &self.rendering),
+            None => self.plain(chat),
+        }
+    }
+
+    fn plain(&self, chat: &Conversation) -> std::result::Result<Rendered, String> {
+        let eos =
+            self.eos_text.as_deref().ok_or("messages: the tokenizer has no text for its end-of-sequence token")?;
+        let mut out = Rendered::default();
+        let (mut end, mut any) = (0, false);
+        for (i, turn) in chat.messages.iter().filter_map(Value::as_object).enumerate() {
+            let place = |e: String| format!("messages[{i}]: {e}");
+            let role = text_of(turn, "role").map_err(place)?;
+            let name = match role.as_str() {
+                "system" => "System",
+                "user" => "User",
+                "assistant" => "Assistant",
+                other => return Err(place(format!("role: expected system, user or assistant, found {other:?}"))),
+            };
+            let content = text_of(turn, "content").map_err(place)?;
+            any |= !content.is_empty();
+            out.text.push_str(name);
+            out.text.push_str(":\n");
+            let start = out.text.len();
+            out.text.push_str(&content);
+            if role == "assistant" {
+                out.text.push_str(eos);
+                end = out.text.len();
+                if i >= chat.trained_from {
+                    out.spans.push(start..end);
+                }
+            }
+            out.text.push_str("\n\n");
+        }
+        if !any {
+            return Ok(Rendered::default());
+        }
+        // Without an assistant turn the text stays, so that the row counts as one without target.
+        if !out.spans.is_empty() {
+            out.text.truncate(end);
+        }
+        Ok(out)
+    }
+}
+
+#[cfg(test)]
+#[path = "template_tests.rs"]
+mod tests;

@@ -1,0 +1,25 @@
+//! From texts to tokens: the tokenizer, the token store on disk, and ragged batches of its examples.
+
+pub mod batch;
+mod build;
+pub(crate) mod counts;
+mod index;
+mod open;
+mod part;
+pub(crate) mod pipeline;
+pub mod request;
+pub(crate) mod select;
+mod selection;
+mod source_hash;
+pub mod source_row;
+pub mod store;
+mod temporary;
+pub mod tokenizer;
+
+pub use batch::{epoch_order, Ragged, NONE};
+pub use counts::SourceCounts;
+pub use index::RowCounts;
+pub use request::StoreRequest;
+pub use source_row::{file_and_row, row_name};
+pub use store::{read_rows, Example, TokenStore};
+pub use tokenizer::{EncodedRow, Tokenizer, TARGET};

@@ -1,0 +1,25 @@
+//! What a token store is made from.
+
+use std::path::Path;
+
+use super::tokenizer::Tokenizer;
+use crate::config::DataOptions;
+
+/// What a store is made from.
+#[derive(Clone, Copy)]
+pub struct StoreRequest<'a> {
+    /// The rows: a file, or a folder of texts.
+    pub data: &'a Path,
+    /// How rows become examples.
+    pub options: &'a DataOptions,
+    /// The model's tokenizer.
+    pub tokenizer: &'a Tokenizer,
+    /// Longest example in tokens, ≥ 2.
+    pub max_length: usize,
+    /// Where stores are kept; made where absent.
+    pub cache_dir: &'a Path,
+    /// Threads that tokenise, ≥ 1.
+    pub threads: usize,
+    /// Asked on the caller's thread, ten times a second or oftener; true ends the build.
+    pub stop: &'a dyn Fn() -> bool,
+}

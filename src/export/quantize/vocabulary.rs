@@ -1,0 +1,235 @@
+//! A model folder's tokenizer as GGUF's fields: what `tokenizer.json` and its neighbours say in llama.cpp's words.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::data::text::chat::stored::{model_templates, DEFAULT};
+use crate::data::tokens::Tokenizer;
+use crate::error::{Error, Result};
+use crate::gguf::pre::Pre;
+use crate::gguf::tokenizer::{BLANK, BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
+use crate::gguf::write::{Field, Fields};
+
+/// Adds the fields about the tokenizer of a model whose embedding has `rows` rows.
+///
+/// # Errors
+/// [`Error::Tokenizer`] for one that GGUF has no words for.
+pub(crate) fn add_fields(fields: &mut Fields, model: &Path, rows: usize) -> Result<()> {
+    let folder = Folder::open(model)?;
+    let json = &folder.tokenizer["model"];
+    if json["type"] != "BPE" {
+        return Err(folder.fault(format!("a model of type {} has no place in GGUF (expected \"BPE\")", json["type"])));
+    }
+    let (tokens, kinds) = folder.tokens(rows)?;
+    let merges = folder.merges()?;
+    let mut add = |name: &str, field: Field| fields.add(format!("tokenizer.{name}"), field);
+    if json["byte_fallback"] == true {
+        add("ggml.model", Field::Text("llama".into()));
+        add("ggml.pre", Field::Text("default".into()));
+        add("ggml.scores", Field::Singles(scores(&tokens, &merges)));
+        add("ggml.add_space_prefix", Field::Bool(folder.space_prefix()?));
+    } else {
+        let (normalizer, pre) = (&folder.tokenizer["normalizer"], &folder.tokenizer["pre_tokenizer"]);
+        let found = Pre::of(normalizer, pre, json["ignore_merges"] == true).ok_or_else(|| {
+            let known = Pre::names();
+            folder.fault(format!("its normalizer {normalizer} and pre_tokenizer {pre} are none of llama.cpp's {known}"))
+        })?;
+        add("ggml.model", Field::Text("gpt2".into()));
+        add("ggml.pre", Field::Text(found.name().into()));
+        add("ggml.merges", Field::Texts(merges.iter().map(|(a, b)| format!("{a} {b}")).collect()));
+    }
+    let ids: HashMap<String, u32> = tokens.iter().cloned().zip(0..).collect();
+    add("ggml.tokens", Field::Texts(tokens.clone()));
+    add("ggml.token_type", Field::Integers(kinds));
+    folder.special(&mut add, model, &tokens, &ids)?;
+    folder.templates(&mut add);
+    Ok(())
+}
+
+struct Folder {
+    path: PathBuf,
+    tokenizer: Value,
+    config: Value,
+    /// The chat templates by name.
+    templates: BTreeMap<String, String>,
+}
+
+impl Folder {
+    fn open(model: &Path) -> Result<Folder> {
+        let path = model.join("tokenizer.json");
+        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+        let tokenizer = serde_json::from_slice(&bytes)
+            .map_err(|e| Error::Tokenizer { path: path.clone(), reason: format!("not valid JSON: {e}") })?;
+        let config = read_optional(&model.join("tokenizer_config.json"))?;
+        let config = match config {
+            Some(text) => serde_json::from_str(&text).map_err(|e| Error::Tokenizer {
+                path: model.join("tokenizer_config.json"),
+                reason: format!("not valid JSON: {e}"),
+            })?,
+            None => Value::Null,
+        };
+        Ok(Folder { path, tokenizer, config, templates: model_templates(model)? })
+    }
+
+    fn fault(&self, reason: String) -> Error {
+        Error::Tokenizer { path: self.path.clone(), reason }
+    }
+
+    /// The text and kind of every id below `rows`; ids that mean nothing are unused.
+    fn tokens(&self, rows: usize) -> Result<(Vec<String>, Vec<i32>)> {
+        let json = &self.tokenizer["model"];
+        let vocab = json["vocab"].as_object().ok_or_else(|| self.fault("model.vocab: expected an object".into()))?;
+        let (mut tokens, mut kinds) = (vec![None; rows], vec![NORMAL; rows]);
+        let mut set = |text: &str, id: &Value, kind: Option<i32>| -> Result<()> {
+            let at = id.as_u64().and_then(|id| usize::try_from(id).ok()).filter(|&id| id < rows);
+            let at = at.ok_or_else(|| {
+                self.fault(format!("token {text:?} has the id {id}, but the model has {rows} embeddings"))
+            })?;
+            tokens[at] = Some(text.to_string());
+            let byte = json["byte_fallback"] == true && text.len() == 6 && text.starts_with("<0x");
+            kinds[at] = kind.unwrap_or(if byte { BYTE } else { NORMAL });
+            Ok(())
+        };
+        for (text, id) in vocab {
+            set(text, id, (json["unk_token"] == text.as_str()).then_some(UNKNOWN))?;
+        }
+        for added in self.tokenizer["added_tokens"].as_array().into_iter().flatten() {
+            let text = added["content"].as_str().unwrap_or_default();
+            let kind = match (json["unk_token"] == text, added["special"] == true) {
+                (true, _) => UNKNOWN,
+                (_, true) => CONTROL,
+                _ => USER_DEFINED,
+            };
+            set(text, &added["id"], Some(kind))?;
+        }
+        let tokens = tokens.into_iter().enumerate().map(|(id, text)| {
+            text.unwrap_or_else(|| {
+                kinds[id] = UNUSED;
+                format!("[PAD{id}]")
+            })
+        });
+        let tokens = tokens.collect();
+        Ok((tokens, kinds))
+    }
+
+    fn merges(&self) -> Result<Vec<(String, String)>> {
+        let list = self.tokenizer["model"]["merges"].as_array();
+        let list = list.ok_or_else(|| self.fault("model.merges: expected a list".into()))?;
+        let pair = |(i, merge): (usize, &Value)| {
+            let pair = match merge {
+                Value::String(text) => text.split_once(' '),
+                _ => merge[0].as_str().zip(merge[1].as_str()),
+            };
+            let pair = pair.ok_or_else(|| self.fault(format!("model.merges[{i}]: {merge} is no pair")))?;
+            Ok((pair.0.to_string(), pair.1.to_string()))
+        };
+        list.iter().enumerate().map(pair).collect()
+    }
+
+    /// Whether a SentencePiece tokenizer puts a blank before the text.
+    fn space_prefix(&self) -> Result<bool> {
+        let parts = |value: &Value, list: &str| match value[list].as_array() {
+            Some(all) => all.clone(),
+            None if value.is_null() => Vec::new(),
+            None => vec![value.clone()],
+        };
+        let normalizer = parts(&self.tokenizer["normalizer"], "normalizers");
+        let pre = parts(&self.tokenizer["pre_tokenizer"], "pretokenizers");
+        let mut prefix = false;
+        for part in normalizer.iter().chain(&pre) {
+            let fits = match part["type"].as_str() {
+                Some("Prepend") if part["prepend"] == BLANK => {
+                    prefix = true;
+                    true
+                }
+                Some("Replace") => part["pattern"]["String"] == " " && part["content"] == BLANK,
+                Some("Metaspace") => {
+                    prefix |= part["prepend_scheme"] != "never" && part["add_prefix_space"] != false;
+                    part["replacement"] == BLANK
+                }
+                // Gemma's, after its normalizer has left no blank to split at.
+                Some("Split") => part["pattern"]["String"] == " ",
+                _ => false,
+            };
+            if !fits {
+                return Err(self.fault(format!("its component {part} has no place in a SentencePiece GGUF")));
+            }
+        }
+        Ok(prefix)
+    }
+
+    fn special(
+        &self,
+        add: &mut impl FnMut(&str, Field),
+        model: &Path,
+        tokens: &[String],
+        ids: &HashMap<String, u32>,
+    ) -> Result<()> {
+        let tokenizer = Tokenizer::load(model)?;
+        let around = tokenizer.encode("a")?;
+        let (bos, eos) = (tokenizer.bos(), tokenizer.eos());
+        if let Some(bos) = bos {
+            add("ggml.bos_token_id", Field::U32(bos));
+        }
+        add("ggml.eos_token_id", Field::U32(eos));
+        let (mut turn, mut message) = (None, None);
+        for &id in tokenizer.eos_ids().iter().filter(|&&id| id != eos) {
+            match tokens.get(id as usize).map(String::as_str) {
+                Some("<|eom_id|>") => message = Some(id),
+                Some(_) if turn.is_none() => turn = Some(id),
+                _ => {}
+            }
+        }
+        for (name, id) in [("eot", turn), ("eom", message)] {
+            if let Some(id) = id {
+                add(&format!("ggml.{name}_token_id"), Field::U32(id));
+            }
+        }
+        for (name, key) in [("unknown", "unk_token"), ("padding", "pad_token")] {
+            let value = &self.config[key];
+            let text = value.as_str().or_else(|| value["content"].as_str());
+            if let Some(&id) = text.and_then(|t| ids.get(t)) {
+                add(&format!("ggml.{name}_token_id"), Field::U32(id));
+            }
+        }
+        add("ggml.add_bos_token", Field::Bool(bos.is_some() && around.first().copied() == bos));
+        add("ggml.add_eos_token", Field::Bool(around.len() > 1 && around.last() == Some(&eos)));
+        Ok(())
+    }
+
+    fn templates(&self, add: &mut impl FnMut(&str, Field)) {
+        let mut named = self.templates.clone();
+        let usual = named.remove(DEFAULT);
+        if !named.is_empty() {
+            add("chat_templates", Field::Texts(named.keys().cloned().collect()));
+        }
+        for (name, text) in named {
+            add(&format!("chat_template.{name}"), Field::Text(text));
+        }
+        if let Some(text) = usual {
+            add("chat_template", Field::Text(text));
+        }
+    }
+}
+
+fn read_optional(path: &Path) -> Result<Option<String>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io(path)(e)),
+    }
+}
+
+/// Scores that rank pieces as the merges do: a piece that is made earlier is likelier. SentencePiece's BPE vocabularies
+/// have just such scores.
+fn scores(tokens: &[String], merges: &[(String, String)]) -> Vec<f32> {
+    let mut rank: HashMap<String, usize> = HashMap::new();
+    for (a, b) in merges {
+        let next = rank.len();
+        rank.entry(format!("{a}{b}")).or_insert(next);
+    }
+    let last = rank.len();
+    tokens.iter().map(|t| -(rank.get(t).copied().unwrap_or(last) as f32)).collect()
+}

@@ -1,0 +1,3 @@
+//! What a run does step by step, free of tensors: which rows a step takes and how they are cut.
+
+pub mod stage;
