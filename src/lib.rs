@@ -27,6 +27,7 @@ mod recipe;
 mod rng;
 mod run;
 mod steps;
+mod stop;
 mod train;
 mod units;
 mod weights;
@@ -40,9 +41,11 @@ pub use error::{BaseMismatch, Error, Result};
 pub use eval::{evaluate, EvalConfig, Evaluation};
 #[cfg(feature = "generate")]
 pub use generate::{GenerateConfig, Generation, Generator};
-pub use job::{Control, Event, JobHandle, Prepared, StepEvent, StopHandle, TrainReport, TrainingJob};
+pub use job::{Control, Event, JobHandle, Prepared, StepEvent, TrainingJob};
 pub use model::Keep;
 pub use plan::{plan, PlannedMemory, RunPlan};
+pub use run::TrainReport;
+pub use stop::StopHandle;
 
 /// What the program `sftmix`, the benches and the tests reach of the inside. No part of the API: it changes without
 /// notice.
@@ -95,6 +98,9 @@ pub mod internal {
     }
     pub mod run {
         pub use crate::run::*;
+    }
+    pub mod steps {
+        pub use crate::steps::*;
     }
     pub mod train {
         pub use crate::train::*;

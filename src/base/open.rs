@@ -12,10 +12,10 @@ use crate::data::tokens::StoreRequest;
 use crate::data::tokens::TokenStore;
 use crate::data::tokens::Tokenizer;
 use crate::error::{Error, Result};
-use crate::job::StopHandle;
 use crate::memory::Charge;
 use crate::model::Decoder;
 use crate::ops::{Engine, EngineOptions};
+use crate::stop::StopHandle;
 
 /// What a run or an evaluation works on.
 pub(crate) struct Inputs {

@@ -32,7 +32,6 @@ use crate::device;
 use crate::error::{Error, Result};
 use crate::family::DecoderConfig;
 use crate::memory::{anonymous_bytes, peak_resident_bytes, PeakSampler};
-use crate::ops::Engine;
 use crate::rate::process::{cpu_seconds, forget_peak, seconds_since_start};
 use crate::rate::Reference;
 pub use crate::rate::{Rates, Speed};
@@ -141,13 +140,6 @@ impl BenchConfig {
             _ => Ok(()),
         }
     }
-}
-
-/// The machine's rate of f32 products of these linears (outputs, inputs), 1e9 operations a second.
-pub(crate) fn reference_rate(engine: &Engine, linears: Vec<(usize, usize)>) -> Result<f64> {
-    let mut reference = Reference::new(linears, engine.threads());
-    reference.budget = std::time::Duration::from_millis(100);
-    Ok(reference.measure(engine, 512)?.best().1.gflops)
 }
 
 /// Measures; `observe` is told of every step.

@@ -7,10 +7,10 @@
 
 use crate::config::{MixReduction, Recipe};
 use crate::data::tokens::Ragged;
-use crate::plan::choice::Settled;
 use crate::recipe::beta::sample as sample_beta;
 use crate::rng::{Key, Stream};
-use crate::train::batches::{cut, Cut, Lengths};
+use crate::steps::cut::{Cut, Lengths};
+use crate::train::batches::{cut, Mixing};
 use crate::train::group::{Group, MicroBatch};
 
 /// What rows look like.
@@ -77,7 +77,7 @@ impl Step {
     }
 
     /// Groups as training makes them: with SFTMix neighbours are pairs, λ ~ Beta(½, ½) and μ = 0.2.
-    pub fn new(rows: &[Row], number: u64, recipe: Recipe, cut_as: Settled, seed: u64) -> Step {
+    pub fn new(rows: &[Row], number: u64, recipe: Recipe, how: Cut, seed: u64) -> Step {
         let micro = |rows: &[Row]| MicroBatch::new(&Ragged::from_rows(rows));
         let of = |row: &Row| (row.0.len(), micro(std::slice::from_ref(row)).supervised() as u32);
         let mixed = if recipe == Recipe::Sftmix { rows.len() / 2 * 2 } else { 0 };
@@ -86,9 +86,8 @@ impl Step {
         let pairs: Vec<_> =
             pairs.chunks_exact(2).enumerate().map(|(i, p)| (lambda(i), [of(&p[0]), of(&p[1])])).collect();
         let single: Vec<_> = single.iter().map(of).collect();
-        let Settled { micro_batch, micro_tokens, .. } = cut_as;
-        let how = Cut { micro_batch, micro_tokens, mu: 0.2, reduction: MixReduction::Token };
-        let made = cut(Lengths { pairs: &pairs, single: &single }, how, |r| micro(&rows[r]));
+        let mixing = Mixing { mu: 0.2, reduction: MixReduction::Token };
+        let made = cut(Lengths { pairs: &pairs, single: &single }, how, mixing, |r| micro(&rows[r]));
         let lengths = rows.iter().map(|r| r.0.len()).collect();
         Step { groups: made.groups, lengths, supervised: made.supervised as usize }
     }
@@ -121,8 +120,8 @@ mod tests {
         let rows = shape.batch(2, 7);
         for recipe in [Recipe::Ntp, Recipe::Sftmix] {
             for micro_batch in [1, 2, 3, 8] {
-                let cut_as = Settled { micro_batch, micro_tokens: usize::MAX, loss_chunk: 32 };
-                let s = Step::new(&rows, 2, recipe, cut_as, 0);
+                let how = Cut { micro_batch, micro_tokens: None, loss_chunk: 32 };
+                let s = Step::new(&rows, 2, recipe, how, 0);
                 assert_eq!(s.micro_tokens().sum::<usize>(), s.tokens());
                 let n: usize = s.groups.iter().flat_map(|g| &g.micros).map(MicroBatch::supervised).sum();
                 assert_eq!(n, s.supervised);

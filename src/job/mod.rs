@@ -5,17 +5,16 @@ mod event;
 mod runner;
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-pub use event::{Control, Event, Prepared, StepEvent, TrainReport};
+pub use event::{Control, Event, Prepared, StepEvent};
 
 use crate::config::{Dynamics, Recipe, TrainConfig};
 use crate::error::{Error, Result};
 use crate::run::folder::check_settings;
-use crate::run::RunFolder;
+use crate::run::{RunFolder, TrainReport};
+use crate::stop::StopHandle;
 
 /// A run that is set up and not begun.
 #[derive(Debug)]
@@ -23,22 +22,6 @@ pub struct TrainingJob {
     config: TrainConfig,
     resume: bool,
     stop: StopHandle,
-}
-
-/// Asks a job to stop; safe from any thread. It takes effect within one micro-batch.
-#[derive(Clone, Debug, Default)]
-pub struct StopHandle(Arc<AtomicBool>);
-
-impl StopHandle {
-    /// Asks for the stop.
-    pub fn stop(&self) {
-        self.0.store(true, Relaxed);
-    }
-
-    /// Whether it was asked for.
-    pub fn is_stopped(&self) -> bool {
-        self.0.load(Relaxed)
-    }
 }
 
 /// A setting of a run that is resumed: as given now, else as it was.

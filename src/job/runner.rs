@@ -11,8 +11,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::event::{Control, Event, Prepared, StepEvent, TrainReport};
-use super::StopHandle;
+use super::event::{Control, Event, Prepared, StepEvent};
 use crate::base::open::{hex, stopped, Inputs, ModelHash};
 use crate::config::{Dynamics, Recipe, TrainConfig};
 use crate::data::tokens::row_name;
@@ -39,9 +38,12 @@ use crate::recipe::Step;
 use crate::run::atomic::clean_temporaries;
 use crate::run::checkpoint::{self, Best, Checkpoint, State};
 use crate::run::folder::Metrics;
+use crate::run::TrainReport;
 use crate::run::{Resolved, RunFile, RunFolder};
+use crate::steps::cut::Cut;
 use crate::steps::stage::{Rows, StageRun};
-use crate::train::batches::Cut;
+use crate::stop::StopHandle;
+use crate::train::batches::Mixing;
 use crate::train::group::RowResult;
 use crate::train::optimizer::AdamW;
 use crate::train::schedule::LearningRate;
@@ -84,6 +86,7 @@ struct Runner<'a> {
     /// The rows' order, halves and confidences in the account.
     _rows: Charge,
     cut: Cut,
+    mixing: Mixing,
     /// Open once the run has begun.
     metrics: Option<Metrics>,
     dynamics: Option<DynamicsWriter>,
@@ -136,14 +139,15 @@ impl<'a> Runner<'a> {
         inputs.room(&std::iter::once(&store).chain(&valid).collect::<Vec<_>>())?;
         let rows = RowFacts::of(&store, valid.as_ref());
         let rows_charge = inputs.engine.account().charge(EXAMPLE * rows.examples);
-        let settled = before.as_ref().map(|b| b.resolved.settled());
+        let settled = before.as_ref().map(|b| b.resolved.cut);
         let (weights, threads) = (inputs.model.weight_bytes(), inputs.engine.threads());
         let (_, choice) = settle(config, &inputs.model.config, weights, threads, rows, settled)?;
         inputs.engine.options.loss_chunk = Some(choice.cut.loss_chunk);
         if let Some(pinned) = choice.pinned {
             inputs.model.give_up_weights(pinned);
         }
-        let resolved = Resolved::new(device, threads, choice.cut, inputs.engine.options.attention_tile);
+        let resolved =
+            Resolved { device, threads, cut: choice.cut, attention_tile: inputs.engine.options.attention_tile };
         let data_hash = hex(&store.hash());
         let run_file = match before {
             Some(run) => {
@@ -167,12 +171,7 @@ impl<'a> Runner<'a> {
             },
         };
         let (from, state) = newest(&folder)?;
-        let cut = Cut {
-            micro_batch: choice.cut.micro_batch,
-            micro_tokens: choice.cut.micro_tokens,
-            mu: config.mu,
-            reduction: config.mix_reduction,
-        };
+        let mixing = Mixing { mu: config.mu, reduction: config.mix_reduction };
         let mut runner = Runner {
             config,
             elapsed_before: state.elapsed_seconds,
@@ -189,7 +188,8 @@ impl<'a> Runner<'a> {
             keep: choice.keep,
             together: Together { rows: SCORE_ROWS, tokens: choice.score_tokens },
             _rows: rows_charge,
-            cut,
+            cut: choice.cut,
+            mixing,
             metrics: None,
             dynamics: None,
             halves: None,
@@ -235,8 +235,8 @@ impl<'a> Runner<'a> {
             supervised_tokens: self.store.supervised_tokens(),
             parameters: training.adapter.parameters(),
             total_steps: self.total_steps,
-            micro_batch: self.run_file.resolved.micro_batch,
-            micro_tokens: self.run_file.resolved.micro_tokens,
+            micro_batch: self.run_file.resolved.cut.micro_batch,
+            micro_tokens: self.run_file.resolved.cut.micro_tokens,
             keep: self.keep,
             threads: self.engine().threads(),
             device: self.engine().setting(),

@@ -2,9 +2,10 @@
 //! free memory: how many tokens run together, which blocks keep their activations, how many positions the loss
 //! takes at a time. None of it changes what is computed.
 
-use super::footprint::{Footprint, Rows};
+use super::footprint::Footprint;
 use crate::config::{Recipe, Recompute};
 use crate::model::Keep;
+use crate::steps::cut::{Cut, GroupRows};
 
 /// Bytes that are used where no limit is given, at least: a workstation has as much to spare.
 const USUAL: usize = 640 << 20;
@@ -42,7 +43,7 @@ pub struct Asked {
     /// Rows whose blocks run together, when given.
     pub micro_batch: Option<usize>,
     /// How a run that goes on was begun: what decides bits stays.
-    pub settled: Option<Settled>,
+    pub settled: Option<Cut>,
     /// Recompute, when asked for.
     pub recompute: Recompute,
     /// Bytes that the library may hold in all.
@@ -59,22 +60,11 @@ pub struct Asked {
     pub vocab: usize,
 }
 
-/// Choices that decide bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settled {
-    /// Most rows whose blocks run together.
-    pub micro_batch: usize,
-    /// Tokens that they have together at most, unless one row has more.
-    pub micro_tokens: usize,
-    /// Positions whose logits exist at once.
-    pub loss_chunk: usize,
-}
-
 /// What was chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
     /// How rows are cut.
-    pub cut: Settled,
+    pub cut: Cut,
     /// What is kept for the backward pass.
     pub keep: Keep,
     /// Tokens that run together in a forward pass that keeps nothing, unless one row has more.
@@ -105,11 +95,11 @@ impl Asked {
     }
 
     /// The rows of a group of up to `tokens` tokens that run together.
-    fn rows(&self, tokens: usize) -> Rows {
+    fn rows(&self, tokens: usize) -> GroupRows {
         // A pair that is more than may run together runs row by row and is held until its loss.
         let pair = if self.recipe == Recipe::Sftmix { 2 * self.longest } else { 0 };
         let held = tokens.max(pair);
-        Rows { tokens: held, together: tokens.min(held), longest: self.longest, supervised: held }
+        GroupRows { tokens: held, together: tokens.min(held), longest: self.longest, supervised: held }
     }
 
     /// Tokens that may run together, largest first.
@@ -117,7 +107,7 @@ impl Asked {
         let all = self.batch_size.max(1) * self.longest;
         let of = |rows: usize| rows.clamp(1, self.batch_size.max(1)) * self.longest;
         if let Some(s) = self.settled {
-            return vec![of(s.micro_batch).min(s.micro_tokens.max(self.longest))];
+            return vec![of(s.micro_batch).min(s.micro_tokens().max(self.longest))];
         }
         if let Some(rows) = self.micro_batch {
             return vec![of(rows)];
@@ -136,7 +126,7 @@ impl Asked {
     fn cost(&self, f: &Footprint, tokens: usize, keep: Keep, chunk: usize) -> f64 {
         let step = (self.batch_size as f64 * self.mean).max(1.0);
         let usual = step / (step / tokens as f64).ceil();
-        let rows = Rows { tokens: usual as usize, together: usual as usize, ..self.rows(tokens) };
+        let rows = GroupRows { tokens: usual as usize, together: usual as usize, ..self.rows(tokens) };
         let kept = f.kept_blocks(keep, rows, chunk) as f64 / f.blocks().max(1) as f64;
         let positions = (chunk as f64).min(usual);
         // Of equals the smaller.
@@ -192,11 +182,11 @@ pub fn choose(f: &Footprint, asked: &Asked) -> Result<Choice, Short> {
     let most = held + trains.total();
     let left = asked.resident_limit.map(|r| r.saturating_sub(asked.mapped() + most));
     let pinned = left.map(|bytes| bytes / asked.streamed.0.max(1));
-    let score_rows = |n: usize| Rows { tokens: n, together: n, longest: asked.longest, supervised: n };
+    let score_rows = |n: usize| GroupRows { tokens: n, together: n, longest: asked.longest, supervised: n };
     let fits = |n: &usize| trains.max(f.scoring(score_rows((*n).max(asked.longest)), loss_chunk)).total() <= room;
-    let made = Settled {
+    let made = Cut {
         micro_batch: asked.micro_batch.unwrap_or(asked.batch_size).clamp(1, asked.batch_size.max(1)),
-        micro_tokens: if asked.micro_batch.is_some() { usize::MAX } else { tokens },
+        micro_tokens: if asked.micro_batch.is_some() { None } else { Some(tokens) },
         loss_chunk,
     };
     Ok(Choice {

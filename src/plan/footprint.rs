@@ -12,6 +12,7 @@ use crate::kernels::cpu::product::scratch_floats;
 use crate::model::Adapter;
 use crate::model::Keep;
 use crate::ops::{dora, Engine};
+use crate::steps::cut::GroupRows;
 
 /// What footprints depend on beside the rows.
 #[derive(Clone, Debug)]
@@ -47,19 +48,6 @@ pub struct Footprint {
 
 /// The linears that carry an adapter, as (block, inputs, outputs, rank).
 pub type Slots = Vec<(usize, usize, usize, usize)>;
-
-/// The rows of a group.
-#[derive(Clone, Copy, Debug)]
-pub struct Rows {
-    /// Tokens of all its micro-batches.
-    pub tokens: usize,
-    /// Tokens of the largest micro-batch.
-    pub together: usize,
-    /// Tokens of the longest row.
-    pub longest: usize,
-    /// Supervised tokens.
-    pub supervised: usize,
-}
 
 /// Bytes of a group, by what they are for: each in maps of its own, so the most of each adds up, whichever
 /// groups need them.
@@ -154,8 +142,8 @@ impl Footprint {
 
     /// Bytes of a group when the top `kept` blocks keep everything and the loss runs over `chunk` positions at
     /// a time.
-    pub fn group(&self, rows: Rows, kept: usize, chunk: usize) -> Parts {
-        let Rows { tokens: t, together: n, longest, supervised: s } = rows;
+    pub fn group(&self, rows: GroupRows, kept: usize, chunk: usize) -> Parts {
+        let GroupRows { tokens: t, together: n, longest, supervised: s } = rows;
         let (c, f) = (self.hidden, self.inner);
         // The top block is never run twice.
         let whole = kept.clamp(self.blocks.min(1), self.blocks);
@@ -187,8 +175,8 @@ impl Footprint {
     }
 
     /// Bytes of a forward pass that keeps nothing.
-    pub fn scoring(&self, rows: Rows, chunk: usize) -> Parts {
-        let Rows { together: n, longest, supervised: s, .. } = rows;
+    pub fn scoring(&self, rows: GroupRows, chunk: usize) -> Parts {
+        let GroupRows { together: n, longest, supervised: s, .. } = rows;
         let (c, f) = (self.hidden, self.inner);
         let k = chunk.min(s);
         let loss = 2 * s * c + k * (c + self.vocab) + self.head_product(k);
@@ -199,7 +187,7 @@ impl Footprint {
     }
 
     /// How many blocks from the top can keep their activations.
-    pub fn kept_blocks(&self, keep: Keep, rows: Rows, chunk: usize) -> usize {
+    pub fn kept_blocks(&self, keep: Keep, rows: GroupRows, chunk: usize) -> usize {
         match keep {
             Keep::Nothing => 0,
             Keep::Top(k) => k.min(self.blocks),

@@ -2,14 +2,14 @@
 
 use super::choice::Choice;
 use super::choice::SCORE_ROWS;
-use super::footprint::{Parts, Rows};
+use super::footprint::Parts;
 use super::settle::Needs;
 use crate::config::{Recipe, TrainConfig};
 use crate::data::tokens::TokenStore;
 use crate::recipe::Halves;
 use crate::recipe::PlannedStage;
+use crate::steps::cut::{group_shapes, GroupRows};
 use crate::steps::stage::StageRun;
-use crate::train::batches::{group_shapes, Cut};
 
 /// Steps that are replayed of each stage: more hardly find a larger group.
 const REPLAYED: u64 = 20_000;
@@ -35,12 +35,6 @@ pub(crate) fn forecast(
     store: &TokenStore,
 ) -> Forecast {
     let (footprint, chunk) = (&needs.footprint, choice.cut.loss_chunk);
-    let cut = Cut {
-        micro_batch: choice.cut.micro_batch,
-        micro_tokens: choice.cut.micro_tokens,
-        mu: config.mu,
-        reduction: config.mix_reduction,
-    };
     let mut f = Forecast::default();
     let (mut kept_blocks, mut groups) = (0usize, 0usize);
     let order: Vec<f32> = match config.recipe {
@@ -54,7 +48,7 @@ pub(crate) fn forecast(
         let mut gflop = 0.0;
         for step in 0..replayed {
             let taken = rows.step(&stage, config, store.len() as u32, step, halves.as_ref());
-            for rows in group_shapes(store, &taken, cut) {
+            for rows in group_shapes(store, &taken, choice.cut) {
                 let blocks = footprint.kept_blocks(choice.keep, rows, chunk);
                 f.most = f.most.max(footprint.group(rows, blocks, chunk));
                 kept_blocks += blocks;
@@ -67,7 +61,7 @@ pub(crate) fn forecast(
     let sweeps = stages.iter().filter(|s| matches!(s, PlannedStage::Sweep { .. })).count();
     if sweeps > 0 || config.has_valid() {
         let tokens = choice.score_tokens.max(needs.asked.longest).min(SCORE_ROWS * needs.asked.longest);
-        let rows = Rows { tokens, together: tokens, longest: needs.asked.longest, supervised: tokens };
+        let rows = GroupRows { tokens, together: tokens, longest: needs.asked.longest, supervised: tokens };
         f.most = f.most.max(footprint.scoring(rows, chunk));
     }
     // A forward pass is 0.48 of a step's floor.

@@ -12,7 +12,6 @@ use serde::Serialize;
 
 use self::forecast::{forecast, Forecast};
 use self::settle::{settle, weight_bytes, RowFacts};
-use crate::bench::reference_rate;
 use crate::config::TrainConfig;
 use crate::data::tokens::select::{open_sets, Sets};
 use crate::data::tokens::StoreRequest;
@@ -22,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::family::DecoderConfig;
 use crate::ops::engine::available_threads;
 use crate::ops::{Engine, EngineOptions};
+use crate::rate::reference_rate;
 use crate::recipe::StagePlan;
 
 /// Share of the machine's f32 rate that steps reach, in f32 and with matrix units (docs/performance.md).
@@ -142,7 +142,7 @@ pub fn plan(config: &TrainConfig) -> Result<RunPlan> {
         working: most.working as u64,
     });
     out.micro_batch = Some(choice.cut.micro_batch as u64);
-    out.micro_tokens = Some(choice.cut.micro_tokens as u64).filter(|&t| t != usize::MAX as u64);
+    out.micro_tokens = choice.cut.micro_tokens.map(|t| t as u64);
     out.blocks_kept = Some(blocks_kept);
     out.loss_chunk = Some(choice.cut.loss_chunk as u64);
     out.gflop = Some(gflop);

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::choice::{choose, Asked, Choice, Settled, Short};
-use super::footprint::{Footprint, Parts, Rows, Slots};
+use super::choice::{choose, Asked, Choice, Short};
+use super::footprint::{Footprint, Parts, Slots};
 use crate::config::{Recipe, TrainConfig};
 use crate::data::tokens::pipeline;
 use crate::data::tokens::TokenStore;
@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::family::DecoderConfig;
 use crate::lora::peft::load_adapter;
 use crate::ops::engine::{FIXED, PER_THREAD};
+use crate::steps::cut::{Cut, GroupRows};
 use crate::weights::WeightStore;
 
 /// Bytes an example of a run: its place in the order, its half, its confidence.
@@ -100,13 +101,13 @@ impl Needs {
     }
 
     /// With attention, as if its rows were as long as the longest.
-    pub fn step_gflop(&self, rows: Rows) -> f64 {
+    pub fn step_gflop(&self, rows: GroupRows) -> f64 {
         let squares = rows.tokens as f64 * rows.longest as f64 / 2.0;
         self.gflop(rows.tokens as f64, rows.supervised as f64) + 12e-9 * self.queries as f64 * squares
     }
 
     /// Bytes of a group of these rows.
-    pub fn parts(&self, rows: Rows, choice: &Choice) -> Parts {
+    pub fn parts(&self, rows: GroupRows, choice: &Choice) -> Parts {
         let kept = self.footprint.kept_blocks(choice.keep, rows, choice.cut.loss_chunk);
         self.footprint.group(rows, kept, choice.cut.loss_chunk)
     }
@@ -182,7 +183,7 @@ pub(crate) fn settle(
     weights: usize,
     threads: usize,
     rows: RowFacts,
-    settled: Option<Settled>,
+    settled: Option<Cut>,
 ) -> Result<(Needs, Choice)> {
     let mut needs = Needs::new(config, c, weights, threads, rows)?;
     needs.asked.settled = settled;

@@ -224,6 +224,13 @@ impl Reference {
     }
 }
 
+/// The machine's rate of f32 products of these linears (outputs, inputs), 1e9 operations a second.
+pub(crate) fn reference_rate(engine: &Engine, linears: Vec<(usize, usize)>) -> Result<f64> {
+    let mut reference = Reference::new(linears, engine.threads());
+    reference.budget = Duration::from_millis(100);
+    Ok(reference.measure(engine, 512)?.best().1.gflops)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

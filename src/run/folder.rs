@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::atomic::write_file;
+use super::report::TrainReport;
 use crate::config::DeviceSetting;
 use crate::config::TrainConfig;
 use crate::data::text::chat::ChatFacts;
 use crate::data::tokens::RowCounts;
 use crate::data::tokens::SourceCounts;
 use crate::error::{Error, Result};
-use crate::job::TrainReport;
-use crate::plan::choice::Settled;
+use crate::steps::cut::Cut;
 
 /// Version of the folder's layout.
 const FORMAT: u32 = 1;
@@ -57,30 +57,11 @@ pub struct Resolved {
     pub device: DeviceSetting,
     /// Worker threads.
     pub threads: usize,
-    /// Most rows whose blocks run together.
-    pub micro_batch: usize,
-    /// Tokens that they have together at most, unless one row has more; absent is no limit.
-    #[serde(default)]
-    pub micro_tokens: Option<usize>,
-    /// Supervised rows whose logits exist at once.
-    pub loss_chunk: usize,
+    /// How rows are cut.
+    #[serde(flatten)]
+    pub cut: Cut,
     /// Query rows of an attention tile.
     pub attention_tile: usize,
-}
-
-impl Resolved {
-    /// Of what was chosen.
-    pub(crate) fn new(device: DeviceSetting, threads: usize, cut: Settled, attention_tile: usize) -> Resolved {
-        let Settled { micro_batch, micro_tokens, loss_chunk } = cut;
-        let micro_tokens = Some(micro_tokens).filter(|&t| t != usize::MAX);
-        Resolved { device, threads, micro_batch, micro_tokens, loss_chunk, attention_tile }
-    }
-
-    /// How rows are cut.
-    pub(crate) fn settled(&self) -> Settled {
-        let micro_tokens = self.micro_tokens.unwrap_or(usize::MAX);
-        Settled { micro_batch: self.micro_batch, micro_tokens, loss_chunk: self.loss_chunk }
-    }
 }
 
 /// Where runs were before there was a choice.
@@ -304,7 +285,7 @@ pub fn check_settings(run: &RunFile, given: &Map<String, Value>) -> Result<()> {
         Err(e) => Err(Error::config("config", e.to_string())),
     };
     let mut have = as_map(&|| serde_json::to_value(&run.config))?;
-    for (key, chosen) in [("threads", run.resolved.threads), ("micro_batch", run.resolved.micro_batch)] {
+    for (key, chosen) in [("threads", run.resolved.threads), ("micro_batch", run.resolved.cut.micro_batch)] {
         if have.get(key).is_some_and(Value::is_null) {
             have.insert(key.into(), chosen.into());
         }

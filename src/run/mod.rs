@@ -3,5 +3,7 @@
 pub mod atomic;
 pub mod checkpoint;
 pub mod folder;
+pub mod report;
 
 pub use folder::{Resolved, RunFile, RunFolder};
+pub use report::TrainReport;

@@ -14,8 +14,9 @@ use crate::ops::elementwise::DropoutKey;
 use crate::ops::head_loss::{self, Mix, Position, Unit};
 use crate::ops::linear::SlotGrad;
 use crate::ops::{rows, Engine, Layout};
-use crate::plan::footprint::{Footprint, Rows};
+use crate::plan::footprint::Footprint;
 use crate::recipe::entropy;
+use crate::steps::cut::GroupRows;
 
 /// Rows that run through the blocks together.
 #[derive(Clone, Debug)]
@@ -184,9 +185,9 @@ impl Group {
     }
 
     /// What its footprint depends on.
-    pub fn shape(&self) -> Rows {
+    pub fn shape(&self) -> GroupRows {
         let longest = self.micros.iter().flat_map(|m| m.layout.offsets().windows(2).map(|w| w[1] - w[0])).max();
-        Rows {
+        GroupRows {
             tokens: self.micros.iter().map(MicroBatch::tokens).sum(),
             together: self.micros.iter().map(MicroBatch::tokens).max().unwrap_or(0),
             longest: longest.unwrap_or(0) as usize,

@@ -60,7 +60,7 @@ impl Runner<'_> {
     /// One optimizer step.
     pub(super) fn step(&mut self, stage: &StageRun, t: &mut Training, taken: &Step, lr: f64) -> Result<()> {
         let begun = Instant::now();
-        let made = groups(&self.store, taken, self.cut);
+        let made = groups(&self.store, taken, self.cut, self.mixing);
         let dropout = DropoutKey { seed: self.config.seed, step: self.state.global_step };
         let (mut rows, mut mixup, mut floor, mut tokens) = (Vec::new(), 0.0, 0.0, 0u64);
         for group in &made.groups {
