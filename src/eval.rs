@@ -77,7 +77,7 @@ pub fn evaluate(config: &EvalConfig) -> Result<Evaluation> {
     let (mut inputs, tokenizer) = Inputs::open(&config.model, config.max_length, options, cache)?;
     let adapter = config.adapter.as_deref().map(|d| Adapter::load(&inputs.engine, &inputs.model, d)).transpose()?;
     let data = Split::Test.resolve(&config.data)?;
-    let store = inputs.store(&tokenizer, &data, &config.data_options, config.max_length, &|| false)?;
+    let store = inputs.store(&tokenizer, &data, &config.data_options, None, config.max_length, &|| false)?;
     drop(tokenizer);
     inputs.room(&[&store])?;
     let together = score::Together::rows(config.batch_size);

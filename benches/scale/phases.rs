@@ -73,6 +73,7 @@ fn data(s: &Settings, n: u64) -> Outcome<Value> {
 fn store(s: &Settings, tokenizer: &Tokenizer, data: PathBuf, cache: PathBuf) -> Outcome<TokenStore> {
     Ok(TokenStore::open_or_build(&StoreRequest {
         data: &data,
+        template: None,
         options: &DataOptions::default(),
         tokenizer,
         max_length: MAX_LENGTH,

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::hash::{hash_weights, HashCache};
-use crate::config::TrainConfig;
-use crate::data::text::chat::stored::model_templates;
+use crate::config::{Dynamics, TrainConfig};
+use crate::data::text::chat::stored::{model_templates, same_but_for_training, DEFAULT};
 use crate::error::{BaseMismatch, Error, Result};
 use crate::model::Decoder;
 use crate::run::atomic::write_file;
@@ -33,7 +33,58 @@ pub struct AdapterFacts {
     /// Content hash of the training examples.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_hash: Option<String>,
+    /// Hash of the chat template that its conversations were written with, which lies beside it; absent where its rows
+    /// were none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<String>,
 }
+
+/// The settings that say how an adapter was trained, and nothing about the machine.
+const TRAINING: [&str; 43] = [
+    "recipe",
+    "mu",
+    "mix_alpha",
+    "mix_reduction",
+    "dynamics",
+    "reference_epochs",
+    "reference_checkpoints",
+    "confidence",
+    "epochs",
+    "max_steps",
+    "batch_size",
+    "max_length",
+    "lora_r",
+    "lora_alpha",
+    "lora_dropout",
+    "use_rslora",
+    "use_dora",
+    "target_modules",
+    "layers_to_transform",
+    "rank_pattern",
+    "alpha_pattern",
+    "loraplus_lr_ratio",
+    "neftune_noise_alpha",
+    "lr",
+    "schedule",
+    "warmup_ratio",
+    "weight_decay",
+    "adam_betas",
+    "adam_eps",
+    "clip",
+    "seed",
+    "valid_split",
+    "eval_every",
+    "early_stopping_patience",
+    "early_stopping_threshold",
+    "keep_best",
+    "data_format",
+    "prompt_field",
+    "response_field",
+    "text_field",
+    "prompt_template",
+    "messages_field",
+    "chat_template_kwargs",
+];
 
 /// A base model by its contents: BLAKE3, in hexadecimal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -95,23 +146,26 @@ impl AdapterFacts {
     /// Facts of an adapter on this base.
     pub fn new(base: BaseFacts) -> AdapterFacts {
         let sftmix = env!("CARGO_PKG_VERSION").to_string();
-        AdapterFacts { format: FORMAT, sftmix, base, recipe: None, data_hash: None }
+        AdapterFacts { format: FORMAT, sftmix, base, recipe: None, data_hash: None, chat_template: None }
     }
 
-    /// With the settings of the run. Those that are the machine's stay out, paths and threads: they say nothing
-    /// elsewhere, and much about it.
-    pub fn with_run(mut self, config: &TrainConfig, data_hash: &str) -> AdapterFacts {
-        if let Ok(Value::Object(mut settings)) = serde_json::to_value(config) {
-            let paths = ["model", "data", "out", "valid", "init_adapter", "cache_dir"];
-            for own in paths.into_iter().chain(["device", "threads", "memory_limit", "resident_limit"]) {
-                settings.remove(own);
+    /// With how a run trained it: the settings that say so, and hashes of its rows and its chat template.
+    pub fn with_run(
+        mut self,
+        config: &TrainConfig,
+        data_hash: Option<&str>,
+        chat_template: Option<&str>,
+    ) -> AdapterFacts {
+        if let Ok(Value::Object(settings)) = serde_json::to_value(config) {
+            let mut kept: Map<String, Value> =
+                settings.into_iter().filter(|(name, _)| TRAINING.contains(&name.as_str())).collect();
+            if let Dynamics::Path(_) = config.dynamics {
+                kept.insert("dynamics".into(), "imported".into());
             }
-            if let crate::config::Dynamics::Path(_) = config.dynamics {
-                settings.insert("dynamics".into(), "imported".into());
-            }
-            self.recipe = Some(Value::Object(settings));
+            self.recipe = Some(Value::Object(kept));
         }
-        self.data_hash = Some(data_hash.into());
+        self.data_hash = data_hash.map(Into::into);
+        self.chat_template = chat_template.map(Into::into);
         self
     }
 
@@ -173,14 +227,20 @@ pub fn check_base(adapter: &Path, model: &Path, cache_dir: Option<&Path>) -> Res
     if found != facts.base.weights {
         return Err(mismatch("weights", &facts.base.weights, &found));
     }
-    let hash = |text: &String| blake3::hash(text.as_bytes()).to_hex().to_string();
-    let templates: BTreeMap<_, _> = model_templates(model)?.iter().map(|(n, t)| (n.clone(), hash(t))).collect();
-    if templates != facts.base.chat_template {
-        log::warn!(
-            "{}: the chat template of {} is not the one it was trained with",
-            adapter.display(),
-            model.display()
-        );
+    // What its conversations were written with is said since it is known; before, only what the base had.
+    let trained = facts.chat_template.as_ref().or(facts.base.chat_template.get(DEFAULT));
+    let own = model_templates(model)?.remove(DEFAULT);
+    let own_hash = own.as_ref().map(|text| blake3::hash(text.as_bytes()).to_hex().to_string());
+    if trained.is_some() && trained != own_hash.as_ref() {
+        let beside = model_templates(adapter)?.remove(DEFAULT);
+        let same = matches!((&beside, &own), (Some(beside), Some(own)) if same_but_for_training(beside, own));
+        if !same {
+            log::warn!(
+                "{}: the chat template of {} is not the one it was trained with",
+                adapter.display(),
+                model.display()
+            );
+        }
     }
     Ok(())
 }
@@ -220,7 +280,7 @@ mod tests {
         check_base(adapter.path(), base.path(), at).unwrap();
 
         let facts = AdapterFacts::new(BaseFacts::of(base.path(), &mut HashCache::open(cache.path())).unwrap())
-            .with_run(&TrainConfig { model: "/secret".into(), lora_r: 5, ..Default::default() }, "d0");
+            .with_run(&TrainConfig { model: "/secret".into(), lora_r: 5, ..Default::default() }, Some("d0"), None);
         facts.write(adapter.path()).unwrap();
         assert_eq!(AdapterFacts::read(adapter.path()).unwrap().unwrap(), facts);
         let recipe = facts.recipe.as_ref().unwrap();
@@ -240,6 +300,35 @@ mod tests {
                 e => panic!("{e}"),
             }
         }
+    }
+
+    /// A setting that is added must be put into the list, or here.
+    #[test]
+    fn what_is_kept_of_the_settings_is_listed() {
+        let machine = [
+            "model",
+            "data",
+            "out",
+            "valid",
+            "init_adapter",
+            "force_base",
+            "device",
+            "threads",
+            "micro_batch",
+            "recompute",
+            "memory_limit",
+            "resident_limit",
+            "save_every",
+            "keep",
+            "cache_dir",
+            "chat_template",
+        ];
+        let Ok(Value::Object(all)) = serde_json::to_value(TrainConfig::default()) else { unreachable!() };
+        let mut all: Vec<&str> = all.keys().map(String::as_str).collect();
+        let mut listed: Vec<&str> = TRAINING.into_iter().chain(machine).collect();
+        all.sort_unstable();
+        listed.sort_unstable();
+        assert_eq!(listed, all);
     }
 
     #[test]

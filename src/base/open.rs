@@ -51,12 +51,13 @@ impl Inputs {
         self.model.grow(&self.engine, longest)
     }
 
-    /// The token store of a data file.
+    /// The token store of a data file; `template` takes the place of the text in the file of `chat_template`.
     pub fn store(
         &self,
         tokenizer: &ChargedTokenizer,
         data: &Path,
         options: &DataOptions,
+        template: Option<&str>,
         max_length: usize,
         stop: &dyn Fn() -> bool,
     ) -> Result<TokenStore> {
@@ -66,6 +67,7 @@ impl Inputs {
         let store = TokenStore::open_or_build(&StoreRequest {
             data,
             options,
+            template,
             tokenizer: &tokenizer.tokenizer,
             max_length,
             cache_dir: &self.cache_dir,

@@ -108,7 +108,7 @@ impl View {
         // Only conversations need the tokenizer: its end token, or its template. Without either they fail.
         let mut found = read(&ChatFormat::default())
             .or_else(|e| match Tokenizer::load(&config.model) {
-                Ok(tokenizer) => read(&ChatFormat::of(&tokenizer, &config.data_options)?),
+                Ok(tokenizer) => read(&ChatFormat::of(&tokenizer, &config.data_options, None)?),
                 Err(_) => Err(e),
             })
             .map_err(|e| e.to_string())?;

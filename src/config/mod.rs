@@ -226,7 +226,8 @@ impl TrainConfig {
         let make = |p: &mut PathBuf| *p = std::path::absolute(&*p).unwrap_or_else(|_| p.clone());
         [&mut self.model, &mut self.out].into_iter().for_each(make);
         self.data.0.iter_mut().map(|s| &mut s.path).for_each(make);
-        [&mut self.valid, &mut self.init_adapter, &mut self.cache_dir].into_iter().flatten().for_each(make);
+        let template = &mut self.data_options.chat_template;
+        [&mut self.valid, &mut self.init_adapter, &mut self.cache_dir, template].into_iter().flatten().for_each(make);
         if let Dynamics::Path(p) = &mut self.dynamics {
             make(p);
         }

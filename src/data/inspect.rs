@@ -180,7 +180,7 @@ impl Look<'_> {
         };
         let (row, object) = first?;
         let options = &self.config.data_options;
-        let format = ChatFormat::of(self.tokenizer, options)?;
+        let format = ChatFormat::of(self.tokenizer, options, None)?;
         let template = Template::resolve(options, &format, self.path, row, &object)?;
         out.chat = template.chat_facts();
         out.shape = Some(template.shape().name());

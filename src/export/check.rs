@@ -46,6 +46,7 @@ impl Rows {
         let store = TokenStore::open_or_build(&StoreRequest {
             data,
             options,
+            template: None,
             tokenizer,
             max_length,
             cache_dir,

@@ -10,10 +10,10 @@ use serde_json::{Map, Value};
 
 pub use event::{Control, Event, Prepared, StepEvent};
 
-use crate::config::{Dynamics, Recipe, TrainConfig};
+use crate::config::TrainConfig;
 use crate::error::{Error, Result};
-use crate::run::folder::check_settings;
-use crate::run::{RunFolder, TrainReport};
+use crate::run::settings::taken_up;
+use crate::run::{RunFile, RunFolder, TrainReport};
 use crate::stop::StopHandle;
 
 /// A run that is set up and not begun.
@@ -21,15 +21,9 @@ use crate::stop::StopHandle;
 pub struct TrainingJob {
     config: TrainConfig,
     resume: bool,
+    /// The run that is taken up, as it was read.
+    known: Option<Box<RunFile>>,
     stop: StopHandle,
-}
-
-/// A setting of a run that is resumed: as given now, else as it was.
-fn changed<T: serde::de::DeserializeOwned>(given: &mut Map<String, Value>, field: &str, was: T) -> Result<T> {
-    match given.remove(field) {
-        Some(v) => serde_json::from_value(v).map_err(|e| Error::config(field, e.to_string())),
-        None => Ok(was),
-    }
 }
 
 impl TrainingJob {
@@ -41,48 +35,35 @@ impl TrainingJob {
         let config = config.with_data_files()?;
         config.validate()?;
         let config = config.absolute();
-        if RunFolder::new(&config.out).read()?.is_some() {
-            let reason = "the folder holds a run: resume it, or choose another".into();
-            return Err(Error::Checkpoint { path: config.out, reason });
-        }
-        check_new(&config)?;
-        Ok(TrainingJob { config, resume: false, stop: StopHandle::default() })
+        runner::empty(&config)?;
+        Ok(TrainingJob { config, resume: false, known: None, stop: StopHandle::default() })
     }
 
-    /// The run in `out`, to be taken up where its newest whole checkpoint stands. Its settings come from
-    /// the folder; `given` holds those that are given now, by field name of [`TrainConfig`], of which only the
-    /// device may differ. Where no run is there yet it is begun from `given` over the defaults.
+    /// The run in `out`, to be taken up where its newest whole checkpoint stands. Its settings come from the folder;
+    /// `given` holds those that are given now, by field name of [`TrainConfig`]: inputs may lie elsewhere, with the same
+    /// contents, and device, memory limits and cache folder may be others. Where no run is there yet it is begun from
+    /// `given` over the defaults.
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] names a setting that contradicts the run's, with both values.
     pub fn resume(out: &Path, given: &Map<String, Value>) -> Result<TrainingJob> {
-        let begun = RunFolder::new(out).read()?;
-        let is_new = begun.is_none();
-        let config = match begun {
-            Some(run) => {
-                let mut given = given.clone();
-                // The folder may have been moved, or be named another way.
-                given.remove("out");
-                // Where it goes on, and in how much memory, may be another.
-                let device = changed(&mut given, "device", run.config.device)?;
-                let memory_limit = changed(&mut given, "memory_limit", run.config.memory_limit)?;
-                let resident_limit = changed(&mut given, "resident_limit", run.config.resident_limit)?;
-                check_settings(&run, &given)?;
-                TrainConfig { out: out.to_path_buf(), device, memory_limit, resident_limit, ..run.config }
-            }
+        let known = RunFolder::new(out).read()?.map(Box::new);
+        let config = match &known {
+            Some(run) => taken_up(run, out, given)?,
             None => {
                 let mut all = given.clone();
                 all.insert("out".into(), Value::String(out.to_string_lossy().into_owned()));
-                serde_json::from_value(Value::Object(all)).map_err(|e| Error::config("config", e.to_string()))?
+                let config: TrainConfig =
+                    serde_json::from_value(Value::Object(all)).map_err(|e| Error::config("config", e.to_string()))?;
+                config.with_data_files()?
             }
         };
-        let config = if is_new { config.with_data_files()? } else { config };
         config.validate()?;
         let config = config.absolute();
-        if is_new {
-            check_new(&config)?;
+        if known.is_none() {
+            runner::empty(&config)?;
         }
-        Ok(TrainingJob { config, resume: true, stop: StopHandle::default() })
+        Ok(TrainingJob { config, resume: true, known, stop: StopHandle::default() })
     }
 
     /// Its settings.
@@ -101,7 +82,8 @@ impl TrainingJob {
     /// [`Error::Stopped`] when it was stopped, with the checkpoint; otherwise what went wrong. What was
     /// written stays, and [`TrainingJob::resume`] takes it up.
     pub fn run(self, mut observer: impl FnMut(&Event) -> Control + Send) -> Result<TrainReport> {
-        runner::run(&self.config, self.resume, &self.stop, &mut observer)
+        let known = self.known.as_deref();
+        runner::run(&self.config, self.resume, known, &self.stop, &mut observer)
     }
 
     /// Runs on a thread of its own.
@@ -113,22 +95,6 @@ impl TrainingJob {
         let builder = std::thread::Builder::new().name("sftmix-job".into());
         let thread = builder.spawn(move || self.run(observer)).map_err(|e| Error::Threads(e.to_string()))?;
         Ok(JobHandle { stop, thread })
-    }
-}
-
-/// What must hold before a run begins: nothing in its folder that is not its own, and dynamics that are there.
-fn check_new(config: &TrainConfig) -> Result<()> {
-    let folder = RunFolder::new(&config.out);
-    if let Some(name) = folder.foreign()? {
-        let reason = format!("the folder holds {name} of something else: choose another");
-        return Err(Error::Checkpoint { path: config.out.clone(), reason });
-    }
-    match &config.dynamics {
-        Dynamics::Path(path) if config.recipe == Recipe::Sftmix && !path.exists() => {
-            let found = format!("expected sweep, online, single or the folder of a run, found {}", path.display());
-            Err(Error::config("dynamics", found))
-        }
-        _ => Ok(()),
     }
 }
 

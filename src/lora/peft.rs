@@ -98,6 +98,26 @@ pub struct PeftAdapter {
     pub scales: BTreeMap<String, f64>,
 }
 
+impl PeftAdapter {
+    /// BLAKE3 over what the adapter computes: modules in order of name with their ranks, scales and numbers.
+    pub fn content_hash(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        for (module, pair) in &self.modules {
+            hasher.update(&(module.len() as u64).to_le_bytes());
+            hasher.update(module.as_bytes());
+            for n in [pair.r, pair.in_features, pair.out_features] {
+                hasher.update(&(n as u64).to_le_bytes());
+            }
+            let scale = self.scales.get(module).copied().unwrap_or_else(|| self.config.scale());
+            hasher.update(&scale.to_le_bytes());
+            for numbers in [Some(&pair.a), Some(&pair.b), pair.magnitude.as_ref()].into_iter().flatten() {
+                hasher.update(&le_bytes(numbers));
+            }
+        }
+        *hasher.finalize().as_bytes()
+    }
+}
+
 /// Writes an adapter folder; the same arguments give the same bytes. The folder is created; files of an
 /// earlier adapter in it are overwritten in place, so write to a temporary folder where a kill matters.
 pub fn save_adapter(dir: &Path, config: &LoraConfig, base_model: &str, tensors: &[PeftTensor]) -> Result<()> {

@@ -44,7 +44,7 @@ pub(crate) fn forecast(
     let halves = Halves::split(&order).ok();
     for stage in StageRun::from_plan(stages) {
         let replayed = stage.steps.min(REPLAYED);
-        let mut rows = crate::steps::stage::Rows::default();
+        let mut rows = crate::steps::stage::EpochRows::default();
         let mut gflop = 0.0;
         for step in 0..replayed {
             let taken = rows.step(&stage, config, store.len() as u32, step, halves.as_ref());

@@ -95,6 +95,7 @@ pub fn plan(config: &TrainConfig) -> Result<RunPlan> {
         TokenStore::open_or_build(&StoreRequest {
             data,
             options: &config.data_options,
+            template: None,
             tokenizer: &tokenizer,
             max_length: config.max_length,
             cache_dir: &cache_dir,

@@ -4,25 +4,28 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{json, Value};
 
 use super::atomic::{replace_dir, write_file};
 use super::folder::pretty;
 use crate::base::facts::AdapterFacts;
 use crate::dynamics::Position;
 use crate::error::{Error, Result};
+use crate::lora::peft::load_adapter;
 use crate::lora::tensors::{load_tensors, write_tensors, Matrix};
 use crate::model::Adapter;
 use crate::ops::linear::Slot;
 use crate::train::optimizer::AdamW;
 
+const OPTIMIZER: &str = "optimizer.safetensors";
+const STATE: &str = "sftmix_state.json";
+
 /// Where a run stands. No generator state: random numbers are functions of (seed, step, row).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
-    /// `reference`, `target` or `single`.
-    pub stage: String,
-    /// Steps done in the stage.
-    pub step: u64,
+    /// Where the stage at hand stands.
+    #[serde(flatten)]
+    pub stage: StageState,
     /// Steps done in all stages.
     pub global_step: u64,
     /// Where the dynamics log stood.
@@ -31,17 +34,32 @@ pub struct State {
     pub elapsed_seconds: f64,
     /// Tokens seen in all stages.
     pub num_tokens: u64,
-    /// Σ −log p over the supervised tokens of the stage.
-    pub stage_nll: f64,
-    /// Supervised tokens of the stage.
-    pub stage_tokens: u64,
     /// Length of `metrics.jsonl`.
     pub metrics_bytes: u64,
     /// Held-out loss of the untouched base.
     pub base_eval_loss: Option<f64>,
-    /// Held-out loss at the last evaluation of this stage, and its step.
+    /// What `trainer_state.json` has under `log_history`: an entry for each evaluation and each due checkpoint.
+    #[serde(default)]
+    pub log_history: Vec<LogEntry>,
+}
+
+/// Where a stage stands; `Default` is its beginning.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StageState {
+    /// `reference`, `target` or `single`; empty before the first.
+    #[serde(rename = "stage")]
+    pub name: String,
+    /// Steps done.
+    pub step: u64,
+    /// Σ −log p over the supervised tokens.
+    #[serde(rename = "stage_nll")]
+    pub nll: f64,
+    /// Supervised tokens.
+    #[serde(rename = "stage_tokens")]
+    pub tokens: u64,
+    /// Held-out loss at the last evaluation, and its step.
     pub last_eval: Option<(u64, f64)>,
-    /// The best of the stage's evaluations that count.
+    /// The best of the evaluations that count.
     #[serde(default)]
     pub best: Option<Best>,
     /// Evaluations in a row that have not improved on it.
@@ -50,6 +68,35 @@ pub struct State {
     /// Whether they ended the stage.
     #[serde(default)]
     pub stopped_early: bool,
+}
+
+impl StageState {
+    /// The beginning of a stage.
+    pub fn begin(name: &str) -> StageState {
+        StageState { name: name.into(), ..Default::default() }
+    }
+}
+
+/// An entry of `log_history`, by Hugging Face's names.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogEntry {
+    /// Epochs done in the stage.
+    pub epoch: f64,
+    /// Steps done in all stages.
+    pub step: u64,
+    /// Loss of that step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f64>,
+    /// Its gradient norm before clipping.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grad_norm: Option<f64>,
+    /// Its learning rate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
+    /// Held-out loss.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_loss: Option<f64>,
 }
 
 /// The best evaluation.
@@ -97,37 +144,37 @@ pub fn folder(run: &Path, global_step: u64) -> PathBuf {
     run.join(format!("checkpoint-{global_step}"))
 }
 
+/// What a checkpoint is made of.
+pub struct Contents<'a> {
+    /// What the adapter's folder says beside its tensors.
+    pub facts: &'a AdapterFacts,
+    /// The weights.
+    pub adapter: &'a Adapter,
+    /// Their moments.
+    pub adam: &'a AdamW,
+    /// Where the run stands.
+    pub state: &'a State,
+    /// Epochs done in the stage.
+    pub epoch: f64,
+    /// Steps of all stages.
+    pub total_steps: u64,
+}
+
 /// Writes a checkpoint and removes all of this run's but the newest `keep` up to it and, with `keep_best`, that
 /// of the best evaluation; later ones are of steps that the run has gone back behind.
 ///
 /// # Errors
 /// When a file cannot be written; older checkpoints stay then.
-pub fn save(
-    run: &Path,
-    (keep, keep_best): (usize, bool),
-    facts: &AdapterFacts,
-    adapter: &Adapter,
-    adam: &AdamW,
-    state: &State,
-    total_steps: u64,
-) -> Result<PathBuf> {
+pub fn save(run: &Path, (keep, keep_best): (usize, bool), of: &Contents) -> Result<PathBuf> {
+    let state = of.state;
     let path = folder(run, state.global_step);
-    let best = state.best.map(|b| b.global_step).filter(|_| keep_best);
+    let best = state.stage.best.map(|b| b.global_step).filter(|_| keep_best);
     replace_dir(&path, |dir| {
-        adapter.save(dir, &facts.base.model)?;
-        facts.write(dir)?;
-        save_optimizer(&dir.join("optimizer.safetensors"), adapter, adam)?;
-        // For tools that look for Hugging Face's file; the log itself is metrics.jsonl.
-        let trainer = json!({
-            "global_step": state.global_step,
-            "max_steps": total_steps,
-            "best_metric": state.best.map(|b| b.eval_loss),
-            "best_global_step": state.best.map(|b| b.global_step),
-            "best_model_checkpoint": best.map(|b| folder(run, b)),
-            "log_history": [],
-        });
-        write_file(&dir.join("trainer_state.json"), &pretty(&trainer))?;
-        write_file(&dir.join("sftmix_state.json"), &pretty(state))
+        of.adapter.save(dir, &of.facts.base.model)?;
+        of.facts.write(dir)?;
+        save_optimizer(&dir.join(OPTIMIZER), of.adapter, of.adam)?;
+        write_file(&dir.join("trainer_state.json"), &pretty(&trainer_state(of, best.map(|b| folder(run, b)))))?;
+        write_file(&dir.join(STATE), &pretty(state))
     })?;
     let (mut kept, later): (Vec<_>, Vec<_>) = list(run)?.into_iter().partition(|c| c.global_step <= state.global_step);
     kept.truncate(kept.len().saturating_sub(keep));
@@ -136,6 +183,23 @@ pub fn save(
         std::fs::remove_dir_all(&old.path).map_err(Error::io(&old.path))?;
     }
     Ok(path)
+}
+
+/// For tools that look for Hugging Face's file; the whole log is metrics.jsonl.
+fn trainer_state(of: &Contents, best: Option<PathBuf>) -> Value {
+    let state = of.state;
+    json!({
+        "best_global_step": state.stage.best.map(|b| b.global_step),
+        "best_metric": state.stage.best.map(|b| b.eval_loss),
+        "best_model_checkpoint": best,
+        "epoch": of.epoch,
+        "global_step": state.global_step,
+        "is_local_process_zero": true,
+        "is_world_process_zero": true,
+        "log_history": state.log_history,
+        "max_steps": of.total_steps,
+        "num_input_tokens_seen": state.num_tokens,
+    })
 }
 
 /// Copies a checkpoint's adapter into a folder.
@@ -155,26 +219,80 @@ pub fn copy_adapter(checkpoint: &Path, to: &Path) -> Result<()> {
 /// # Errors
 /// When its state is absent or damaged.
 pub fn state(checkpoint: &Checkpoint) -> Result<State> {
-    let path = checkpoint.path.join("sftmix_state.json");
+    let path = checkpoint.path.join(STATE);
     let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
     serde_json::from_slice(&bytes).map_err(|e| Error::Checkpoint { path, reason: format!("not a state: {e}") })
 }
 
-/// Reads where a checkpoint stands, having seen that its tensors can be read too.
+/// Reads where a checkpoint stands, having seen that a run can go on from it: settings, weights and moments.
 ///
 /// # Errors
-/// When a file of it is absent or damaged.
+/// When a file of it is absent, damaged or cannot be read.
 pub fn whole(checkpoint: &Checkpoint) -> Result<State> {
-    for name in ["adapter_model.safetensors", "optimizer.safetensors"] {
-        let path = checkpoint.path.join(name);
-        let file = std::fs::File::open(&path).map_err(Error::io(&path))?;
-        // SAFETY: a read-only map of a file that nobody changes: the run folder is locked.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(&path))?;
-        if let Err(e) = safetensors::SafeTensors::deserialize(&map) {
-            return Err(Error::Checkpoint { path, reason: e.to_string() });
-        }
+    let adapter = load_adapter(&checkpoint.path)?;
+    let path = checkpoint.path.join(OPTIMIZER);
+    let moments = load_tensors(&path)?;
+    let lacks = |module: &String| !moments.contains_key(&key(module, "lora_A.weight", MOMENTS[0]));
+    if let Some(module) = adapter.modules.keys().find(|m| lacks(m)) {
+        return Err(Error::Checkpoint { path, reason: format!("has no moments of {module}") });
     }
     state(checkpoint)
+}
+
+/// The newest checkpoint that a run can go on from, older ones in the place of damaged ones with a warning; `None`
+/// where there is none. That a file is there and the system does not give it (no permission, a failing disk, a mount
+/// that is not there yet) is no damage.
+///
+/// # Errors
+/// [`Error::Checkpoint`] names each where all are damaged; nothing is changed then. [`Error::Io`] as the system says.
+pub fn newest(run: &Path) -> Result<Option<(Checkpoint, State)>> {
+    let mut damaged = Vec::new();
+    for c in list(run)?.into_iter().rev() {
+        match whole(&c) {
+            Ok(state) => {
+                damaged.iter().for_each(|e| log::warn!("{e}; the checkpoint before it is taken"));
+                return Ok(Some((c, state)));
+            }
+            Err(e) if is_damage(&e) => damaged.push(e),
+            Err(e) => return Err(e),
+        }
+    }
+    if damaged.is_empty() {
+        return Ok(None);
+    }
+    let each: Vec<String> = damaged.iter().map(Error::to_string).collect();
+    let reason = format!(
+        "none of its checkpoints can be read, and nothing was changed: {}; put one of them right, or begin another run \
+         in an empty folder",
+        each.join("; ")
+    );
+    Err(Error::Checkpoint { path: run.to_path_buf(), reason })
+}
+
+fn is_damage(e: &Error) -> bool {
+    use std::io::ErrorKind::{InvalidData, IsADirectory, NotADirectory, NotFound, UnexpectedEof};
+    match e {
+        Error::Io { source, .. } => {
+            matches!(source.kind(), NotFound | UnexpectedEof | InvalidData | IsADirectory | NotADirectory)
+        }
+        _ => true,
+    }
+}
+
+/// Refuses to go on where the checkpoint of the best evaluation, with whose adapter the run is to end, is gone.
+///
+/// # Errors
+/// [`Error::Checkpoint`] names it.
+pub fn best_is_there(run: &Path, best: Best) -> Result<()> {
+    let path = folder(run, best.global_step);
+    load_adapter(&path).map(drop).map_err(|e| {
+        let reason = format!(
+            "this checkpoint had the best held-out loss ({}), and keep_best is to end with its adapter, which cannot be \
+             read: {e}",
+            best.eval_loss
+        );
+        Error::Checkpoint { path, reason }
+    })
 }
 
 /// A slot's parameters: the ends of their PEFT names, and their shapes.
@@ -208,7 +326,7 @@ fn save_optimizer(path: &Path, adapter: &Adapter, adam: &AdamW) -> Result<()> {
 /// # Errors
 /// When the file is damaged or lacks a moment.
 pub fn restore_optimizer(checkpoint: &Checkpoint, adapter: &Adapter, adam: &mut AdamW) -> Result<()> {
-    let path = checkpoint.path.join("optimizer.safetensors");
+    let path = checkpoint.path.join(OPTIMIZER);
     let bad = |reason: String| Error::Checkpoint { path: path.clone(), reason };
     let mut tensors = load_tensors(&path)?;
     let mut slots = Vec::with_capacity(adapter.slots.len());
@@ -226,5 +344,5 @@ pub fn restore_optimizer(checkpoint: &Checkpoint, adapter: &Adapter, adam: &mut 
         };
         slots.push(parameters(s).into_iter().map(both).collect::<Result<Vec<_>>>()?);
     }
-    adam.restore(state(checkpoint)?.step, &slots)
+    adam.restore(state(checkpoint)?.stage.step, &slots)
 }

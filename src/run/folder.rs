@@ -5,10 +5,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::atomic::write_file;
 use super::report::TrainReport;
+use super::stands_on::StandsOn;
 use crate::config::DeviceSetting;
 use crate::config::TrainConfig;
 use crate::data::text::chat::ChatFacts;
@@ -18,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::steps::cut::Cut;
 
 /// Version of the folder's layout.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Imported confidences: f32 little endian, one an example, NaN where there is none.
 const CONFIDENCE: &str = "confidence.bin";
 
@@ -33,12 +34,8 @@ pub struct RunFile {
     pub config: TrainConfig,
     /// What the settings left open; used again on resume, since it decides bits.
     pub resolved: Resolved,
-    /// Content hash of the base model; absent until it is taken.
-    pub model_hash: Option<String>,
-    /// Content hash of the training examples.
-    pub data_hash: String,
-    /// Content hash of the tokenizer.
-    pub tokenizer_hash: String,
+    /// What it stands on.
+    pub stands_on: StandsOn,
     /// How rows became examples.
     pub rows: RowCounts,
     /// The same of each data file, with what was held out and what its weight takes.
@@ -71,26 +68,9 @@ fn cpu() -> DeviceSetting {
 
 impl RunFile {
     /// A new run.
-    pub fn new(
-        config: TrainConfig,
-        resolved: Resolved,
-        data_hash: String,
-        tokenizer_hash: String,
-        rows: RowCounts,
-    ) -> RunFile {
+    pub fn new(config: TrainConfig, resolved: Resolved, stands_on: StandsOn, rows: RowCounts) -> RunFile {
         let sftmix = env!("CARGO_PKG_VERSION").to_string();
-        RunFile {
-            format: FORMAT,
-            sftmix,
-            config,
-            resolved,
-            model_hash: None,
-            data_hash,
-            tokenizer_hash,
-            rows,
-            sources: Vec::new(),
-            chat: None,
-        }
+        RunFile { format: FORMAT, sftmix, config, resolved, stands_on, rows, sources: Vec::new(), chat: None }
     }
 }
 
@@ -121,6 +101,11 @@ impl RunFolder {
         self.dir.join("dynamics")
     }
 
+    /// `initial_adapter/`: a copy of the adapter that training starts from.
+    pub fn initial_adapter(&self) -> PathBuf {
+        self.dir.join("initial_adapter")
+    }
+
     /// `cache/`.
     pub fn cache(&self) -> PathBuf {
         self.dir.join("cache")
@@ -138,7 +123,7 @@ impl RunFolder {
         };
         for entry in entries {
             let name = entry.map_err(Error::io(&self.dir))?.file_name().to_string_lossy().into_owned();
-            let ours = ["adapter", "dynamics", "metrics.jsonl", "report.json", CONFIDENCE];
+            let ours = ["adapter", "initial_adapter", "dynamics", "metrics.jsonl", "report.json", CONFIDENCE];
             if ours.contains(&name.as_str()) || name.starts_with("checkpoint-") {
                 return Ok(Some(name));
             }
@@ -271,40 +256,6 @@ impl Metrics {
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
-}
-
-/// Refuses settings that contradict a run's: both values are named. What the run chose itself, because its
-/// settings left it open, counts as its setting.
-///
-/// # Errors
-/// [`Error::InvalidConfig`] with the first such setting.
-pub fn check_settings(run: &RunFile, given: &Map<String, Value>) -> Result<()> {
-    let as_map = |v: &dyn Fn() -> serde_json::Result<Value>| match v() {
-        Ok(Value::Object(map)) => Ok(map),
-        Ok(_) => Err(Error::config("config", "settings are no object")),
-        Err(e) => Err(Error::config("config", e.to_string())),
-    };
-    let mut have = as_map(&|| serde_json::to_value(&run.config))?;
-    for (key, chosen) in [("threads", run.resolved.threads), ("micro_batch", run.resolved.cut.micro_batch)] {
-        if have.get(key).is_some_and(Value::is_null) {
-            have.insert(key.into(), chosen.into());
-        }
-    }
-    let now: TrainConfig =
-        serde_json::from_value(Value::Object(given.clone())).map_err(|e| Error::config("config", e.to_string()))?;
-    let now = now.with_data_files()?.absolute();
-    let now = as_map(&|| serde_json::to_value(now.clone()))?;
-    // Two names of one file are one path.
-    let canonical = |v: &Value| v.as_str().and_then(|p| std::fs::canonicalize(p).ok());
-    for (key, value) in given {
-        let value = now.get(key).unwrap_or(value);
-        let had = have.get(key).unwrap_or(&Value::Null);
-        let same = had == value || (canonical(had).is_some() && canonical(had) == canonical(value));
-        if !same {
-            return Err(Error::config(key, format!("the run was begun with {had}, now {value} is given")));
-        }
-    }
-    Ok(())
 }
 
 /// The file's bytes; `None` where there is no such file.

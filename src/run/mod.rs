@@ -4,6 +4,9 @@ pub mod atomic;
 pub mod checkpoint;
 pub mod folder;
 pub mod report;
+pub mod settings;
+pub mod stands_on;
 
 pub use folder::{Resolved, RunFile, RunFolder};
 pub use report::TrainReport;
+pub use stands_on::{Input, StandsOn};

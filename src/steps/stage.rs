@@ -99,7 +99,7 @@ impl StageRun {
 
 /// The rows of the epoch at hand: 4 bytes an example.
 #[derive(Debug, Default)]
-pub(crate) struct Rows {
+pub(crate) struct EpochRows {
     held: Option<(u64, bool, Epoch)>,
 }
 
@@ -109,7 +109,7 @@ enum Epoch {
     Mixed(EpochPairs),
 }
 
-impl Rows {
+impl EpochRows {
     /// The rows of a step. `halves` are needed where it mixes.
     pub fn step(
         &mut self,
@@ -171,7 +171,7 @@ mod tests {
             let r = runs(c.clone(), 101).pop().unwrap();
             let conf: Vec<f32> = (0..101).map(|i| -(i as f32)).collect();
             let halves = Halves::split(&conf).unwrap();
-            let mut rows = Rows::default();
+            let mut rows = EpochRows::default();
             let mut seen = vec![0; 101];
             for s in 0..r.steps {
                 let step = rows.step(&r, &c, 101, s, Some(&halves));

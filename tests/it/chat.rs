@@ -288,6 +288,7 @@ fn store(
     std::fs::write(&data, text).unwrap();
     TokenStore::open_or_build(&StoreRequest {
         data: &data,
+        template: None,
         options,
         tokenizer,
         max_length,

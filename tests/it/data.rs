@@ -167,7 +167,7 @@ fn a_run_holds_out_a_share_and_resumes_on_the_same() {
     assert!(adapter(&stopped) == adapter(&out));
     let other = dir.path().join("other");
     run(TrainConfig { seed: 6, out: other.clone(), recipe: Recipe::Ntp, ..config.clone() });
-    assert_ne!(run_json(&other)["data_hash"], file["data_hash"]);
+    assert_ne!(run_json(&other)["stands_on"]["data"], file["stands_on"]["data"]);
     let stores = std::fs::read_dir(dir.path().join("cache")).unwrap().map(|e| e.unwrap().path());
     assert_eq!(stores.filter(|p| p.extension().is_some_and(|e| e == "tokens")).count(), 1, "tokenised once");
 
@@ -320,7 +320,7 @@ mod tables {
         let hash = |data: &Path, out: &str| {
             let (report, _) = run(config(data, out));
             assert_eq!(report.examples, 5);
-            run_json(&at(out))["data_hash"].clone()
+            run_json(&at(out))["stands_on"]["data"]["hash"].clone()
         };
         let json = hash(&at("rows.jsonl"), "json");
         assert_eq!(hash(&at("rows.csv"), "csv"), json);

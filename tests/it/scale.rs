@@ -75,6 +75,7 @@ fn six_times_the_rows_need_no_more_memory() {
 
         let store = TokenStore::open_or_build(&StoreRequest {
             data: &dir.join("rows.jsonl"),
+            template: None,
             options: &DataOptions::default(),
             tokenizer: &Tokenizer::load(project("assets/demo")).unwrap(),
             max_length: 64,

@@ -30,7 +30,7 @@ impl TokenStore {
         std::fs::create_dir_all(cache_dir).map_err(Error::io(cache_dir))?;
         let (contents, stamp) = source_hash(data, cache_dir, request.stop)?;
         let kind = Kind::of(data)?;
-        let format = ChatFormat::of(request.tokenizer, options)?;
+        let format = ChatFormat::of(request.tokenizer, options, request.template)?;
         let key = key_of(&contents, &kind, request, &format)?;
         let paths = Paths::new(cache_dir, &key);
         let open = || paths.open(&key, data, options, &format);

@@ -12,6 +12,8 @@ pub struct StoreRequest<'a> {
     pub data: &'a Path,
     /// How rows become examples.
     pub options: &'a DataOptions,
+    /// The text of the chat template that the options name, where it is known whatever the file says.
+    pub template: Option<&'a str>,
     /// The model's tokenizer.
     pub tokenizer: &'a Tokenizer,
     /// Longest example in tokens, ≥ 2.

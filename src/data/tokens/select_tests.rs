@@ -35,6 +35,7 @@ impl Bench {
         open_sets(config, cache_dir, |data| {
             TokenStore::open_or_build(&StoreRequest {
                 data,
+                template: None,
                 options: &DataOptions::default(),
                 tokenizer: &self.tokenizer,
                 max_length: 16,

@@ -31,6 +31,7 @@ impl Bench {
     fn open(&self, data: &Path) -> Result<TokenStore> {
         TokenStore::open_or_build(&StoreRequest {
             data,
+            template: None,
             options: &self.options,
             tokenizer: &self.tokenizer,
             max_length: self.max_length,
@@ -312,6 +313,7 @@ fn a_stopped_build_leaves_nothing() {
     let stop = || asked.replace(asked.get() + 1) == 4;
     let stopped = TokenStore::open_or_build(&StoreRequest {
         data: &data,
+        template: None,
         options: &bench.options,
         tokenizer: &bench.tokenizer,
         max_length: 512,

@@ -1,51 +1,40 @@
 //! The runner's dealings with the dynamics: the log, its sweeps, and the split that follows.
 
-use super::*;
+use super::training::Training;
+use super::Runner;
+use crate::base::open::{hex, Inputs};
+use crate::dynamics::{
+    confidences, split_checkpoints, CheckpointInfo, DynamicsLog, DynamicsWriter, Header, Kind, Position, Record, Stage,
+};
+use crate::error::{Error, Result};
+use crate::job::event::{Control, Event};
+use crate::model::Adapter;
+use crate::recipe::Halves;
+use crate::steps::stage::StageRun;
+use crate::train::group::RowResult;
+use crate::train::score::score;
 
 impl Runner<'_> {
-    /// Imports dynamics where they come from elsewhere, and lays out the stages.
-    pub(super) fn plan(&mut self) -> Result<()> {
-        let mut unmatched = 0;
-        if let Some(kept) = self.folder.confidence()?.filter(|c| c.len() == self.store.len()) {
-            unmatched = kept.iter().filter(|c| c.is_nan()).count() as u64;
-            self.set_halves(&kept)?;
-        } else if let (Recipe::Sftmix, Dynamics::Path(path)) = (self.config.recipe, &self.config.dynamics) {
-            let inner = path.join("dynamics");
-            let log = DynamicsLog::open(if inner.exists() { &inner } else { path })?;
-            let ours = (0..self.store.len()).map(|i| {
-                let e = self.store.example(i);
-                (e.source_row, e.text_hash)
-            });
-            let (confidence, report) = import_confidences(&log, ours, self.config.confidence)?;
-            log::info!("{report:?}");
-            unmatched = report.missing;
-            self.set_halves(&confidence)?;
-            self.imported = Some(confidence);
-        }
-        let plan = StagePlan::new(self.config, self.store.len() as u64, unmatched)?;
-        self.total_steps = plan.steps();
-        self.stages = StageRun::from_plan(&plan.stages);
-        Ok(())
-    }
-
-    pub(super) fn set_halves(&mut self, confidence: &[f32]) -> Result<()> {
-        let halves = Halves::split(confidence)?;
-        let (confident, unconfident, neither) =
-            (halves.confident().len(), halves.unconfident().len(), halves.neither().len());
-        self.halves = Some(halves);
-        self.tell(&Event::Split { confident, unconfident, neither });
+    /// Splits the set by the run's own log.
+    pub(super) fn split(&mut self) -> Result<()> {
+        let log = DynamicsLog::open(self.disk.folder.dynamics())?;
+        let which = split_checkpoints(&log)?;
+        let confidence = confidences(&log, self.config.confidence, &which)?;
+        self.halves = Some(Halves::split(&confidence)?);
+        self.tell_split();
         Ok(())
     }
 
     /// Takes the log up where the checkpoint knew it to stand; a sweep of just this state that went on
     /// after the checkpoint was written is kept.
-    pub(super) fn resume_dynamics(&mut self, stage: usize, position: Position, adapter: &Adapter) -> Result<()> {
-        if !self.folder.dynamics().exists() && position == Position::default() {
+    pub(super) fn resume_dynamics(&mut self, stage: Stage, position: Position, adapter: &Adapter) -> Result<()> {
+        let dir = self.disk.folder.dynamics();
+        if !dir.exists() && position == Position::default() {
             return Ok(());
         }
-        let mut writer = DynamicsWriter::open(self.folder.dynamics())?;
+        let mut writer = DynamicsWriter::open(dir)?;
         let hash = hex(&adapter.hash()?);
-        let (stage, step) = (self.stages[stage].stage, self.state.step);
+        let step = self.progress.state.stage.step;
         let further = writer.header().checkpoints.get(position.complete).filter(|c| {
             position.records == 0
                 && c.kind == Kind::Sweep
@@ -60,22 +49,23 @@ impl Runner<'_> {
         if writer.position() != to {
             writer.rewind(to)?;
         }
-        self.dynamics = Some(writer);
+        self.disk.log = Some(writer);
         Ok(())
     }
 
     /// The log, begun where there is none.
     pub(super) fn log(&mut self) -> Result<&mut DynamicsWriter> {
-        let writer = match self.dynamics.take() {
+        let writer = match self.disk.log.take() {
             Some(w) => w,
             None => {
                 let model_hash = self.model_hash()?;
-                let header = Header::new(model_hash, self.run_file.data_hash.clone());
-                let dir = self.folder.dynamics();
+                let data = self.opened.run_file.stands_on.data.hash.clone().unwrap_or_default();
+                let header = Header::new(model_hash, data);
+                let dir = self.disk.folder.dynamics();
                 if dir.exists() {
                     std::fs::remove_dir_all(&dir).map_err(Error::io(&dir))?;
                 }
-                let store = &self.store;
+                let store = &self.opened.store;
                 let examples = (0..store.len()).map(|i| {
                     let e = store.example(i);
                     (e.source_row, e.text_hash)
@@ -83,16 +73,26 @@ impl Runner<'_> {
                 DynamicsWriter::create(&dir, header, examples)?
             }
         };
-        Ok(self.dynamics.insert(writer))
+        Ok(self.disk.log.insert(writer))
+    }
+
+    /// Begins the log of an epoch whose own losses are logged. One that the last step cuts is logged as what it is.
+    pub(super) fn begin_online_epoch(&mut self, stage: &StageRun) -> Result<()> {
+        if !stage.online || self.log()?.current().is_some() {
+            return Ok(());
+        }
+        let p = stage.place(self.progress.state.stage.step);
+        let end = ((p.epoch + 1) * p.of).min(stage.steps);
+        self.log()?.begin(CheckpointInfo::new(stage.stage, Kind::Online, end, stage.epochs(end), ""))
     }
 
     /// A forward pass over the set at this state, unless the log has it.
     pub(super) fn sweep(&mut self, stage: &StageRun, number: usize, t: &Training) -> Result<()> {
-        let step = self.state.step;
+        let step = self.progress.state.stage.step;
         let had = |w: &DynamicsWriter| {
             w.header().checkpoints.iter().any(|c| (c.stage, c.step, c.complete) == (stage.stage, step, true))
         };
-        if self.dynamics.as_ref().is_some_and(had) {
+        if self.disk.log.as_ref().is_some_and(had) {
             return Ok(());
         }
         let hash = hex(&t.adapter.hash()?);
@@ -100,14 +100,14 @@ impl Runner<'_> {
         if log.current().is_none() {
             log.begin(CheckpointInfo::new(stage.stage, Kind::Sweep, step, stage.epochs(step), hash))?;
         }
-        let total = self.store.len() as u64;
-        let Some(mut writer) = self.dynamics.take() else {
-            return Err(Error::Dynamics { path: self.folder.dynamics(), reason: "the log is not open".into() });
+        let total = self.opened.store.len() as u64;
+        let Some(mut writer) = self.disk.log.take() else {
+            return Err(Error::Dynamics { path: self.disk.folder.dynamics(), reason: "the log is not open".into() });
         };
         let from = writer.records() as u32;
         let (stop, observer, sweeps) = (self.stop, &mut self.observer, stage.sweeps.len());
-        let Inputs { engine, model, .. } = &self.inputs;
-        score(engine, model, Some(&t.adapter), &self.store, from, self.together, |result| {
+        let Inputs { engine, model, .. } = &self.opened.inputs;
+        score(engine, model, Some(&t.adapter), &self.opened.store, from, self.opened.together, |result| {
             for r in &result.rows {
                 writer.append(&record(r))?;
             }
@@ -122,11 +122,11 @@ impl Runner<'_> {
         } else {
             writer.flush()?;
         }
-        self.dynamics = Some(writer);
-        if self.stop.is_stopped() {
-            return self.stopped(t);
+        self.disk.log = Some(writer);
+        match self.stop.is_stopped() {
+            true => Err(self.stopped(stage, t)),
+            false => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -1,108 +1,196 @@
-//! What a run leaves on disk while it goes on and at its end: checkpoints, the adapter, the report.
+//! What a run leaves on disk while it goes on and at its end: settings, metrics, checkpoints, the adapter, the report.
 
-use super::*;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::begin::Begun;
+use super::training::Training;
+use super::Runner;
 use crate::base::facts::AdapterFacts;
-use crate::run::atomic::replace_dir;
+use crate::data::text::chat::stored::{write_templates, DEFAULT};
+use crate::dynamics::DynamicsWriter;
+use crate::error::{Error, Result};
+use crate::job::event::Event;
+use crate::model::Adapter;
+use crate::run::atomic::{clean_temporaries, replace_dir};
+use crate::run::checkpoint::{self, Contents};
+use crate::run::folder::Metrics;
+use crate::run::{RunFolder, TrainReport};
+use crate::steps::stage::StageRun;
+use crate::train::schedule::LearningRate;
+
+/// The run folder and what is open in it.
+pub(super) struct OnDisk {
+    pub folder: RunFolder,
+    /// Open once the run has begun.
+    pub metrics: Option<Metrics>,
+    pub log: Option<DynamicsWriter>,
+    /// Holds the lock.
+    _begun: Begun,
+}
+
+impl OnDisk {
+    pub fn new(begun: Begun) -> OnDisk {
+        OnDisk { folder: begun.folder.clone(), metrics: None, log: None, _begun: begun }
+    }
+}
 
 impl Runner<'_> {
+    /// The first that is written, once settings and inputs are known to be good: what is refused before can
+    /// be given again, corrected. `run.json` comes first: from then on the folder is a run's, and whatever is not
+    /// there yet when it is taken up is made again.
+    pub(super) fn begin_writing(&mut self, resumed: bool) -> Result<()> {
+        let folder = self.disk.folder.clone();
+        if resumed {
+            // Before anything is trained on another base than the run's.
+            self.model_hash()?;
+        }
+        folder.write(&self.opened.run_file)?;
+        clean_temporaries(folder.dir())?;
+        if !resumed && folder.dynamics().exists() {
+            // Nothing vouches for a log that no checkpoint knows.
+            std::fs::remove_dir_all(folder.dynamics()).map_err(Error::io(folder.dynamics()))?;
+        }
+        if let (Some(confidence), None) = (&self.opened.imported, folder.confidence()?) {
+            folder.keep_confidence(confidence)?;
+        }
+        if let Some(from) = self.config.init_adapter.as_ref().filter(|_| !folder.initial_adapter().exists()) {
+            replace_dir(&folder.initial_adapter(), |dir| {
+                checkpoint::copy_adapter(from, dir)?;
+                AdapterFacts::read(from)?.map_or(Ok(()), |facts| facts.write(dir))
+            })?;
+        }
+        self.disk.metrics = Some(folder.metrics(self.progress.state.metrics_bytes)?);
+        for stage in &self.stages {
+            let rate = LearningRate::new(1.0, self.config.schedule, self.config.warmup_ratio, stage.steps);
+            if rate.at(stage.steps - 1) == 0.0 {
+                let name = stage.stage.as_str();
+                log::warn!(
+                    "the {name} stage has {} step(s), all with learning rate 0: warm-up begins at 0",
+                    stage.steps
+                );
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_metrics(&mut self, line: &impl Serialize) -> Result<()> {
+        match &mut self.disk.metrics {
+            Some(m) => m.append(line),
+            None => Ok(()),
+        }
+    }
+
     /// The base model's hash; written to `run.json` once it is known.
     pub(super) fn model_hash(&mut self) -> Result<String> {
-        let hash = self.hash.get(self.run_file.model_hash.as_deref())?;
-        if self.run_file.model_hash.is_none() {
-            self.run_file.model_hash = Some(hash.clone());
-            self.folder.write(&self.run_file)?;
+        let model = &self.opened.run_file.stands_on.model;
+        let hash = self.opened.hash.get(model.hash.as_deref())?;
+        if model.hash.is_none() {
+            self.opened.run_file.stands_on.model.hash = Some(hash.clone());
+            self.disk.folder.write(&self.opened.run_file)?;
         }
         Ok(hash)
     }
 
     /// What the adapter's folder says beside its tensors: the base, and how it was trained.
-    pub(super) fn facts(&mut self) -> Result<AdapterFacts> {
+    fn facts(&mut self) -> Result<AdapterFacts> {
         self.model_hash()?;
-        let Some(base) = self.hash.base() else {
+        let Some(base) = self.opened.hash.base() else {
             return Err(Error::Misuse("the base's hash is asked for before it is taken".into()));
         };
-        let base = base.clone().stored_as(&self.inputs.model);
-        Ok(AdapterFacts::new(base).with_run(&self.run_file.config, &self.run_file.data_hash))
+        let base = base.clone().stored_as(&self.opened.inputs.model);
+        let run = &self.opened.run_file;
+        let template = run.chat.as_ref().and_then(|c| c.hash.as_deref());
+        Ok(AdapterFacts::new(base).with_run(&run.config, run.stands_on.data.hash.as_deref(), template))
     }
 
-    pub(super) fn checkpoint(&mut self, t: &Training) -> Result<()> {
+    /// Whether a checkpoint is due at this step that is not on disk yet.
+    pub(super) fn checkpoint_due(&self, stage: &StageRun) -> bool {
+        let state = &self.progress.state;
+        let at_step = state.global_step.is_multiple_of(self.config.save_every)
+            || state.stage.step == stage.steps
+            || stage.sweeps.contains(&state.stage.step);
+        let ends = state.stage.stopped_early || self.stop.is_stopped();
+        self.progress.unsaved && (at_step || ends || self.keeps_best())
+    }
+
+    pub(super) fn checkpoint(&mut self, stage: &StageRun, t: &Training) -> Result<PathBuf> {
         // A checkpoint says on which base it stands.
         let facts = self.facts()?;
-        self.state.metrics_bytes = self.metrics.as_ref().map_or(0, Metrics::bytes);
-        if let Some(log) = &mut self.dynamics {
+        if let Some(log) = &mut self.disk.log {
             log.flush()?;
         }
-        self.state.dynamics = self.dynamics.as_ref().map(DynamicsWriter::position);
-        self.state.elapsed_seconds = self.elapsed();
-        let (dir, total) = (self.folder.dir(), self.total_steps);
+        let elapsed = self.progress.elapsed();
+        let state = &mut self.progress.state;
+        state.metrics_bytes = self.disk.metrics.as_ref().map_or(0, Metrics::bytes);
+        state.dynamics = self.disk.log.as_ref().map(DynamicsWriter::position);
+        state.elapsed_seconds = elapsed;
+        // A stop's own checkpoint leaves no entry: the log is that of the run without the stop.
+        if state.global_step.is_multiple_of(self.config.save_every) || state.stage.step == stage.steps {
+            state.log_history.extend(self.progress.last_step.take());
+        }
+        let contents = Contents {
+            facts: &facts,
+            adapter: &t.adapter,
+            adam: &t.adam,
+            state,
+            epoch: stage.epochs(state.stage.step),
+            total_steps: self.total_steps,
+        };
         let keep = (self.config.keep, self.config.keep_best);
-        let path = checkpoint::save(dir, keep, &facts, &t.adapter, &t.adam, &self.state, total)?;
-        self.tell(&Event::Checkpoint { path });
-        Ok(())
+        let path = checkpoint::save(self.disk.folder.dir(), keep, &contents)?;
+        self.progress.unsaved = false;
+        self.tell(&Event::Checkpoint { path: path.clone() });
+        Ok(path)
     }
 
     /// The end of a stopped run: the state of the last whole step is on disk, if there was one.
-    pub(super) fn stopped(&mut self, t: &Training) -> Result<()> {
-        let at = self.state.global_step;
-        let on_disk = checkpoint::list(self.folder.dir())?.pop();
-        let path = match on_disk {
-            Some(c) if c.global_step == at => Some(c.path),
-            _ if at > 0 => {
-                self.checkpoint(t)?;
-                checkpoint::list(self.folder.dir())?.pop().map(|c| c.path)
-            }
-            _ => None,
+    pub(super) fn stopped(&mut self, stage: &StageRun, t: &Training) -> Error {
+        let saved = match self.progress.unsaved {
+            true => self.checkpoint(stage, t).map(Some),
+            false => checkpoint::list(self.disk.folder.dir()).map(|mut all| all.pop().map(|c| c.path)),
         };
-        Err(Error::Stopped { checkpoint: path })
+        saved.map_or_else(|e| e, |checkpoint| Error::Stopped { checkpoint })
     }
 
     pub(super) fn finish(&mut self, adapter: Adapter) -> Result<TrainReport> {
-        let (path, facts) = (self.folder.adapter(), self.facts()?);
-        let best = self.state.best;
-        match best.filter(|b| self.config.keep_best && b.global_step != self.state.global_step) {
-            Some(b) => {
-                drop(adapter);
-                let from = checkpoint::folder(self.folder.dir(), b.global_step);
-                replace_dir(&path, |dir| {
-                    checkpoint::copy_adapter(&from, dir)?;
-                    facts.write(dir)
-                })?;
+        let (path, facts) = (self.disk.folder.adapter(), self.facts()?);
+        let state = &self.progress.state;
+        let best = state.stage.best;
+        let chat = self.opened.run_file.chat.as_ref().and_then(|c| c.template.clone());
+        let template = chat.map(|text| (DEFAULT.to_string(), text)).into_iter().collect();
+        let other = best.filter(|b| self.config.keep_best && b.global_step != state.global_step);
+        replace_dir(&path, |dir| {
+            match other {
+                Some(b) => {
+                    drop(adapter);
+                    checkpoint::copy_adapter(&checkpoint::folder(self.disk.folder.dir(), b.global_step), dir)?;
+                }
+                None => adapter.save(dir, &facts.base.model)?,
             }
-            None => replace_dir(&path, |dir| {
-                adapter.save(dir, &facts.base.model)?;
-                facts.write(dir)
-            })?,
-        }
-        let last = self.state.last_eval.map(|(_, loss)| loss);
-        let counts = self.store.counts();
+            write_templates(&template, dir)?;
+            facts.write(dir)
+        })?;
+        let last = state.stage.last_eval.map(|(_, loss)| loss);
+        let counts = self.opened.store.counts();
         let report = TrainReport {
-            run: self.folder.dir().to_path_buf(),
+            run: self.disk.folder.dir().to_path_buf(),
             adapter: path,
-            steps: self.state.global_step,
-            train_loss: self.state.stage_nll / (self.state.stage_tokens as f64).max(1.0),
-            base_eval_loss: self.state.base_eval_loss,
+            steps: state.global_step,
+            train_loss: state.stage.nll / (state.stage.tokens as f64).max(1.0),
+            base_eval_loss: state.base_eval_loss,
             eval_loss: best.filter(|_| self.config.keep_best).map(|b| b.eval_loss).or(last),
             best_eval_loss: best.map(|b| b.eval_loss),
             best_step: best.map(|b| b.global_step),
-            stopped_early: self.state.stopped_early,
-            examples: self.store.len() as u64,
+            stopped_early: state.stage.stopped_early,
+            examples: self.opened.store.len() as u64,
             rows_cut: counts.cut,
             rows_dropped: counts.empty + counts.no_target,
-            seconds: self.elapsed(),
+            seconds: self.progress.elapsed(),
             peak_anonymous_bytes: self.peak(),
         };
-        self.folder.finish(&report)?;
+        self.disk.folder.finish(&report)?;
         Ok(report)
     }
-}
-
-/// The newest checkpoint whose state can be read; older ones are tried with a warning.
-pub(super) fn newest(folder: &RunFolder) -> Result<(Option<Checkpoint>, State)> {
-    for c in checkpoint::list(folder.dir())?.into_iter().rev() {
-        match checkpoint::whole(&c) {
-            Ok(state) => return Ok((Some(c), state)),
-            Err(e) => log::warn!("{e}; an older checkpoint is tried"),
-        }
-    }
-    Ok((None, State::default()))
 }

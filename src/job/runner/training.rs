@@ -1,14 +1,25 @@
 //! The weights in training: made for a stage, moved by a step.
 
-use super::*;
+use std::time::Instant;
+
+use super::dynamics::record;
+use super::opened::Opened;
+use super::{Runner, StepEvent};
 use crate::base::facts::check_base;
-use crate::config::LoraConfig;
-use crate::model::Decoder;
+use crate::base::open::Inputs;
+use crate::config::{LoraConfig, TrainConfig};
+use crate::data::tokens::row_name;
+use crate::error::{Error, Result};
+use crate::job::event::Event;
+use crate::model::{Adapter, Decoder};
 use crate::ops::elementwise::DropoutKey;
 use crate::ops::linear::SlotGrad;
+use crate::recipe::Step;
+use crate::run::checkpoint::{self, LogEntry};
+use crate::steps::stage::StageRun;
 use crate::train::batches::groups;
 use crate::train::group::GroupRun;
-use crate::train::optimizer::AdamWConfig;
+use crate::train::optimizer::{AdamW, AdamWConfig};
 
 /// The weights in training and what moves them.
 pub(super) struct Training {
@@ -20,15 +31,20 @@ pub(super) struct Training {
 impl Runner<'_> {
     /// Weights of a stage: a checkpoint's, an initial adapter's, or fresh ones.
     pub(super) fn begin_stage(&mut self, i: usize, resumed: bool) -> Result<Training> {
-        self.state.stage = self.stages[i].stage.as_str().into();
-        let (engine, model, c) = (&self.inputs.engine, &self.inputs.model, self.config);
-        let from = self.from.take().filter(|_| resumed);
+        if !resumed {
+            self.progress.state.stage = self.stages[i].begins();
+        }
+        let (Inputs { engine, model, cache_dir }, c) = (&self.opened.inputs, self.config);
+        let from = self.progress.from.take().filter(|_| resumed);
+        let kept = self.disk.folder.initial_adapter();
         // In the engine: it makes an error of memory that the system does not give.
         let mut adapter = engine.run(|| match (&from, &c.init_adapter) {
             (Some(checkpoint), _) => Adapter::load(engine, model, &checkpoint.path),
             (None, Some(dir)) => {
+                // The run's own copy, once it has one: what it began with is what every stage begins with.
+                let dir = if kept.exists() { &kept } else { dir };
                 if !c.force_base {
-                    check_base(dir, &c.model, Some(&self.inputs.cache_dir))?;
+                    check_base(dir, &c.model, Some(cache_dir))?;
                 }
                 let adapter = Adapter::load(engine, model, dir)?;
                 check_initial(c, &adapter, model)?;
@@ -51,8 +67,8 @@ impl Runner<'_> {
             }
             Ok((adam, adapter.zero_gradients(engine)?))
         })?;
-        if let Some(position) = self.state.dynamics.filter(|_| resumed) {
-            self.resume_dynamics(i, position, &adapter)?;
+        if let Some(position) = self.progress.state.dynamics.filter(|_| resumed) {
+            self.resume_dynamics(self.stages[i].stage, position, &adapter)?;
         }
         Ok(Training { adapter, adam, grads })
     }
@@ -60,59 +76,57 @@ impl Runner<'_> {
     /// One optimizer step.
     pub(super) fn step(&mut self, stage: &StageRun, t: &mut Training, taken: &Step, lr: f64) -> Result<()> {
         let begun = Instant::now();
-        let made = groups(&self.store, taken, self.cut, self.mixing);
-        let dropout = DropoutKey { seed: self.config.seed, step: self.state.global_step };
+        let Opened { inputs, store, keep, mixing, run_file, .. } = &self.opened;
+        let Inputs { engine, model, .. } = inputs;
+        let made = groups(store, taken, run_file.resolved.cut, *mixing);
+        let dropout = DropoutKey { seed: self.config.seed, step: self.progress.state.global_step };
         let (mut rows, mut mixup, mut floor, mut tokens) = (Vec::new(), 0.0, 0.0, 0u64);
         for group in &made.groups {
             if self.stop.is_stopped() {
-                return self.stopped(t);
+                return Err(self.stopped(stage, t));
             }
-            let run = GroupRun {
-                engine: &self.inputs.engine,
-                model: &self.inputs.model,
-                adapter: Some(&t.adapter),
-                keep: self.keep,
-                dropout: Some(dropout),
-            };
+            let adapter = Some(&t.adapter);
+            let run = GroupRun { engine, model, adapter, keep: *keep, dropout: Some(dropout) };
             let grads = &mut t.grads;
-            let result = self.engine().run(|| group.run(&run, Some(grads)))?;
+            let result = engine.run(|| group.run(&run, Some(grads)))?;
             mixup += result.mixup;
             floor += result.mixup_floor;
             tokens += group.micros.iter().map(|m| m.tokens() as u64).sum::<u64>();
             rows.extend(result.rows);
         }
         if let Some(bad) = rows.iter().find(|r| !r.nll.is_finite()) {
-            let row = row_name(self.store.example(bad.example as usize).source_row);
-            let what = format!("loss of {row}, {} step {}", stage.stage.as_str(), self.state.step + 1);
-            return Err(Error::NonFinite { what });
+            let row = row_name(store.example(bad.example as usize).source_row);
+            let (stage, step) = (stage.stage.as_str(), self.progress.state.stage.step + 1);
+            return Err(Error::NonFinite { what: format!("loss of {row}, {stage} step {step}") });
         }
-        let engine = &self.inputs.engine;
         let (adam, adapter, grads) = (&mut t.adam, &mut t.adapter, &mut t.grads);
         let grad_norm = engine.run(|| adam.apply(engine, adapter, grads, lr))?;
         if stage.online {
             let log = self.log()?;
             for r in &rows {
-                log.append(&dynamics::record(r))?;
+                log.append(&record(r))?;
             }
         }
         let supervised: u64 = rows.iter().map(|r| r.tokens as u64).sum();
         let nll: f64 = rows.iter().map(|r| r.nll).sum();
         let share = |v: f64| v / (supervised as f64).max(1.0);
-        self.state.step += 1;
-        self.state.global_step += 1;
-        self.state.num_tokens += tokens;
-        self.state.stage_nll += nll;
-        self.state.stage_tokens += supervised;
+        let state = &mut self.progress.state;
+        state.stage.step += 1;
+        state.global_step += 1;
+        state.num_tokens += tokens;
+        state.stage.nll += nll;
+        state.stage.tokens += supervised;
         let mixes = !taken.pairs.is_empty();
-        let elapsed = self.elapsed();
-        let done_now = self.state.global_step - self.steps_before;
-        let left = self.total_steps.saturating_sub(self.state.global_step) as f64;
+        let (step, global_step, num_tokens) = (state.stage.step, state.global_step, state.num_tokens);
+        let elapsed = self.progress.elapsed();
+        let done_now = global_step - self.progress.steps_before;
+        let left = self.total_steps.saturating_sub(global_step) as f64;
         let event = StepEvent {
             stage: stage.stage.as_str(),
-            step: self.state.step,
-            global_step: self.state.global_step,
+            step,
+            global_step,
             total_steps: self.total_steps,
-            epoch: stage.epochs(self.state.step),
+            epoch: stage.epochs(step),
             loss: share(nll) + if mixes { self.config.mu * mixup } else { 0.0 },
             ntp_loss: share(nll),
             mixup_loss: mixes.then_some(mixup),
@@ -121,15 +135,23 @@ impl Runner<'_> {
             mix_coverage: made.coverage,
             grad_norm,
             learning_rate: lr,
-            num_tokens: self.state.num_tokens,
+            num_tokens,
             supervised_tokens: supervised,
             mean_token_accuracy: share(rows.iter().map(|r| r.correct as f64).sum()),
             entropy: share(rows.iter().map(|r| r.entropy).sum()),
             tokens_per_second: tokens as f64 / begun.elapsed().as_secs_f64().max(1e-9),
             elapsed_seconds: elapsed,
-            eta_seconds: left * (elapsed - self.elapsed_before) / done_now.max(1) as f64,
+            eta_seconds: left * (elapsed - self.progress.elapsed_before) / done_now.max(1) as f64,
             peak_anonymous_bytes: self.peak(),
         };
+        self.progress.last_step = Some(LogEntry {
+            epoch: event.epoch,
+            step: global_step,
+            loss: Some(event.loss),
+            grad_norm: Some(grad_norm),
+            learning_rate: Some(lr),
+            eval_loss: None,
+        });
         self.write_metrics(&event)?;
         self.tell(&Event::Step(event));
         Ok(())

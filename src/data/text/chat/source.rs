@@ -171,14 +171,16 @@ impl ChatFormat {
         ChatFormat { eos_text: eos_text.map(String::from), ..Default::default() }
     }
 
-    /// What these options have conversations written with.
+    /// What these options have conversations written with; `template` takes the place of the text in the file that they
+    /// name.
     ///
     /// # Errors
     /// [`Error::Io`]: the template that they name.
-    pub fn of(tokenizer: &Tokenizer, options: &DataOptions) -> Result<ChatFormat> {
-        let source = match &options.chat_template {
-            Some(path) => Some(ChatSource::from_file(path, tokenizer.special_tokens().clone())?),
-            None => tokenizer.chat_source().cloned(),
+    pub fn of(tokenizer: &Tokenizer, options: &DataOptions, template: Option<&str>) -> Result<ChatFormat> {
+        let source = match (&options.chat_template, template) {
+            (Some(path), Some(text)) => Some(ChatSource::from_text(path, text, tokenizer.special_tokens().clone())),
+            (Some(path), None) => Some(ChatSource::from_file(path, tokenizer.special_tokens().clone())?),
+            (None, _) => tokenizer.chat_source().cloned(),
         };
         let extras = options.chat_template_kwargs.clone().unwrap_or_default();
         Ok(ChatFormat { eos_text: tokenizer.eos_text().map(String::from), source, extras })

@@ -65,6 +65,27 @@ pub fn model_templates(dir: &Path) -> Result<BTreeMap<String, String>> {
     Ok(found)
 }
 
+/// Whether a template is another one with marks around what is trained (`{% generation %}`), which change nothing of what
+/// it writes.
+pub(crate) fn same_but_for_training(trained: &str, own: &str) -> bool {
+    let words = |template: &str| {
+        let mut out = String::new();
+        let mut rest = template;
+        while let Some(at) = rest.find("{%") {
+            let end = rest[at..].find("%}").map_or(rest.len(), |n| at + n + 2);
+            let name = rest[at..end].trim_start_matches("{%").trim_end_matches("%}");
+            let name = name.trim_matches(|c: char| c.is_whitespace() || "+-".contains(c));
+            out.push_str(&rest[..if matches!(name, "generation" | "endgeneration") { at } else { end }]);
+            rest = &rest[end..];
+        }
+        out.push_str(rest);
+        // A tag stands on a line of its own, or beside white space that it takes away.
+        out.retain(|c| !c.is_whitespace());
+        out
+    };
+    words(trained) == words(own)
+}
+
 /// Writes templates as Hugging Face lays them out: the default one and those beside it.
 pub(crate) fn write_templates(templates: &BTreeMap<String, String>, dir: &Path) -> Result<()> {
     for (name, text) in templates {
@@ -118,6 +139,10 @@ mod tests {
         write_templates(&found, out.path()).unwrap();
         assert_eq!(model_templates(out.path()).unwrap(), found);
         assert_eq!(fs::read(out.path().join(FILE)).unwrap(), b"file\r\n");
+
+        let own = "{% for m in messages %}\n{{ m.content }}{% endfor %}";
+        let tagged = "{% for m in messages %}\n{%- generation -%}\n{{ m.content }}{% endgeneration %}{% endfor %}";
+        assert!(same_but_for_training(tagged, own) && !same_but_for_training("{{ m }}", own));
 
         let bad = BTreeMap::from([("../x".to_string(), String::new())]);
         assert!(write_templates(&bad, out.path()).unwrap_err().to_string().contains("../x"));

@@ -1,0 +1,89 @@
+//! The run folder as a run finds it, under its lock: a new run finds nothing of a run, one that is taken up finds what it
+//! can go on from.
+
+use std::path::Path;
+
+use crate::config::{Dynamics, Recipe, TrainConfig};
+use crate::error::{Error, Result};
+use crate::run::checkpoint::{self, Checkpoint, State};
+use crate::run::{RunFile, RunFolder, TrainReport};
+
+/// A locked run folder.
+pub(super) struct Begun {
+    pub folder: RunFolder,
+    /// The run that is taken up.
+    pub before: Option<RunFile>,
+    /// Where it goes on; a run without a checkpoint begins anew.
+    pub from: Option<(Checkpoint, State)>,
+    _lock: std::fs::File,
+}
+
+/// What there is to do.
+pub(super) enum Found {
+    /// Nothing: the run is finished.
+    Finished(Box<TrainReport>),
+    /// To begin or to go on.
+    Open(Box<Begun>),
+}
+
+/// Locks the folder and looks at what it holds. `known` is the run as the caller read it before, whose settings it has.
+///
+/// # Errors
+/// [`Error::Checkpoint`] when another process works there; when a new run finds a run, or something in its way; when
+/// the run is another than the one that is known, or none of its checkpoints can be read.
+pub(super) fn begin(config: &TrainConfig, resume: bool, known: Option<&RunFile>) -> Result<Found> {
+    let folder = RunFolder::new(&config.out);
+    let lock = folder.lock()?;
+    let before = folder.read()?;
+    let refuse = |reason: &str| Error::Checkpoint { path: config.out.clone(), reason: reason.into() };
+    if !resume || before.is_none() {
+        empty(config)?;
+    }
+    if let (true, Some(report)) = (resume, folder.report()?) {
+        return Ok(Found::Finished(Box::new(report)));
+    }
+    let same = match (&before, known) {
+        (None, None) => true,
+        (Some(now), Some(known)) => now.config == known.config && now.resolved == known.resolved,
+        _ => false,
+    };
+    if resume && !same {
+        return Err(refuse("the run was begun or changed by another process meanwhile: resume it again"));
+    }
+    let from = match before {
+        Some(_) => checkpoint::newest(folder.dir())?,
+        None => None,
+    };
+    Ok(Found::Open(Box::new(Begun { folder, before, from, _lock: lock })))
+}
+
+/// What must hold before a new run is begun: no run in its folder, nothing that it would write over, and dynamics that
+/// are there.
+///
+/// # Errors
+/// [`Error::Checkpoint`] names what is in the way; [`Error::InvalidConfig`] for dynamics.
+pub(crate) fn empty(config: &TrainConfig) -> Result<()> {
+    let folder = RunFolder::new(&config.out);
+    let refuse = |reason: String| Error::Checkpoint { path: config.out.clone(), reason };
+    if folder.read()?.is_some() {
+        return Err(refuse("the folder holds a run: resume it, or choose another".into()));
+    }
+    if let Some(name) = folder.foreign()? {
+        return Err(refuse(format!("the folder holds {name} of something else: choose another")));
+    }
+    dynamics_are_there(config)
+}
+
+/// Refuses dynamics of an earlier run that is not there.
+///
+/// # Errors
+/// [`Error::InvalidConfig`].
+pub(crate) fn dynamics_are_there(config: &TrainConfig) -> Result<()> {
+    match &config.dynamics {
+        Dynamics::Path(path) if config.recipe == Recipe::Sftmix && !Path::exists(path) => {
+            let found = format!("expected sweep, online, single or the folder of a run, found {}", path.display());
+            Err(Error::config("dynamics", found))
+        }
+        _ => Ok(()),
+    }
+}

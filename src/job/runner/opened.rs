@@ -1,0 +1,184 @@
+//! What a run works on, opened: model, rows, what the settings left open, and by which contents all of it is known.
+
+use std::path::Path;
+
+use super::begin::Begun;
+use crate::base::open::{hex, stopped, Inputs, ModelHash};
+use crate::config::{Dynamics, Recipe, TrainConfig};
+use crate::data::tokens::select::{open_sets, Sets};
+use crate::data::tokens::TokenStore;
+use crate::device;
+use crate::dynamics::{import_confidences, DynamicsLog};
+use crate::error::Result;
+use crate::lora::peft::load_adapter;
+use crate::memory::Charge;
+use crate::model::Keep;
+use crate::ops::engine::available_threads;
+use crate::ops::EngineOptions;
+use crate::plan::choice::SCORE_ROWS;
+use crate::plan::settle::{limits_are_kept, refuse_early, settle, RowFacts, EXAMPLE};
+use crate::run::{Input, Resolved, RunFile, StandsOn};
+use crate::stop::StopHandle;
+use crate::train::batches::Mixing;
+use crate::train::score::Together;
+
+/// The inputs of a run, and how it works on them.
+pub(super) struct Opened {
+    pub inputs: Inputs,
+    pub hash: ModelHash,
+    pub store: TokenStore,
+    pub valid: Option<TokenStore>,
+    /// Confidences of another run; they decide the halves.
+    pub imported: Option<Vec<f32>>,
+    /// Why it runs on the CPU where any device would do.
+    pub device_instead: Option<String>,
+    pub keep: Keep,
+    pub together: Together,
+    pub mixing: Mixing,
+    pub run_file: RunFile,
+    /// The rows' order, halves and confidences in the account.
+    _rows: Charge,
+}
+
+impl Opened {
+    /// Opens the inputs of a run that was begun in this folder. Nothing is written but what can be made again.
+    ///
+    /// # Errors
+    /// When an input cannot be used, has other contents than the run was begun with, or needs more memory than is
+    /// granted.
+    pub fn new(config: &TrainConfig, begun: &Begun, stop: &StopHandle) -> Result<Opened> {
+        let before = begun.before.as_ref();
+        let cache = config.cache_dir.clone().unwrap_or_else(|| begun.folder.cache());
+        let chosen = config.device.open()?;
+        let device = device::setting(&chosen.device, chosen.form);
+        let mut options = EngineOptions { threads: config.threads, ..EngineOptions::on(&chosen) };
+        match before.map(|b| &b.resolved) {
+            Some(r) if r.device == device => {
+                options.threads = Some(r.threads);
+                options.attention_tile = r.attention_tile;
+            }
+            Some(r) => log::warn!(
+                "the run was begun on {} and goes on on {device}: the same numbers but for rounding, not the same bits",
+                r.device
+            ),
+            None => {}
+        }
+        limits_are_kept(config, options.form)?;
+        refuse_early(config, options.threads.unwrap_or_else(available_threads))?;
+        let hash = ModelHash::start(&config.model, &cache)?;
+        let (mut inputs, tokenizer) = Inputs::open(&config.model, config.max_length, options, cache)?;
+        // What the run was begun with counts, whatever the file says now.
+        let template = before.and_then(|b| b.chat.as_ref()).and_then(|chat| chat.template.as_deref());
+        let template = template.filter(|_| config.data_options.chat_template.is_some());
+        let open = |data: &Path| {
+            inputs.store(&tokenizer, data, &config.data_options, template, config.max_length, &stopped(stop))
+        };
+        let Sets { train: store, valid } = open_sets(config, &inputs.cache_dir, open)?;
+        let tokenizer_hash = hex(&tokenizer.tokenizer.content_hash());
+        drop(tokenizer);
+        inputs.room(&std::iter::once(&store).chain(&valid).collect::<Vec<_>>())?;
+        let imported = imported(config, begun, &store)?;
+        let stands_on = stands_on(config, begun, (&store, valid.as_ref()), tokenizer_hash, imported.as_deref())?;
+        if let Some(run) = before {
+            run.stands_on.check(&stands_on, begun.folder.dir())?;
+        }
+
+        let rows = RowFacts::of(&store, valid.as_ref());
+        let charge = inputs.engine.account().charge(EXAMPLE * rows.examples);
+        let settled = before.map(|b| b.resolved.cut);
+        let (weights, threads) = (inputs.model.weight_bytes(), inputs.engine.threads());
+        let (_, choice) = settle(config, &inputs.model.config, weights, threads, rows, settled)?;
+        inputs.engine.options.loss_chunk = Some(choice.cut.loss_chunk);
+        if let Some(pinned) = choice.pinned {
+            inputs.model.give_up_weights(pinned);
+        }
+        let attention_tile = inputs.engine.options.attention_tile;
+        let resolved = Resolved { device, threads, cut: choice.cut, attention_tile };
+        let run_file = match before.cloned() {
+            Some(run) => {
+                // The file says where the run goes on and what its inputs are called now; contents are as they were.
+                let model = Input { hash: run.stands_on.model.hash.clone(), ..stands_on.model.clone() };
+                RunFile { config: config.clone(), stands_on: StandsOn { model, ..stands_on }, ..run }
+            }
+            None => RunFile {
+                sources: store.sources().to_vec(),
+                chat: store.chat().cloned(),
+                ..RunFile::new(config.clone(), resolved, stands_on, store.counts().clone())
+            },
+        };
+        Ok(Opened {
+            inputs,
+            hash,
+            store,
+            valid,
+            imported,
+            device_instead: chosen.instead,
+            keep: choice.keep,
+            together: Together { rows: SCORE_ROWS, tokens: choice.score_tokens },
+            mixing: Mixing { mu: config.mu, reduction: config.mix_reduction },
+            run_file,
+            _rows: charge,
+        })
+    }
+}
+
+/// The confidences that the run keeps, or those of the earlier run that the settings name.
+fn imported(config: &TrainConfig, begun: &Begun, store: &TokenStore) -> Result<Option<Vec<f32>>> {
+    let (Recipe::Sftmix, Dynamics::Path(path)) = (config.recipe, &config.dynamics) else { return Ok(None) };
+    if let (Some(_), Some(kept)) = (&begun.before, begun.folder.confidence()?) {
+        return Ok(Some(kept));
+    }
+    let inner = path.join("dynamics");
+    let log = DynamicsLog::open(if inner.exists() { &inner } else { path })?;
+    let ours = (0..store.len()).map(|i| {
+        let e = store.example(i);
+        (e.source_row, e.text_hash)
+    });
+    let (confidence, report) = import_confidences(&log, ours, config.confidence)?;
+    log::info!("{report:?}");
+    Ok(Some(confidence))
+}
+
+/// The inputs by their contents; the model's hash is still being taken.
+fn stands_on(
+    config: &TrainConfig,
+    begun: &Begun,
+    (store, valid): (&TokenStore, Option<&TokenStore>),
+    tokenizer: String,
+    imported: Option<&[f32]>,
+) -> Result<StandsOn> {
+    let template = store.chat().filter(|_| config.data_options.chat_template.is_some());
+    let of_template = |chat: &crate::data::text::chat::ChatFacts| {
+        Some(Input::of(config.data_options.chat_template.as_deref(), chat.hash.clone()?))
+    };
+    let init_adapter = match &config.init_adapter {
+        Some(dir) => {
+            // The run's own copy is what it trains from; the original, while it is there, says whether it is still meant.
+            let kept = begun.folder.initial_adapter();
+            let from = if dir.exists() || begun.before.is_none() { dir } else { &kept };
+            Some(Input::of(Some(dir), hex(&load_adapter(from)?.content_hash())))
+        }
+        None => None,
+    };
+    Ok(StandsOn {
+        model: Input { path: Some(config.model.clone()), hash: None },
+        tokenizer: Input::of(None, tokenizer),
+        data: Input::of(config.data.only(), hex(&store.hash())),
+        valid: valid.map(|v| Input::of(config.valid.as_deref(), hex(&v.hash()))),
+        init_adapter,
+        chat_template: template.and_then(of_template),
+        dynamics: match &config.dynamics {
+            Dynamics::Path(path) => imported.map(|c| Input::of(Some(path), confidence_hash(c))),
+            _ => None,
+        },
+    })
+}
+
+/// What imported confidences are known by: the numbers themselves.
+fn confidence_hash(confidence: &[f32]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    confidence.iter().for_each(|c| {
+        hasher.update(&c.to_le_bytes());
+    });
+    hasher.finalize().to_hex().to_string()
+}
