@@ -14,7 +14,7 @@ use serde_json::json;
 use super::event::{Control, Event, Prepared, StepEvent, TrainReport};
 use super::open::{hex, stopped, Inputs, ModelHash};
 use super::settle::{limits_are_kept, refuse_early, settle, RowFacts, EXAMPLE};
-use super::stage::{Rows, StageRun};
+use super::stage::{drawn_into_log, Rows, StageRun};
 use super::StopHandle;
 use crate::config::{Dynamics, Recipe, TrainConfig};
 use crate::data::select::{open_sets, Sets};
@@ -275,6 +275,9 @@ impl<'a> Runner<'a> {
         }
         self.folder.write(&self.run_file)?;
         self.metrics = Some(self.folder.metrics(self.state.metrics_bytes)?);
+        if let Some(drawn) = drawn_into_log(&self.stages, self.config) {
+            log::warn!("{drawn}");
+        }
         for stage in &self.stages {
             if LearningRate::new(1.0, self.config.schedule, self.config.warmup_ratio, stage.steps).at(stage.steps - 1)
                 == 0.0
