@@ -68,8 +68,8 @@ pub struct Flags {
     #[arg(long, value_name = "WAY", value_parser = one_of::<MixReduction>(MixReduction::NAMES), help_heading = "Recipe")]
     mix_reduction: Option<MixReduction>,
     /// Where the training dynamics come from: sweep (a reference run, scored at its checkpoints), online
-    /// (the reference run's own passes), single (one run, Mixup from its second epoch), or the run or
-    /// dynamics folder of an earlier run
+    /// (the reference run's own passes, with the dropout and noise they train with), single (one run, Mixup
+    /// from its second epoch), or the run or dynamics folder of an earlier run
     #[arg(long, value_name = "sweep|online|single|PATH", value_parser = dynamics, help_heading = "Recipe")]
     dynamics: Option<Dynamics>,
     /// Epochs of the reference run

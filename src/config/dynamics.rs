@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 pub enum Dynamics {
     /// Reference run, then a forward pass over the set at each of its checkpoints (the paper's).
     Sweep,
-    /// The reference run's own passes are logged; its first epoch is left out.
+    /// The reference run's own passes are logged; its first epoch is left out. They are training passes: dropout and
+    /// NEFTune's noise are in their losses, where the run has them.
     Online,
     /// One run: the first epoch plain, one sweep, Mixup from the second.
     Single,

@@ -76,6 +76,12 @@ impl Family {
         matches!(self, Gemma2 | Gemma3)
     }
 
+    /// Whether the model scales what its embedding module gives, as HF's code of transformers 5.24 has it. In 5.0
+    /// Gemma's and Gemma 2's still did; now all Gemmas scale within the module.
+    pub fn scales_behind_embedding(self) -> bool {
+        self == Granite
+    }
+
     /// `head_dim` where the file has none; `None` is the hidden size over the heads.
     pub fn head_dim(self) -> Option<usize> {
         match self {

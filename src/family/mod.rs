@@ -76,6 +76,9 @@ pub struct DecoderConfig {
     pub logit_softcap: Option<f64>,
     /// Factor of the embeddings.
     pub embedding_scale: f64,
+    /// The model scales what its embedding module gives; else the module gives it scaled. NEFTune's noise is added to
+    /// what the module gives.
+    pub scaled_behind_embedding: bool,
     /// Factor of what each branch of a block adds.
     pub residual_scale: f64,
     /// Factor of the logits, before any softcap.
@@ -227,6 +230,7 @@ impl DecoderConfig {
             attention_softcap: cap("attn_logit_softcapping", gemma2(50.0))?,
             logit_softcap: cap("final_logit_softcapping", gemma2(30.0))?,
             embedding_scale,
+            scaled_behind_embedding: family.scales_behind_embedding(),
             residual_scale: number("residual_multiplier", 1.0)?,
             logit_scale: 1.0 / number("logits_scaling", 1.0)?,
             eos_token_ids: Vec::new(),

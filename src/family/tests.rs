@@ -68,6 +68,7 @@ fn golden_configs_parse_or_are_refused_by_name() {
         (0.25, 32f64.sqrt(), Activation::GeluTanh)
     );
     assert_eq!((gemma.attention_softcap, gemma.logit_softcap), (None, None));
+    assert!(!gemma.scaled_behind_embedding);
     let gemma2 = read("gemma2").unwrap();
     assert_eq!((gemma2.attention_softcap, gemma2.logit_softcap), (Some(50.0), Some(30.0)));
     assert_eq!((windows(&gemma2), gemma2.attention_scale), (vec![Some(6), None], 1.0 / 24f64.sqrt()));
@@ -202,6 +203,7 @@ fn families_differ_as_in_transformers() {
     let granite =
         of("granite", &json!({ "attention_multiplier": 0.5, "logits_scaling": 4, "residual_multiplier": 0.2 }));
     assert_eq!((granite.attention_scale, granite.logit_scale, granite.residual_scale), (0.5, 0.25, 0.2));
+    assert!(granite.scaled_behind_embedding);
     for (changes, expected) in [
         (
             json!({ "model_type": "gemma2", "hidden_activation": "gelu" }),

@@ -123,7 +123,7 @@ impl Decoder {
         let layout = Layout::part((at as u32..(at + n) as u32).collect(), length as u32);
         self.check(ids, &layout)?;
         let width = c.num_kv_heads * c.head_dim;
-        let mut x = self.embed(engine, ids)?;
+        let mut x = self.embed(engine, ids, None)?;
         for (block, (keys, values)) in self.blocks.iter().zip(&mut cache.blocks) {
             x = block.forward_with(self.context(engine, adapter, &layout, None), x, |shape, q, k, v| {
                 cache_attention::write(engine, keys, k, width, at)?;

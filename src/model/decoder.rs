@@ -75,6 +75,13 @@ impl Pass {
     }
 }
 
+/// NEFTune's noise over one micro-batch.
+pub(super) struct Noise<'a> {
+    alpha: f64,
+    key: DropoutKey,
+    layout: &'a Layout,
+}
+
 impl Decoder {
     /// Opens a Hugging Face model folder (or a GGUF file) for rows of up to `positions` tokens.
     ///
@@ -210,10 +217,19 @@ impl Decoder {
         Context { engine, config: &self.config, ropes: &self.ropes, adapter, call: Call { layout, dropout } }
     }
 
-    /// The blocks' input `[N,C]`.
-    pub(super) fn embed(&self, engine: &Engine, ids: &[u32]) -> Result<Buf> {
+    /// The blocks' input `[N,C]`, with NEFTune's noise where there is one.
+    pub(super) fn embed(&self, engine: &Engine, ids: &[u32], noise: Option<Noise>) -> Result<Buf> {
+        let c = &self.config;
+        let (within, behind) = match c.scaled_behind_embedding {
+            true => (1.0, c.embedding_scale),
+            false => (c.embedding_scale, 1.0),
+        };
         let mut x = embedding::forward(engine, &self.embed, ids)?;
-        elementwise::scale(engine, &mut x, self.config.embedding_scale as f32)?;
+        elementwise::scale(engine, &mut x, within as f32)?;
+        if let Some(Noise { alpha, key, layout }) = noise {
+            elementwise::neftune(engine, &mut x, c.hidden_size, alpha, key, layout)?;
+        }
+        elementwise::scale(engine, &mut x, behind as f32)?;
         Ok(x)
     }
 
@@ -235,11 +251,10 @@ impl Decoder {
         // The backward pass begins with the top block: what it saved is still here, so it is never run twice.
         let top = if let Keep::Top(k) = keep { k } else { 0 };
         let whole = self.blocks.len() - top.max(1).min(self.blocks.len());
-        let mut x = self.embed(engine, ids)?;
+        let alpha = adapter.and_then(|a| a.neftune_noise_alpha);
+        let noise = dropout.zip(alpha).map(|(key, alpha)| Noise { alpha, key, layout: &layout });
+        let mut x = self.embed(engine, ids, noise)?;
         self.leave_embedding();
-        if let (Some(key), Some(alpha)) = (dropout, adapter.and_then(|a| a.neftune_noise_alpha)) {
-            elementwise::neftune(engine, &mut x, self.config.hidden_size, alpha, key, &layout)?;
-        }
         let mut kept = Vec::with_capacity(self.blocks.len());
         for (l, block) in self.blocks.iter().enumerate() {
             let cx = self.context(engine, adapter, &layout, dropout);

@@ -12,7 +12,7 @@
 //!    mixed loss (published, α = 0.5, μ = 0.2). How the two are averaged is ours: [`LossWeights`].
 //!
 //! Cheaper ways to the dynamics, ours and deviations from the paper: `online` logs the losses of the
-//! reference run's own passes, `single` mixes from the second epoch of one run, a path imports the
+//! reference run's own passes, with their dropout and NEFTune noise, `single` mixes from the second epoch of one run, a path imports the
 //! log of another run (published for Gemma-2B → Llama-3.1-8B). [`StagePlan`] spells a run out.
 
 pub(crate) mod beta;

@@ -97,6 +97,18 @@ impl StageRun {
     }
 }
 
+/// What to say of a run whose log has losses that dropout or NEFTune's noise has changed.
+pub(crate) fn drawn_into_log(stages: &[StageRun], config: &TrainConfig) -> Option<String> {
+    if !stages.iter().any(|s| s.online) {
+        return None;
+    }
+    let dropout = (config.lora_dropout > 0.0).then(|| format!("lora_dropout {}", config.lora_dropout));
+    let noise = config.neftune_noise_alpha.map(|alpha| format!("neftune_noise_alpha {alpha}"));
+    let drawn: Vec<String> = dropout.into_iter().chain(noise).collect();
+    let what = "dynamics online logs the losses of training passes, here with";
+    (!drawn.is_empty()).then(|| format!("{what} {}: dynamics sweep scores without", drawn.join(" and ")))
+}
+
 /// The rows of the epoch at hand: 4 bytes an example.
 #[derive(Debug, Default)]
 pub(crate) struct EpochRows {
@@ -162,6 +174,23 @@ mod tests {
         assert_eq!(r.epochs(39), 3.0);
         let cut = TrainConfig { recipe: Recipe::Ntp, max_steps: Some(20), ..Default::default() };
         assert_eq!(runs(cut, 800)[0].epochs(20), 0.2);
+    }
+
+    #[test]
+    fn an_online_log_says_what_is_drawn_into_it() {
+        let online = TrainConfig { dynamics: Dynamics::Online, reference_epochs: 3, ..Default::default() };
+        let both = TrainConfig { lora_dropout: 0.1, neftune_noise_alpha: Some(5.0), ..online.clone() };
+        let said = |c: &TrainConfig| drawn_into_log(&runs(c.clone(), 800), c);
+        assert!(said(&both).unwrap().contains("here with lora_dropout 0.1 and neftune_noise_alpha 5: "));
+        assert!(said(&TrainConfig { lora_dropout: 0.0, ..both.clone() })
+            .unwrap()
+            .contains("with neftune_noise_alpha 5: "));
+        assert!(said(&TrainConfig { neftune_noise_alpha: None, ..both.clone() })
+            .unwrap()
+            .contains("with lora_dropout 0.1: "));
+        assert_eq!(said(&online), None);
+        assert_eq!(said(&TrainConfig { dynamics: Dynamics::Sweep, ..both.clone() }), None);
+        assert_eq!(said(&TrainConfig { recipe: Recipe::Ntp, ..both }), None);
     }
 
     #[test]

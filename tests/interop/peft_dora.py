@@ -29,6 +29,8 @@ VARIANTS = {
     "rslora": ("llama", dict(use_rslora=True, lora_alpha=4), None, False),
     "loraplus": ("llama", {}, 4.0, False),
     "neftune": ("llama", dict(target_modules=["v_proj", "up_proj"]), None, True),
+    # Where the noise lies beside the factor of the embeddings: the hook is on the embedding module.
+    **{f"neftune_{m}": (m, dict(target_modules=["v_proj", "up_proj"]), None, True) for m in ["gemma", "gemma2", "gemma3_text", "granite"]},
 }
 
 MASK64, GOLD = (1 << 64) - 1, 0x9E3779B97F4A7C15

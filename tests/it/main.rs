@@ -19,6 +19,7 @@ mod golden;
 mod kill;
 #[cfg(feature = "cli")]
 mod memory;
+mod noise;
 mod ops;
 mod refused;
 mod runs;

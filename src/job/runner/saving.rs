@@ -17,7 +17,7 @@ use crate::run::atomic::{clean_temporaries, replace_dir};
 use crate::run::checkpoint::{self, Contents};
 use crate::run::folder::Metrics;
 use crate::run::{RunFolder, TrainReport};
-use crate::steps::stage::StageRun;
+use crate::steps::stage::{drawn_into_log, StageRun};
 use crate::train::schedule::LearningRate;
 
 /// The run folder and what is open in it.
@@ -62,6 +62,9 @@ impl Runner<'_> {
             })?;
         }
         self.disk.metrics = Some(folder.metrics(self.progress.state.metrics_bytes)?);
+        if let Some(drawn) = drawn_into_log(&self.stages, self.config) {
+            log::warn!("{drawn}");
+        }
         for stage in &self.stages {
             let rate = LearningRate::new(1.0, self.config.schedule, self.config.warmup_ratio, stage.steps);
             if rate.at(stage.steps - 1) == 0.0 {
