@@ -10,6 +10,7 @@ use super::elementwise::{dropout, DropoutKey};
 use super::engine::{Engine, Phase};
 use super::layout::Layout;
 use crate::error::Result;
+use crate::kernels::cpu::dots::FEW;
 use crate::kernels::cpu::elementwise::add_bias;
 use crate::kernels::cpu::for_rows;
 use crate::kernels::cpu::gemm::View;
@@ -190,7 +191,7 @@ pub(super) fn plain(
 /// Whether this is a step of generation, bound by the reading of the weights: the tokens are few, and no row of
 /// training or scoring, which is to have the same bits in any company.
 fn generates(x: &Buf, lin: &Linear, layout: &Layout) -> bool {
-    layout.is_part() && x.len() <= matvec::FEW * lin.weight.cols()
+    layout.is_part() && x.len() <= FEW * lin.weight.cols()
 }
 
 /// `t[N,R] = x̃[N,in]·Aᵀ`.
