@@ -4,7 +4,7 @@ use super::adapter::Adapter;
 use crate::error::Result;
 use crate::family::DecoderConfig;
 use crate::ops::linear::{self, Call, Kept, Linear, SlotGrad};
-use crate::ops::{elementwise, rms_norm, rope, Buf, Engine, Param};
+use crate::ops::{adapted, elementwise, rms_norm, rope, Buf, Engine, Param};
 
 /// What a pass over a block needs beside its weights.
 #[derive(Clone, Copy)]
@@ -19,7 +19,7 @@ pub(crate) struct Context<'a> {
 impl Context<'_> {
     pub(super) fn project(&self, lin: &Linear, x: &Buf, t: &mut Vec<(usize, Kept)>) -> Result<Buf> {
         let slot = self.adapter.and_then(|a| a.slot(lin));
-        let (y, saved) = linear::forward(self.engine, lin, slot, x, self.call)?;
+        let (y, saved) = adapted::forward(self.engine, lin, slot, x, self.call)?;
         t.extend(saved.map(|b| (lin.id, b)));
         Ok(y)
     }
@@ -36,7 +36,7 @@ impl Context<'_> {
         let adapter = self.adapter;
         let slot = adapter.and_then(|a| a.index(lin).map(|i| (&a.slots[i], &mut grads[i])));
         let t = t.iter().find(|(id, _)| *id == lin.id).map(|(_, b)| b);
-        linear::backward(self.engine, lin, slot, linear::Saved { x, t }, g, self.call, dx)
+        adapted::backward(self.engine, lin, slot, linear::Saved { x, t }, g, self.call, dx)
     }
 
     pub(super) fn adapted<'b>(&self, mut lins: impl Iterator<Item = &'b Linear>) -> bool {
