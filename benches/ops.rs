@@ -19,7 +19,7 @@ use safetensors::tensor::{serialize_to_file, Dtype, TensorView};
 use sftmix::internal::ops::elementwise::Gate;
 use sftmix::internal::ops::head_loss::{Head, Position, Unit};
 use sftmix::internal::ops::linear::{Call, Kept, Linear, Slot, SlotGrad};
-use sftmix::internal::ops::{adamw, attention, elementwise, head_loss, linear, rms_norm, rope};
+use sftmix::internal::ops::{adamw, adapted, attention, elementwise, head_loss, linear, rms_norm, rope};
 use sftmix::internal::ops::{Buf, Engine, EngineOptions, Layout, Matrix, Param};
 use sftmix::internal::weights::{Weight, WeightStore};
 use sftmix::Result;
@@ -183,13 +183,13 @@ fn linears(criterion: &mut Criterion) {
             let title = |pass: &str| format!("{}/{name}/{pass}", s.name);
             bench(&mut group, &engine, title("forward"), flop(product + adapter), make, |m| {
                 let call = Call { layout: &m.layout, dropout: None };
-                linear::forward(&engine, &m.lin, Some(&m.slot), &m.x, call).map(drop)
+                adapted::forward(&engine, &m.lin, Some(&m.slot), &m.x, call).map(drop)
             });
             bench(&mut group, &engine, title("backward"), flop(product + 2 * adapter), make, |m| {
                 let call = Call { layout: &m.layout, dropout: None };
                 let saved = linear::Saved { x: &m.x, t: Some(&m.t) };
                 let slot = Some((&m.slot, &mut m.grad));
-                linear::backward(&engine, &m.lin, slot, saved, &m.g, call, Some((&mut m.dx, false)))
+                adapted::backward(&engine, &m.lin, slot, saved, &m.g, call, Some((&mut m.dx, false)))
             });
         }
     }

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use serde_json::json;
 
+use super::config::BenchConfig;
 use super::rows::RowShape;
 use super::trial::ADAMW;
-use super::BenchConfig;
 use crate::error::{Error, Result};
 use crate::model::Adapter;
 

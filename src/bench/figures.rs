@@ -1,9 +1,9 @@
 //! What is gathered over the steps, and the report of it.
 
+use super::config::BenchConfig;
 use super::report::{BenchPhases, BenchReport, BenchStep, BenchTransfer};
 use super::rows::Step;
 use super::trial::Trial;
-use super::BenchConfig;
 use crate::ops::moved::{Moved, Transfer};
 use crate::ops::Phase;
 use crate::rate::Rates;

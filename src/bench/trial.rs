@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use super::config::BenchConfig;
 use super::rows::{RowShape, Step};
-use super::BenchConfig;
 use crate::config::TrainConfig;
 use crate::error::Result;
 use crate::family::DecoderConfig;

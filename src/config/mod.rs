@@ -5,6 +5,7 @@ mod data;
 mod device;
 mod dynamics;
 mod lora;
+mod modules;
 mod patterns;
 mod sources;
 mod validate;

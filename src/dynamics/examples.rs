@@ -9,7 +9,7 @@ use std::sync::Arc;
 use memmap2::Mmap;
 
 use super::block::{field, VERSION};
-use super::fault;
+use super::fault::fault;
 use super::header::{replace, Header};
 use crate::data::tokens::row_name;
 use crate::error::{Error, Result};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::block::{self, Record, BLOCK_BYTES, BLOCK_HEAD, BLOCK_PAYLOAD, BLOCK_RECORDS};
 use super::examples::Examples;
-use super::fault;
+use super::fault::fault;
 use super::header::CheckpointInfo;
 use super::log::Records;
 use crate::error::{Error, Result};

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{block::VERSION, fault};
+use super::block::VERSION;
+use super::fault::fault;
 use crate::error::{Error, Result};
 
 /// Name of the file in the log's folder.

@@ -2,7 +2,7 @@
 //! inside one model matters (arXiv 2410.05248 reports Gemma-2B for Llama-3.1-8B). Rows are joined by
 //! the hash of their text, so neither their order nor the tokenizer needs to be the same.
 
-use super::fault;
+use super::fault::fault;
 use super::log::DynamicsLog;
 use super::metrics::{confidences, split_checkpoints};
 use crate::config::Confidence;

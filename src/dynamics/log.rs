@@ -7,7 +7,7 @@ use memmap2::Mmap;
 
 use super::block::{self, Extent, Record, BLOCK_RECORDS};
 use super::examples::{map, Examples};
-use super::fault;
+use super::fault::fault;
 use super::header::{CheckpointInfo, Header, Kind};
 use crate::error::Result;
 

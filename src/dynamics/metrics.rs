@@ -8,7 +8,7 @@
 //! correctness `Σ k` with `k = [n_correct/N ≥ ½]`, forgetfulness the number of changes of k from 1 to
 //! 0, or 1000 if k is never 1.
 
-use super::fault;
+use super::fault::fault;
 use super::header::{Kind, Stage};
 use super::log::DynamicsLog;
 use crate::config::Confidence;

@@ -18,6 +18,7 @@
 mod block;
 mod examples;
 pub mod export;
+mod fault;
 mod file;
 mod header;
 mod import;
@@ -26,10 +27,6 @@ mod metrics;
 mod summary;
 mod writer;
 
-use std::path::Path;
-
-use crate::error::Error;
-
 pub use block::Record;
 pub use header::{CheckpointInfo, Header, Kind, Stage};
 pub use import::{import_confidences, ImportReport};
@@ -37,10 +34,6 @@ pub use log::{DynamicsLog, Records};
 pub use metrics::{confidences, metrics, split_checkpoints, Metrics};
 pub use summary::{spearman, HalfSummary, Summary};
 pub use writer::{DynamicsWriter, Position};
-
-pub(crate) fn fault(path: impl AsRef<Path>, reason: impl Into<String>) -> Error {
-    Error::Dynamics { path: path.as_ref().to_path_buf(), reason: reason.into() }
-}
 
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::block::Record;
 use super::examples::Examples;
-use super::fault;
+use super::fault::fault;
 use super::file::CheckpointFile;
 use super::header::{self, CheckpointInfo, Header, Kind};
 use super::log::Records;

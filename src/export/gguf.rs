@@ -12,7 +12,7 @@ use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 
-use super::{first_nonzero, pair_up, scaled, Half};
+use super::halves::{first_nonzero, pair_up, scaled, Half};
 use crate::error::{Error, Result};
 use crate::family::DecoderConfig;
 use crate::formats::dtype::Dtype;

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use serde_json::{json, Value};
 
-use super::{first_nonzero, pair_up, scaled, Half};
+use super::halves::{first_nonzero, pair_up, scaled, Half};
 use crate::error::{Error, Result};
 use crate::family::DecoderConfig;
 use crate::lora::peft::PeftAdapter;

@@ -1,5 +1,6 @@
 //! What happens when a file is damaged between its writing and its check.
 
+use super::halves::{pair_up, Half};
 use super::*;
 
 fn golden(family: &str) -> PathBuf {

@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::keys::{shown, Keys};
+use super::parts::{Layer, QkNorm};
 use super::rope::{Reading, Rope};
-use super::{Layer, QkNorm};
 use crate::error::Result;
 use crate::kernels::cpu::elementwise::Gate as Activation;
 

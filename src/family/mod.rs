@@ -6,6 +6,7 @@
 
 mod families;
 mod keys;
+mod parts;
 pub mod rope;
 pub mod shapes;
 
@@ -15,6 +16,7 @@ use serde_json::Value;
 
 use self::families::{Family, SUPPORTED};
 use self::keys::{read_json, shown, Keys};
+pub use self::parts::{Layer, Norms, QkNorm};
 pub use self::rope::{Rope, RopeScaling};
 
 use crate::error::{Error, Result};
@@ -87,35 +89,6 @@ pub struct DecoderConfig {
     pub eos_token_ids: Vec<u32>,
     /// The token that begins a sequence.
     pub bos_token_id: Option<u32>,
-}
-
-/// What differs from layer to layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layer {
-    /// How many keys a query sees, its own position included; `None`: all earlier ones.
-    pub window: Option<usize>,
-    /// Which of the config's rotary embeddings; `None`: positions are not told.
-    pub rope: Option<usize>,
-}
-
-/// An RMSNorm of queries and keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QkNorm {
-    /// None.
-    None,
-    /// Over each head.
-    Head,
-    /// Over all heads together.
-    Whole,
-}
-
-/// Where a block norms: what its two branches (attention, MLP) take, and what they give.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Norms {
-    /// The branch's input.
-    pub before: bool,
-    /// The branch's output, before it is added.
-    pub after: bool,
 }
 
 /// `config.json` as it stands in a model folder.

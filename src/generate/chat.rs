@@ -4,20 +4,13 @@
 use std::time::Instant;
 
 use super::config::GenerateConfig;
-use super::{Generation, Generator};
+use super::generator::{Generator, Manner};
+use super::text::Generation;
 use crate::data::text::chat::ChatSource;
 use crate::data::text::Conversation;
 use crate::data::text::{ChatTemplate, RenderOptions};
 use crate::error::{Error, Result};
 use crate::job::Control;
-
-/// A compiled template, and where its replies end.
-#[derive(Debug)]
-pub(super) struct Manner {
-    template: ChatTemplate,
-    /// Ids of the end tokens: those of the model's configs, and the one that the template writes after a reply.
-    eos: Vec<u32>,
-}
 
 impl Generator {
     /// The reply that follows a conversation, written by the model's chat template: the text up to an end token

@@ -1,22 +1,12 @@
 //! The loop: the tokens of a prompt that are not in the cache, then one token at a time.
 
 use super::config::GenerateConfig;
+use super::generator::{Generator, Kept};
 use super::sample::Sampler;
-use super::Generator;
 use crate::error::{Error, Result};
 use crate::job::Control;
 use crate::model::decode::Cache;
 use crate::ops::head_loss;
-
-/// What a chat leaves for its next turn.
-#[derive(Debug)]
-pub(super) struct Kept {
-    cache: Cache,
-    /// The tokens in the cache.
-    ids: Vec<u32>,
-    /// The adapter that they ran with.
-    adapter: Option<usize>,
-}
 
 /// What a run has made.
 pub(super) struct Made {

@@ -83,7 +83,7 @@ pub(crate) fn model_config(file: &GgufFile) -> Result<Value> {
             c.insert(key.into(), id.into());
         }
     }
-    c.insert("eos_token_id".into(), json!(super::tokenizer::end_tokens(file)?));
+    c.insert("eos_token_id".into(), json!(super::tokens::end_tokens(file)?));
     experts(&read)?;
     Ok(Value::Object(c))
 }

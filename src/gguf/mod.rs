@@ -6,6 +6,7 @@ pub(crate) mod names;
 pub(crate) mod pre;
 pub(crate) mod reader;
 pub mod tokenizer;
+pub(crate) mod tokens;
 pub(crate) mod write;
 
 pub(crate) use config::{architecture, model_config};

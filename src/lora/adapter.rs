@@ -7,8 +7,8 @@ use super::peft::{adapter_hash, load_adapter, save_adapter, LoraPair, PeftAdapte
 use crate::config::LoraConfig;
 use crate::error::{Error, Result};
 use crate::model::{Adapter, Decoder};
-use crate::ops::dora::{row_norms, Dora};
-use crate::ops::linear::{Linear, Slot};
+use crate::ops::dora::row_norms;
+use crate::ops::linear::{Dora, Linear, Slot};
 use crate::ops::Engine;
 use crate::rng::{fnv1a, Key, Stream};
 

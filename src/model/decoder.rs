@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::adapter::Adapter;
-use super::block::{Block, Context, Saved};
+use super::block::{Block, Saved};
+use super::context::Context;
 use super::projection::Projection;
 use crate::error::{Error, Result};
 use crate::family::shapes::LinearShape;

@@ -2,6 +2,7 @@
 
 pub mod adapter;
 pub mod block;
+mod context;
 pub mod decode;
 pub mod decoder;
 mod projection;

@@ -1,7 +1,7 @@
 //! What reads one input and gives several parts: q, k and v; gate and up. In most files each part has a linear of
 //! its own; Phi-3's hold one linear for all, which has one adapter and is split behind the product.
 
-use super::block::Context;
+use super::context::Context;
 use crate::error::Result;
 use crate::ops::linear::{Kept, Linear, SlotGrad};
 use crate::ops::{columns, Buf};

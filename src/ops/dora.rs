@@ -8,14 +8,15 @@
 //! Saved: t as for LoRA, and z. With `g = dy`: `dm += Σ g·z/‖V‖`, A and B have the gradients of LoRA under `f·g`,
 //! and `dx = f·g·V` without dropout, `g·W + mask((f − 1)·g·W + u·A)` with it.
 
-use std::sync::{RwLock, RwLockReadGuard};
+use std::sync::RwLockReadGuard;
 
 use candle_core::{DType, Tensor};
 
 use super::buf::{Buf, Matrix};
 use super::elementwise::{add, dropout};
 use super::engine::{Engine, Phase};
-use super::linear::{self, adapter_gradients, input_gradient, Call, Kept, Linear, Saved, Slot, SlotGrad};
+use super::linear::{Call, Dora, Inverse, Kept, Linear, Saved, Slot, SlotGrad};
+use super::lora::{self, adapter_gradients, input_gradient};
 use crate::error::Result;
 use crate::kernels::cpu::dora as kernel;
 use crate::kernels::cpu::elementwise::add_bias;
@@ -27,39 +28,7 @@ use crate::kernels::cpu::product::{Plain, Rows};
 /// Rows of `W + s·B·A` that exist at once.
 pub(crate) const ROWS: usize = 64;
 
-/// What DoRA adds to an adapter on a linear.
-#[derive(Debug)]
-pub struct Dora {
-    /// m `[1, out]`, f32.
-    pub magnitude: Buf,
-    inverse: RwLock<Inverse>,
-}
-
-/// 1/‖W + s·B·A‖ of each row, 0 where the row is zero: such a row gives 0 whatever m.
-#[derive(Debug)]
-struct Inverse {
-    /// Whether it is that of A and B as they are.
-    fresh: bool,
-    /// `[1, out]`, f32.
-    of_rows: Buf,
-}
-
 impl Dora {
-    /// Of these magnitudes `[out]`.
-    ///
-    /// # Errors
-    /// When the device refuses the buffers.
-    pub fn new(engine: &Engine, magnitude: &[f32]) -> Result<Dora> {
-        let buffer = |numbers: &[f32]| engine.parameter(1, numbers.len(), numbers);
-        let inverse = Inverse { fresh: false, of_rows: buffer(&vec![0.0; magnitude.len()])? };
-        Ok(Dora { magnitude: buffer(magnitude)?, inverse: RwLock::new(inverse) })
-    }
-
-    /// A or B has changed.
-    pub(crate) fn renew(&mut self) {
-        self.inverse.get_mut().unwrap_or_else(|e| e.into_inner()).fresh = false;
-    }
-
     /// The inverse norms, taken once for each state of A and B.
     fn inverse(&self, engine: &Engine, lin: &Linear, slot: &Slot) -> Result<RwLockReadGuard<'_, Inverse>> {
         // A thread that panicked left `fresh` unset.
@@ -163,7 +132,7 @@ fn subtract(y: &mut Buf, x: &Buf) -> Result<()> {
     Ok(())
 }
 
-/// As [`linear::forward`].
+/// As [`adapted::forward`](super::adapted::forward).
 pub(super) fn forward(
     engine: &Engine,
     lin: &Linear,
@@ -174,12 +143,12 @@ pub(super) fn forward(
     let plain = Call { dropout: None, ..call };
     let inverse = d.inverse(engine, lin, slot)?;
     let dropped = engine.passing(|| call.dropped(engine, x, slot))?;
-    let (z, t) = linear::plain(engine, lin, Some(slot), dropped.as_ref().unwrap_or(x), plain, false)?;
+    let (z, t) = lora::plain(engine, lin, Some(slot), dropped.as_ref().unwrap_or(x), plain, false)?;
     let rest = match dropped {
         Some(mut fed) => {
             // x − x̃, with its sign turned.
             subtract(&mut fed, x)?;
-            Some(engine.passing(|| linear::plain(engine, lin, None, &fed, plain, false))?.0)
+            Some(engine.passing(|| lora::plain(engine, lin, None, &fed, plain, false))?.0)
         }
         None => None,
     };
@@ -198,7 +167,7 @@ pub(super) fn forward(
     })
 }
 
-/// As [`linear::backward`].
+/// As [`adapted::backward`](super::adapted::backward).
 #[allow(clippy::too_many_arguments)]
 pub(super) fn backward(
     engine: &Engine,
@@ -216,7 +185,7 @@ pub(super) fn backward(
     let (mut made_t, mut made_z) = (None, None);
     if saved.t.is_none() {
         let plain = Call { dropout: None, ..call };
-        let (z, t) = linear::plain(engine, lin, Some(slot), x, plain, false)?;
+        let (z, t) = lora::plain(engine, lin, Some(slot), x, plain, false)?;
         (made_t, made_z) = (t, Some(z));
     }
     let kept_z = saved.t.and_then(|k| k.z.as_ref());

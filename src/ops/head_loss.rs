@@ -11,9 +11,10 @@ use crate::error::{Error, Result};
 use crate::kernels::cpu::elementwise;
 use crate::kernels::cpu::gemm::{gemm, View};
 use crate::kernels::cpu::loss as kernel;
+use crate::kernels::cpu::loss_rows;
+pub use crate::kernels::cpu::loss_rows::{Mix, RowStats};
 use crate::kernels::cpu::product::{product, Term};
 use crate::kernels::cpu::product::{Columns, Rows};
-pub use kernel::{Mix, RowStats};
 
 /// One supervised position.
 #[derive(Clone, Copy, Debug)]
@@ -126,7 +127,7 @@ fn chunks(units: &[Unit], rows: usize) -> impl Iterator<Item = &[Unit]> {
 /// A chunk's positions in order, and its units by place.
 struct Chunk {
     positions: Vec<Position>,
-    units: Vec<kernel::Unit>,
+    units: Vec<loss_rows::Unit>,
 }
 
 impl Chunk {
@@ -144,7 +145,7 @@ impl Chunk {
                     Some(mix)
                 }
             };
-            c.units.push(kernel::Unit { first, mix });
+            c.units.push(loss_rows::Unit { first, mix });
         }
         c
     }
@@ -153,7 +154,7 @@ impl Chunk {
         self.positions.iter().map(|p| p.state).collect()
     }
 
-    fn mixed(&self) -> impl Iterator<Item = &kernel::Unit> {
+    fn mixed(&self) -> impl Iterator<Item = &loss_rows::Unit> {
         self.units.iter().filter(|u| u.mix.is_some())
     }
 }
@@ -183,7 +184,8 @@ fn fused(
     let w = Columns(head.weight.stored(engine));
     let states = Term { a: View::rows(&hc, c), k: c, b: &w, alpha: 1.0 };
     product(&mut logits, v, false, (k, v), &[states], scratch);
-    let rows: Vec<kernel::Row> = chunk.positions.iter().map(|p| kernel::Row { target: p.target, a: p.a }).collect();
+    let rows: Vec<loss_rows::Row> =
+        chunk.positions.iter().map(|p| loss_rows::Row { target: p.target, a: p.a }).collect();
     let first = stats.len();
     stats.resize(first + k, RowStats::default());
     kernel::units(&mut logits, v, &rows, &chunk.units, head.softcap, dh.is_some(), &mut stats[first..]);

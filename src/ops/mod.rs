@@ -9,6 +9,7 @@
 //! a panic of a worker becomes an error.
 
 pub mod adamw;
+pub mod adapted;
 pub mod attention;
 pub mod buf;
 pub mod cache_attention;
@@ -20,6 +21,7 @@ pub mod engine;
 pub mod head_loss;
 pub mod layout;
 pub mod linear;
+mod lora;
 pub mod moved;
 pub mod pool;
 pub mod rms_norm;

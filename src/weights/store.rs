@@ -10,38 +10,36 @@ use std::sync::Arc;
 use memmap2::Mmap;
 use safetensors::SafeTensors;
 
-use super::weight::Data;
-pub use super::Weight;
 use crate::error::{Error, Result};
 use crate::family::DecoderConfig;
 pub use crate::formats::dtype::Dtype;
 use crate::gguf;
+use crate::gguf::Architecture;
 use crate::gguf::GgufFile;
-use crate::gguf::{Architecture, RowOrder};
 pub use crate::kernels::cpu::blocks::Block;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 #[derive(Debug)]
-struct Entry {
+pub(super) struct Entry {
     /// The type, or the name of one that cannot be read.
-    dtype: std::result::Result<Dtype, String>,
-    shape: Vec<usize>,
-    bytes: Range<usize>,
-    shard: usize,
+    pub dtype: std::result::Result<Dtype, String>,
+    pub shape: Vec<usize>,
+    pub bytes: Range<usize>,
+    pub shard: usize,
 }
 
 /// Every tensor of a model, by Hugging Face's name. The files must not be changed or shortened while it lives.
 #[derive(Debug)]
 pub struct WeightStore {
-    files: Vec<PathBuf>,
+    pub(super) files: Vec<PathBuf>,
     maps: Vec<Mmap>,
-    entries: BTreeMap<String, Entry>,
+    pub(super) entries: BTreeMap<String, Entry>,
     /// What names the tensors: the index, or the only file.
-    listing: PathBuf,
+    pub(super) listing: PathBuf,
     /// Where the file is GGUF: its family, and the heads of queries, of keys, and their size.
-    gguf: Option<(&'static Architecture, [usize; 3])>,
+    pub(super) gguf: Option<(&'static Architecture, [usize; 3])>,
 }
 
 impl WeightStore {
@@ -167,59 +165,6 @@ impl WeightStore {
         self.entries.keys().map(String::as_str)
     }
 
-    /// The tensor of this name, which must have this shape and a type that can be read. What GGUF stores in another
-    /// way (rows of queries and keys, norms with 1 added) is given as Hugging Face stores it.
-    pub fn get(self: &Arc<Self>, name: &str, shape: &[usize]) -> Result<Weight> {
-        let Some(entry) = self.entries.get(name) else {
-            let mut reason = format!("expected a tensor of shape {shape:?}, found none of this name");
-            if let Some(other) = self.gguf.and_then(|(arch, _)| arch.tensor(name)) {
-                reason = format!("expected a tensor of shape {shape:?}, found no {other}");
-            }
-            return Err(format_error(&self.listing, name, reason));
-        };
-        let path = &self.files[entry.shard];
-        if entry.shape != shape {
-            return Err(format_error(path, name, format!("expected shape {shape:?}, found {:?}", entry.shape)));
-        }
-        let dtype = match &entry.dtype {
-            Ok(dtype) => *dtype,
-            Err(found) if self.gguf.is_some() => {
-                let reason =
-                    format!("the type {found} cannot be read (expected F32, F16, BF16, Q4_0 to Q8_1 or Q2_K to Q8_K)");
-                return Err(format_error(path, name, reason));
-            }
-            Err(found) => return Err(format_error(path, name, format!("expected F32, F16 or BF16, found {found}"))),
-        };
-        if dtype.block() > 1 && shape.len() < 2 {
-            return Err(format_error(path, name, format!("a vector in blocks of {}", dtype.ggml_name())));
-        }
-        let data = Data::Mapped { store: self.clone(), shard: entry.shard, bytes: entry.bytes.clone() };
-        let weight = Weight::new(name, shape, dtype, data);
-        Ok(match self.order(name, shape) {
-            Some(order) if order.rows() != shape.first().copied().unwrap_or(0) => {
-                let reason = format!("expected {} rows, found shape {shape:?}", order.rows());
-                return Err(format_error(path, name, reason));
-            }
-            order => self.as_original(weight.in_order(order)),
-        })
-    }
-
-    fn order(&self, name: &str, shape: &[usize]) -> Option<RowOrder> {
-        let (arch, [heads, kv_heads, head_dim]) = self.gguf?;
-        arch.row_order(name, heads, kv_heads, head_dim).filter(|_| !shape.is_empty())
-    }
-
-    /// Gemma's norms without the 1 that GGUF adds.
-    fn as_original(&self, weight: Weight) -> Weight {
-        let offset = self.gguf.is_some_and(|(arch, _)| arch.norms_plus_one);
-        let name = weight.name().to_string();
-        if !offset || !(name.ends_with("norm.weight") || name.ends_with("layernorm.weight")) {
-            return weight;
-        }
-        let numbers = weight.to_vec_f32().iter().map(|x| x - 1.0).collect();
-        Weight::from_vec(&name, weight.shape(), numbers)
-    }
-
     /// The mapped files, in name order.
     pub fn files(&self) -> &[PathBuf] {
         &self.files
@@ -236,7 +181,7 @@ impl WeightStore {
     }
 }
 
-fn format_error(path: &Path, tensor: &str, reason: String) -> Error {
+pub(super) fn format_error(path: &Path, tensor: &str, reason: String) -> Error {
     Error::ModelFormat { path: path.into(), tensor: tensor.into(), reason }
 }
 
@@ -465,13 +410,5 @@ mod tests {
         damaged[7] = 0xff;
         fs::write(dir.path().join(SINGLE), &damaged).unwrap();
         fails(WeightStore::open(dir.path()), &[SINGLE, "header", "damaged"]);
-    }
-
-    #[test]
-    fn owns_numbers() {
-        let weight = Weight::from_vec("w", &[2, 3], values(6));
-        assert_eq!((weight.rows(), weight.cols(), weight.as_f32()), (2, 3, Some(&values(6)[..])));
-        assert_eq!(weight.bytes(), encode(StDtype::F32, &values(6)));
-        assert_eq!(weight.clone().to_vec_f32(), values(6));
     }
 }

@@ -236,3 +236,18 @@ impl Stored for StoredRows<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owns_numbers() {
+        let values = [-1.875f32, 0.5, 0.0, 1.0, 3e-9, 7.25];
+        let weight = Weight::from_vec("w", &[2, 3], values.to_vec());
+        assert_eq!((weight.rows(), weight.cols(), weight.as_f32()), (2, 3, Some(&values[..])));
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_ne_bytes()).collect();
+        assert_eq!(weight.bytes(), bytes);
+        assert_eq!(weight.clone().to_vec_f32(), values);
+    }
+}

@@ -2,6 +2,7 @@
 //! and module alone, right on average.
 
 use sftmix::internal::device::Form;
+use sftmix::internal::ops::adapted;
 use sftmix::internal::ops::elementwise::{dropout, DropoutKey};
 use sftmix::internal::ops::linear;
 use sftmix::internal::ops::linear::{Call, Linear, SlotGrad};
@@ -47,11 +48,11 @@ fn a_masked_linear_matches_autograd() {
             let slot = slot(e, (r, inp, out), p, &la, &lb)?;
             let call = Call { layout: &layout, dropout: Some(STEP) };
             let (x, g) = (e.parameter(n, inp, &x)?, e.parameter(n, out, &g)?);
-            let (y, t) = linear::forward(e, &lin, Some(&slot), &x, call)?;
+            let (y, t) = adapted::forward(e, &lin, Some(&slot), &x, call)?;
             let mut grad = SlotGrad { a: e.zeros(r, inp)?, b: e.zeros(out, r)?, m: None };
             let mut dx = e.zeros(n, inp)?;
             let saved = linear::Saved { x: &x, t: t.as_ref() };
-            linear::backward(e, &lin, Some((&slot, &mut grad)), saved, &g, call, Some((&mut dx, false)))?;
+            adapted::backward(e, &lin, Some((&slot, &mut grad)), saved, &g, call, Some((&mut dx, false)))?;
             Ok(vec![y, t.expect("a slot").t, dx, grad.a, grad.b])
         });
     }
@@ -73,7 +74,7 @@ fn the_backward_pass_uses_the_forward_pass_mask() {
         let loss = |x: &[f32], a: &[f32], b: &[f32]| -> f64 {
             let y = e.run(|| {
                 let slot = slot(&e, (r, inp, out), 0.3, a, b)?;
-                linear::forward(&e, &lin()?, Some(&slot), &e.parameter(n, inp, x)?, call)?.0.to_vec()
+                adapted::forward(&e, &lin()?, Some(&slot), &e.parameter(n, inp, x)?, call)?.0.to_vec()
             });
             y.unwrap().iter().zip(&g).map(|(y, g)| *y as f64 * *g as f64).sum()
         };
@@ -93,7 +94,7 @@ fn the_backward_pass_uses_the_forward_pass_mask() {
                 // No t: the mask is made again for A's side, too.
                 let saved = linear::Saved { x: &e.parameter(n, inp, &x)?, t: None };
                 let g = e.parameter(n, out, &g)?;
-                linear::backward(&e, &lin()?, Some((&slot, &mut grad)), saved, &g, call, Some((&mut dx, false)))?;
+                adapted::backward(&e, &lin()?, Some((&slot, &mut grad)), saved, &g, call, Some((&mut dx, false)))?;
                 Ok([dx.to_vec()?, grad.a.to_vec()?, grad.b.to_vec()?])
             })
             .unwrap();
@@ -117,7 +118,7 @@ fn the_mean_over_a_thousand_masks_is_the_output_without_dropout() {
                 let lin = Linear { id: 0, layer: 0, module: "m".into(), weight: matrix(&e, out, inp, &w)?, bias: None };
                 let slot = slot(&e, (r, inp, out), p, &la, &lb)?;
                 let call = Call { layout: &layout, dropout };
-                linear::forward(&e, &lin, Some(&slot), &e.parameter(n, inp, &x)?, call)?.0.to_vec()
+                adapted::forward(&e, &lin, Some(&slot), &e.parameter(n, inp, &x)?, call)?.0.to_vec()
             });
             wide(&y.unwrap())
         };

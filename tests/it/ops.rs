@@ -4,6 +4,7 @@
 
 use candle_core::{DType, Device, Shape as TensorShape, Tensor, Var, D};
 use sftmix::internal::device::Form;
+use sftmix::internal::ops::adapted;
 use sftmix::internal::ops::attention;
 use sftmix::internal::ops::attention::Shape;
 use sftmix::internal::ops::elementwise::Gate;
@@ -325,7 +326,7 @@ fn linear_matches_autograd() {
                 let s = if lora { Some(slot(e, (r, inp, out), 0.0, &la, &lb)?) } else { None };
                 let call = Call { layout: &layout, dropout: None };
                 let (x, g) = (e.parameter(n, inp, &x)?, e.parameter(n, out, &g)?);
-                let (y, t) = linear::forward(e, &lin, s.as_ref(), &x, call)?;
+                let (y, t) = adapted::forward(e, &lin, s.as_ref(), &x, call)?;
                 let grad = || -> Result<_> {
                     Ok(SlotGrad { a: e.parameter(r, inp, &sa)?, b: e.parameter(out, r, &sb)?, m: None })
                 };
@@ -333,10 +334,10 @@ fn linear_matches_autograd() {
                 let mut dx = e.parameter(n, inp, &sx)?;
                 let saved = linear::Saved { x: &x, t: t.as_ref() };
                 let of = s.as_ref().map(|s| (s, &mut kept));
-                linear::backward(e, &lin, of, saved, &g, call, Some((&mut dx, add)))?;
+                adapted::backward(e, &lin, of, saved, &g, call, Some((&mut dx, add)))?;
                 // Without t and without dx the slot's gradients are the same.
                 let of = s.as_ref().map(|s| (s, &mut made));
-                linear::backward(e, &lin, of, linear::Saved { x: &x, t: None }, &g, call, None)?;
+                adapted::backward(e, &lin, of, linear::Saved { x: &x, t: None }, &g, call, None)?;
                 assert_eq!(kept.a.to_vec()?, made.a.to_vec()?);
                 assert_eq!(kept.b.to_vec()?, made.b.to_vec()?);
                 let mut all = vec![dx];
@@ -700,11 +701,11 @@ fn one_thread_and_two_give_close_numbers_and_each_its_own_bits_again() {
             let slot = slot(e, (r, inp, out), 0.0, &la, &lb)?;
             let call = Call { layout: &layout, dropout: None };
             let (x, g) = (e.parameter(n, inp, &x)?, e.parameter(n, out, &g)?);
-            let (y, t) = linear::forward(e, &lin, Some(&slot), &x, call)?;
+            let (y, t) = adapted::forward(e, &lin, Some(&slot), &x, call)?;
             let mut grad = SlotGrad { a: e.zeros(r, inp)?, b: e.zeros(out, r)?, m: None };
             let mut dx = e.zeros(n, inp)?;
             let saved = linear::Saved { x: &x, t: t.as_ref() };
-            linear::backward(e, &lin, Some((&slot, &mut grad)), saved, &g, call, Some((&mut dx, false)))?;
+            adapted::backward(e, &lin, Some((&slot, &mut grad)), saved, &g, call, Some((&mut dx, false)))?;
             let mut all = run_attention(e, s, &layout, [&x.to_vec()?, &k, &v, &dx.to_vec()?])?;
             let dh = head_loss::forward_backward(e, &Head::plain(matrix(e, 500, inp, &wh)?), &x, &us, true)?.1;
             all.extend([y, dx, grad.a, grad.b]);

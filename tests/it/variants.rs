@@ -8,10 +8,10 @@ use sftmix::internal::data::tokens::Ragged;
 use sftmix::internal::device::Form;
 use sftmix::internal::model::Adapter;
 use sftmix::internal::model::Decoder;
-use sftmix::internal::ops::dora::Dora;
+use sftmix::internal::ops::adapted;
 use sftmix::internal::ops::elementwise::{neftune, DropoutKey};
 use sftmix::internal::ops::linear;
-use sftmix::internal::ops::linear::{Call, Linear, Slot, SlotGrad};
+use sftmix::internal::ops::linear::{Call, Dora, Linear, Slot, SlotGrad};
 use sftmix::internal::ops::{Engine, Layout};
 use sftmix::internal::train::group::{Group, GroupRun, MicroBatch};
 use sftmix::internal::train::optimizer::{AdamW, AdamWConfig};
@@ -89,7 +89,7 @@ fn a_linear_with_magnitudes_matches_autograd() {
                 let slot = Slot { dora: Some(Dora::new(e, &m)?), ..crate::ops::slot(e, (r, inp, out), p, &la, &lb)? };
                 let call = Call { layout: &layout, dropout: (p > 0.0).then_some(STEP) };
                 let (x, g) = (e.parameter(n, inp, &x)?, e.parameter(n, out, &g)?);
-                let (y, t) = linear::forward(e, &lin, Some(&slot), &x, call)?;
+                let (y, t) = adapted::forward(e, &lin, Some(&slot), &x, call)?;
                 let grad = || -> sftmix::Result<_> {
                     let m = Some(e.parameter(1, out, &sm)?);
                     Ok(SlotGrad { a: e.parameter(r, inp, &sa)?, b: e.parameter(out, r, &sb)?, m })
@@ -97,10 +97,10 @@ fn a_linear_with_magnitudes_matches_autograd() {
                 let (mut kept, mut made) = (grad()?, grad()?);
                 let mut dx = e.parameter(n, inp, &sx)?;
                 let saved = linear::Saved { x: &x, t: t.as_ref() };
-                linear::backward(e, &lin, Some((&slot, &mut kept)), saved, &g, call, Some((&mut dx, add)))?;
+                adapted::backward(e, &lin, Some((&slot, &mut kept)), saved, &g, call, Some((&mut dx, add)))?;
                 // Without what was kept and without dx the gradients are the same.
                 let saved = linear::Saved { x: &x, t: None };
-                linear::backward(e, &lin, Some((&slot, &mut made)), saved, &g, call, None)?;
+                adapted::backward(e, &lin, Some((&slot, &mut made)), saved, &g, call, None)?;
                 assert_eq!(kept.a.to_vec()?, made.a.to_vec()?);
                 assert_eq!(kept.b.to_vec()?, made.b.to_vec()?);
                 let (km, mm) = (kept.m.expect("magnitudes"), made.m.expect("magnitudes"));
@@ -124,11 +124,11 @@ fn a_row_of_zeros_gives_zeros_and_no_gradient() {
                 let slot = Slot { dora: Some(Dora::new(&e, &m)?), ..crate::ops::slot(&e, (1, 3, 2), 0.0, &la, &lb)? };
                 let call = Call { layout: &layout, dropout: None };
                 let (x, g) = (e.parameter(4, 3, &x)?, e.parameter(4, 2, &[1.0; 8])?);
-                let (y, t) = linear::forward(&e, &lin, Some(&slot), &x, call)?;
+                let (y, t) = adapted::forward(&e, &lin, Some(&slot), &x, call)?;
                 let m = Some(e.parameter(1, 2, &[0.0; 2])?);
                 let mut grad = SlotGrad { a: e.zeros(1, 3)?, b: e.zeros(2, 1)?, m };
                 let saved = linear::Saved { x: &x, t: t.as_ref() };
-                linear::backward(&e, &lin, Some((&slot, &mut grad)), saved, &g, call, None)?;
+                adapted::backward(&e, &lin, Some((&slot, &mut grad)), saved, &g, call, None)?;
                 Ok([y.to_vec()?, grad.m.expect("magnitudes").to_vec()?])
             })
             .unwrap();

@@ -9,7 +9,8 @@ use crate::data::text::chat::stored::{model_templates, DEFAULT};
 use crate::data::tokens::Tokenizer;
 use crate::error::{Error, Result};
 use crate::gguf::pre::Pre;
-use crate::gguf::tokenizer::{BLANK, BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
+use crate::gguf::tokenizer::BLANK;
+use crate::gguf::tokens::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
 use crate::gguf::write::{Field, Fields};
 
 /// Adds the fields about the tokenizer of a model whose embedding has `rows` rows.

@@ -5,7 +5,7 @@
 //!
 //! A capped logit is made again wherever it is needed: nothing as large as a row is stored beside the logits.
 
-use super::loss::{Mix, Normaliser, Row, RowStats};
+use super::loss_rows::{Mix, Normaliser, Row, RowStats};
 use super::simd::{exp, fma, simd_kernel, softcap, sum_lanes, LANES};
 
 simd_kernel! {

@@ -2,12 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{stored, ChatTemplate};
-use crate::config::DataOptions;
-use crate::data::tokens::Tokenizer;
+use super::stored;
 use crate::error::{Error, Result};
 use crate::gguf;
 
@@ -151,100 +148,6 @@ impl ChatSource {
         let (config, map) =
             (json(&model.join("tokenizer_config.json"))?, json(&model.join("special_tokens_map.json"))?);
         Ok(SpecialTokens::read(&config, &map))
-    }
-}
-
-/// What conversations are written with.
-#[derive(Clone, Debug, Default)]
-pub struct ChatFormat {
-    /// The tokenizer's end-of-sequence token as text, which the plain role format needs.
-    pub eos_text: Option<String>,
-    /// The chat template; `None` for the plain role format.
-    pub source: Option<ChatSource>,
-    /// Further variables of the template.
-    pub extras: Map<String, Value>,
-}
-
-impl ChatFormat {
-    /// The plain role format, with the end-of-sequence token as text.
-    pub fn plain(eos_text: Option<&str>) -> ChatFormat {
-        ChatFormat { eos_text: eos_text.map(String::from), ..Default::default() }
-    }
-
-    /// What these options have conversations written with; `template` takes the place of the text in the file that they
-    /// name.
-    ///
-    /// # Errors
-    /// [`Error::Io`]: the template that they name.
-    pub fn of(tokenizer: &Tokenizer, options: &DataOptions, template: Option<&str>) -> Result<ChatFormat> {
-        let source = match (&options.chat_template, template) {
-            (Some(path), Some(text)) => Some(ChatSource::from_text(path, text, tokenizer.special_tokens().clone())),
-            (Some(path), None) => Some(ChatSource::from_file(path, tokenizer.special_tokens().clone())?),
-            (None, _) => tokenizer.chat_source().cloned(),
-        };
-        let extras = options.chat_template_kwargs.clone().unwrap_or_default();
-        Ok(ChatFormat { eos_text: tokenizer.eos_text().map(String::from), source, extras })
-    }
-
-    /// Whatever decides how a conversation is written, but for the end token; empty for the plain role format.
-    pub(crate) fn key(&self) -> Vec<u8> {
-        let Some(source) = &self.source else { return Vec::new() };
-        let training = super::twin::of(&source.template).map(|(_, text)| text);
-        let parts = serde_json::json!([
-            source.template,
-            source.tool_use,
-            source.special.named,
-            source.special.all,
-            self.extras,
-            training,
-        ]);
-        parts.to_string().into_bytes()
-    }
-}
-
-/// How a data file's conversations are written, for a run's records.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChatFacts {
-    /// `template`, or `plain` for the plain role format.
-    pub format: String,
-    /// The file that the template is from.
-    pub path: Option<PathBuf>,
-    /// The template, word for word.
-    pub template: Option<String>,
-    /// blake3 of the template, in hexadecimal.
-    pub hash: Option<String>,
-    /// By what the trained spans are known.
-    pub spans: Option<String>,
-}
-
-impl ChatFacts {
-    /// Of a template; `None` is the plain role format.
-    pub fn of(template: Option<&ChatTemplate>) -> ChatFacts {
-        let Some(template) = template else {
-            return ChatFacts { format: "plain".into(), path: None, template: None, hash: None, spans: None };
-        };
-        let source = template.source();
-        ChatFacts {
-            format: "template".into(),
-            path: Some(source.path.clone()),
-            template: Some(source.template.clone()),
-            hash: Some(blake3::hash(source.template.as_bytes()).to_hex().to_string()),
-            spans: Some(template.spans().to_string()),
-        }
-    }
-}
-
-impl std::fmt::Display for ChatFacts {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (&self.path, &self.spans) {
-            (Some(path), Some(spans)) => {
-                write!(f, "conversations are written by the chat template in {}; trained: {spans}", path.display())
-            }
-            _ => f.write_str(
-                "the model has no chat template: conversations are written in a plain role format, as System:, User: \
-                 and Assistant:; chat_template names one",
-            ),
-        }
     }
 }
 

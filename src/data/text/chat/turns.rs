@@ -53,7 +53,7 @@ impl Manner {
         let first = tail.trim_start();
         let end = source.special.ends().filter(|end| first.starts_with(end)).max_by_key(|end| end.len());
         let end = end.ok_or_else(|| {
-            format!("the chat template writes no end token behind an answer, but {:?}", super::shortened(&tail))
+            format!("the chat template writes no end token behind an answer, but {:?}", shortened(&tail))
         })?;
         // A template may refuse a lone question; then spans begin with the text of the answer.
         let prompted = render(&[question], true).ok().and_then(|text| places(text, &[asked]));
@@ -224,4 +224,15 @@ fn end(source: &ChatSource, manner: &Manner, text: &str, calls: bool) -> Option<
         false => between.trim().is_empty(),
     };
     clean.then_some(at + manner.end.len())
+}
+
+/// The beginning of a text, for errors.
+pub(super) fn shortened(text: &str) -> String {
+    let mut chars = text.chars();
+    let head: String = chars.by_ref().take(60).collect();
+    if chars.next().is_some() {
+        head + "…"
+    } else {
+        head
+    }
 }

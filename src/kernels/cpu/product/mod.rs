@@ -11,7 +11,9 @@
 #[cfg_attr(not(all(target_arch = "x86_64", target_os = "linux")), path = "no_units.rs")]
 mod amx;
 mod pack;
+mod right;
 mod tile;
+mod transpose;
 
 use std::ops::{DerefMut, Range};
 
@@ -20,6 +22,8 @@ use rayon::prelude::*;
 use super::gemm::View;
 use super::Shared;
 pub use pack::{Columns, Plain, Rows, Stored};
+pub use right::{Cut, Right, Term};
+use tile::depth;
 
 /// Rows of a that are taken together: with a run of k they stay in the second cache.
 const ROWS: usize = 512;
@@ -29,88 +33,6 @@ const RUNS: usize = 2;
 const PACKING: [usize; 2] = [24, 160];
 /// Up to so many tiles of rows, b is read where it stands instead of packed.
 const FEW: usize = 2;
-
-/// In how many numbers of bf16 the elements of a and b are cut for the processor's matrix units. What is cut in three, and
-/// what has no more bits than its parts, is the sum of its parts exactly.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cut {
-    a: usize,
-    b: usize,
-}
-
-impl Cut {
-    /// b is bf16 as it is stored: three products.
-    pub const BF16: Cut = Cut { a: 3, b: 1 };
-    /// b has at most 16 bits: five products, exact to 2^-24 of a term.
-    pub const HALVES: Cut = Cut { a: 3, b: 2 };
-    /// b is a code and its scale, a stand-in for a number that differs by percents: both are rounded to 16 bits, three
-    /// products, exact to 2^-17 of a term.
-    pub const BLOCKS: Cut = Cut { a: 2, b: 2 };
-
-    /// Whether b is read as f32 and cut, which costs more than to copy it.
-    fn b_is_cut(&self) -> bool {
-        self.b > 1
-    }
-}
-
-/// The i-th of some shares of a range.
-#[derive(Clone, Copy)]
-pub struct Share {
-    i: usize,
-    of: usize,
-}
-
-impl Share {
-    fn of(self, range: Range<usize>) -> Range<usize> {
-        let (start, n) = (range.start, range.len());
-        start + self.i * n / self.of..start + (self.i + 1) * n / self.of
-    }
-}
-
-/// One term of the sum.
-#[derive(Clone, Copy)]
-pub struct Term<'a> {
-    /// `a[m,k]`.
-    pub a: View<'a>,
-    /// k.
-    pub k: usize,
-    /// `b[k,n]`.
-    pub b: &'a dyn Right,
-    /// Factor.
-    pub alpha: f32,
-}
-
-/// The right operand of a product, `b[k,n]`.
-pub trait Right: Sync {
-    /// Writes `b[p, j]` for p and j in these ranges to `out[(p − p.start)·width + (j − j.start)]`, with zeros
-    /// where `width` is more than the columns. `row` is scratch for [`pack::ROWS`] rows of
-    /// p's length rounded up to 8.
-    fn pack(&self, p: Range<usize>, j: Range<usize>, width: usize, out: &mut [f32], row: &mut [f32]);
-
-    /// The elements where they stand in f32, row-major, and the floats from row to row: for few rows of a,
-    /// packing would cost more than it saves.
-    fn in_place(&self) -> Option<(&[f32], usize)> {
-        None
-    }
-
-    /// Asks for a share of what `pack` will read of `b[p, j]`: while one panel is multiplied, the next is on its way from
-    /// memory.
-    fn ask_for(&self, p: Range<usize>, j: Range<usize>, share: Share) {
-        let _ = (p, j, share);
-    }
-
-    /// How operands are cut where the processor's matrix units are to be used: then `pack_pairs` works. `None` leaves
-    /// it to the f32 tiles.
-    fn cut(&self) -> Option<Cut> {
-        None
-    }
-
-    /// Writes `b[p, j]` in bf16, part by part: for each 16 columns, for each pair along k, the 16 pairs; with zeros
-    /// up to kc and to 32 columns. `space` has [`amx::packing_floats`].
-    fn pack_pairs(&self, p: Range<usize>, j: Range<usize>, kc: usize, out: &mut [u16], space: &mut [f32]) {
-        let _ = (p, j, kc, out, space);
-    }
-}
 
 /// `dst[m,n] (+)=` the sum of the terms; `dst` is row-major with `dst_rs` floats from row to row. `scratch`
 /// lends buffers to the tasks.
@@ -155,7 +77,7 @@ pub fn product<B: DerefMut<Target = [f32]>>(
                 }
                 let stride = depth(t.k, kernel.deepest) + 16;
                 let (panel, rest) = space.split_at_mut(kernel.deepest * kernel.width);
-                let (row, rest) = rest.split_at_mut(pack::ROWS * kernel.deepest);
+                let (row, rest) = rest.split_at_mut(transpose::ROWS * kernel.deepest);
                 let (edge, copied) = rest.split_at_mut(kernel.rows * kernel.width);
                 let mut work = Work { kernel, out, dst_rs, columns: columns.clone(), panel, copied, stride, row, edge };
                 for first in rows.clone().step_by(ROWS) {
@@ -237,15 +159,10 @@ impl Cuts {
 /// Floats of scratch for a term with `k` summands and `m` rows.
 fn term_scratch(m: usize, k: usize, cut: Option<Cut>) -> usize {
     let kernel = tile::kernel(usize::MAX);
-    let tiles = kernel.deepest * (kernel.width + pack::ROWS)
+    let tiles = kernel.deepest * (kernel.width + transpose::ROWS)
         + kernel.rows * kernel.width
         + m.min(ROWS) * (depth(k, kernel.deepest) + 16);
     cut.map_or(tiles, |cut| tiles.max(amx::scratch_floats(m, k, cut)))
-}
-
-/// Terms of the sum that are taken together: about equal runs, and a function of k alone, since it decides bits.
-fn depth(k: usize, most: usize) -> usize {
-    k.div_ceil(k.div_ceil(most).max(1)).next_multiple_of(8).clamp(8, most)
 }
 
 /// Whether the machine has matrix units for products with bf16 weights.

@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use super::super::Shared;
-use super::{Cut, Right, Share, View};
+use super::right::{Cut, Right, Share};
+use crate::kernels::cpu::gemm::View;
 
 pub fn available() -> bool {
     false

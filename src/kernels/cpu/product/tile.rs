@@ -63,6 +63,11 @@ pub(super) fn kernel(n: usize) -> Kernel {
     }
 }
 
+/// Terms of the sum that are taken together: about equal runs, and a function of k alone, since it decides bits.
+pub(super) fn depth(k: usize, most: usize) -> usize {
+    k.div_ceil(k.div_ceil(most).max(1)).next_multiple_of(8).clamp(8, most)
+}
+
 /// Defines the tiles of an instruction set: `V` vectors of `LANES` floats wide, M rows high. Each element is
 /// one chain of fused multiply-adds over k, whatever the height, so heights do not decide bits.
 macro_rules! tiles {

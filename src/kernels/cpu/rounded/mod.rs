@@ -12,13 +12,7 @@ use candle_core::quantized::k_quants::{
 };
 
 use super::blocks::Block;
-use super::matvec::FEW;
-
-/// Rows of blocks with the vectors that they are multiplied with.
-pub trait Rounded: Sync {
-    /// `y[row][i] = w[row]·x[i]`.
-    fn dots(&self, rows: Range<usize>, y: &mut [[f32; FEW]]);
-}
+use super::dots::{Rounded, FEW};
 
 /// Rounds `x[m,k]` for rows of this kind; `None` where there is no fast kernel, or the blocks lie at odd places.
 pub fn of<'a>(block: Block, bytes: &'a [u8], x: &[f32], k: usize) -> Option<Box<dyn Rounded + 'a>> {

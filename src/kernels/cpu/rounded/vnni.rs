@@ -14,9 +14,8 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::super::blocks::{half, Block};
-use super::super::matvec::FEW;
+use super::super::dots::{Rounded, FEW};
 use super::super::simd::prefetch;
-use super::Rounded;
 
 /// Numbers that are taken together: a large block, or eight small ones.
 const GROUP: usize = 256;

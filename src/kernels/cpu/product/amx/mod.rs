@@ -18,12 +18,12 @@ use std::ops::Range;
 
 use super::super::simd::simd_kernel;
 use super::super::Shared;
-use super::{depth, Cut, Right, Share, View};
-use parts::{cut_rows, AT_ONCE};
+use super::right::{Cut, Right, Share};
+use super::tile::depth;
+use crate::kernels::cpu::gemm::View;
+use parts::{cut_rows, AT_ONCE, BLOCK};
 pub(super) use parts::{pairs_of_columns, pairs_of_rows, parts_of_columns, parts_of_rows};
 
-/// Rows and columns of a block of the result.
-pub(super) const BLOCK: usize = 32;
 /// Most terms of a sum in a run, and the rows of a that are cut at once: their parts stay in the second cache. A b that
 /// is cut is packed at greater cost, so that more rows pass by it.
 fn deepest_and_rows(cut: Cut) -> (usize, usize) {

@@ -3,11 +3,12 @@
 
 use std::ops::Range;
 
-use super::super::pack::transpose_words;
-use super::super::View;
-use super::BLOCK;
+use super::super::transpose::transpose_words;
+use crate::kernels::cpu::gemm::View;
 use crate::kernels::cpu::simd::simd_kernel;
 
+/// Rows and columns of a block of the result.
+pub(super) const BLOCK: usize = 32;
 /// Stored rows that are turned into columns together.
 pub(super) const AT_ONCE: usize = 8;
 
