@@ -22,6 +22,7 @@ mod memory;
 mod noise;
 mod ops;
 mod refused;
+mod resume;
 mod runs;
 #[cfg(feature = "cli")]
 mod scale;

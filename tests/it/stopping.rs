@@ -143,6 +143,11 @@ fn a_run_ends_where_transformers_rule_says_and_with_the_best_adapter() {
     assert_eq!((report.steps, report.stopped_early), (12, true));
     check(&report, &c);
 
+    // Patience that runs out at the last step cuts nothing.
+    let ends = TrainConfig { out: dir.path().join("ends"), max_steps: Some(12), ..c.clone() };
+    let report = TrainingJob::new(ends).unwrap().run(|_| Control::Continue).unwrap();
+    assert_eq!((report.steps, report.stopped_early), (12, false));
+
     // Without patience the run goes on, and without keep_best it ends with the last weights.
     let c = TrainConfig {
         out: dir.path().join("last"),

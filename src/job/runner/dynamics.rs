@@ -1,7 +1,6 @@
 //! The runner's dealings with the dynamics: the log, its sweeps, and the split that follows.
 
-use super::training::Training;
-use super::Runner;
+use super::parts::{Runner, Training};
 use crate::base::open::{hex, Inputs};
 use crate::dynamics::{
     confidences, split_checkpoints, CheckpointInfo, DynamicsLog, DynamicsWriter, Header, Kind, Position, Record, Stage,

@@ -2,8 +2,7 @@
 
 use serde_json::json;
 
-use super::training::Training;
-use super::Runner;
+use super::parts::{Runner, Training};
 use crate::base::open::{stopped, Inputs};
 use crate::dynamics::Stage;
 use crate::error::{Error, Result};

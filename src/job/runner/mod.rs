@@ -5,30 +5,25 @@ mod begin;
 mod dynamics;
 mod evaluation;
 mod opened;
+mod parts;
 mod saving;
 mod training;
 
-use std::time::Instant;
-
 use self::begin::{begin, Begun, Found};
 use self::opened::Opened;
-use self::saving::OnDisk;
-use self::training::Training;
-use super::event::{Control, Event, Prepared, StepEvent};
+use self::parts::{Observer, OnDisk, Progress, Runner, Training};
+use super::event::{Event, Prepared};
 use crate::config::TrainConfig;
 use crate::data::tokens::TokenStore;
 use crate::error::{Error, Result};
-use crate::ops::Engine;
 use crate::recipe::{Halves, StagePlan};
-use crate::run::checkpoint::{best_is_there, Checkpoint, LogEntry, StageState, State};
+use crate::run::checkpoint::best_is_there;
 use crate::run::{RunFile, TrainReport};
 use crate::steps::stage::{EpochRows, StageRun};
 use crate::stop::StopHandle;
 use crate::train::schedule::LearningRate;
 
 pub(crate) use begin::empty;
-
-type Observer<'a> = &'a mut (dyn FnMut(&Event) -> Control + Send);
 
 /// Runs a job to its end; `known` is the run that is taken up, as its settings were read.
 pub(crate) fn run(
@@ -41,56 +36,6 @@ pub(crate) fn run(
     match begin(config, resume, known)? {
         Found::Finished(report) => Ok(*report),
         Found::Open(begun) => Runner::open(config, *begun, stop, observer)?.run(),
-    }
-}
-
-/// A run at work: what it works on, what it has on disk, what it is to do, and how far it is.
-struct Runner<'a> {
-    config: &'a TrainConfig,
-    opened: Opened,
-    disk: OnDisk,
-    stages: Vec<StageRun>,
-    /// Steps of all stages.
-    total_steps: u64,
-    /// Which examples mix with which, once it is known.
-    halves: Option<Halves>,
-    progress: Progress,
-    stop: &'a StopHandle,
-    observer: Observer<'a>,
-}
-
-/// How far a run is.
-struct Progress {
-    state: State,
-    /// The checkpoint that the state was read from, until its weights are.
-    from: Option<Checkpoint>,
-    /// Whether something happened since the last checkpoint.
-    unsaved: bool,
-    /// What the log's next entry says of the last step.
-    last_step: Option<LogEntry>,
-    started: Instant,
-    /// Seconds and steps of earlier processes.
-    elapsed_before: f64,
-    steps_before: u64,
-}
-
-impl Progress {
-    fn new(from: Option<(Checkpoint, State)>) -> Progress {
-        let (from, state) = from.map_or_else(Default::default, |(c, state)| (Some(c), state));
-        Progress {
-            from,
-            unsaved: false,
-            last_step: None,
-            started: Instant::now(),
-            elapsed_before: state.elapsed_seconds,
-            steps_before: state.global_step,
-            state,
-        }
-    }
-
-    /// Seconds over all resumptions.
-    fn elapsed(&self) -> f64 {
-        self.elapsed_before + self.started.elapsed().as_secs_f64()
     }
 }
 
@@ -144,21 +89,6 @@ impl<'a> Runner<'a> {
         }
     }
 
-    fn tell(&mut self, event: &Event) {
-        if (self.observer)(event) == Control::Stop {
-            self.stop.stop();
-        }
-    }
-
-    fn engine(&self) -> &Engine {
-        &self.opened.inputs.engine
-    }
-
-    /// The most that the library has held.
-    fn peak(&self) -> u64 {
-        self.engine().account().peak() as u64
-    }
-
     fn run(&mut self) -> Result<TrainReport> {
         let resumed = self.progress.from.is_some();
         let name = &self.progress.state.stage.name;
@@ -207,14 +137,6 @@ impl<'a> Runner<'a> {
         self.tell_split();
     }
 
-    fn tell_split(&mut self) {
-        if let Some(halves) = &self.halves {
-            let [confident, unconfident, neither] =
-                [halves.confident(), halves.unconfident(), halves.neither()].map(|half| half.len());
-            self.tell(&Event::Split { confident, unconfident, neither });
-        }
-    }
-
     /// Steps of a stage from where it stands. Between two of them comes what is due there, in this order and each
     /// once: evaluation, checkpoint, stop, sweep.
     fn run_stage(&mut self, stage: &StageRun, t: &mut Training) -> Result<()> {
@@ -253,12 +175,5 @@ impl<'a> Runner<'a> {
                 self.log()?.finish()?;
             }
         }
-    }
-}
-
-impl StageRun {
-    /// The beginning of this stage.
-    fn begins(&self) -> StageState {
-        StageState::begin(self.stage.as_str())
     }
 }

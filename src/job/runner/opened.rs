@@ -9,7 +9,7 @@ use crate::data::tokens::select::{open_sets, Sets};
 use crate::data::tokens::TokenStore;
 use crate::device;
 use crate::dynamics::{import_confidences, DynamicsLog};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lora::peft::load_adapter;
 use crate::memory::Charge;
 use crate::model::Keep;
@@ -48,6 +48,10 @@ impl Opened {
     /// granted.
     pub fn new(config: &TrainConfig, begun: &Begun, stop: &StopHandle) -> Result<Opened> {
         let before = begun.before.as_ref();
+        let given = config;
+        // The run's own copy, once it has one, is what it starts from.
+        let kept = Some(begun.folder.initial_adapter()).filter(|kept| before.is_some() && kept.exists());
+        let config = &TrainConfig { init_adapter: kept.or_else(|| given.init_adapter.clone()), ..given.clone() };
         let cache = config.cache_dir.clone().unwrap_or_else(|| begun.folder.cache());
         let chosen = config.device.open()?;
         let device = device::setting(&chosen.device, chosen.form);
@@ -78,7 +82,7 @@ impl Opened {
         drop(tokenizer);
         inputs.room(&std::iter::once(&store).chain(&valid).collect::<Vec<_>>())?;
         let imported = imported(config, begun, &store)?;
-        let stands_on = stands_on(config, begun, (&store, valid.as_ref()), tokenizer_hash, imported.as_deref())?;
+        let stands_on = stands_on(given, begun, (&store, valid.as_ref()), tokenizer_hash, imported.as_deref())?;
         if let Some(run) = before {
             run.stands_on.check(&stands_on, begun.folder.dir())?;
         }
@@ -98,12 +102,12 @@ impl Opened {
             Some(run) => {
                 // The file says where the run goes on and what its inputs are called now; contents are as they were.
                 let model = Input { hash: run.stands_on.model.hash.clone(), ..stands_on.model.clone() };
-                RunFile { config: config.clone(), stands_on: StandsOn { model, ..stands_on }, ..run }
+                RunFile { config: given.clone(), stands_on: StandsOn { model, ..stands_on }, ..run }
             }
             None => RunFile {
                 sources: store.sources().to_vec(),
                 chat: store.chat().cloned(),
-                ..RunFile::new(config.clone(), resolved, stands_on, store.counts().clone())
+                ..RunFile::new(given.clone(), resolved, stands_on, store.counts().clone())
             },
         };
         Ok(Opened {
@@ -147,9 +151,16 @@ fn stands_on(
     tokenizer: String,
     imported: Option<&[f32]>,
 ) -> Result<StandsOn> {
-    let template = store.chat().filter(|_| config.data_options.chat_template.is_some());
-    let of_template = |chat: &crate::data::text::chat::ChatFacts| {
-        Some(Input::of(config.data_options.chat_template.as_deref(), chat.hash.clone()?))
+    let chosen = config.data_options.chat_template.as_deref();
+    let was = begun.before.as_ref().and_then(|b| b.config.data_options.chat_template.as_deref());
+    let chat_template = match (chosen, store.chat().and_then(|chat| chat.hash.clone())) {
+        // Named anew: what lies there must say the same.
+        (Some(path), Some(_)) if was.is_some_and(|was| was != path) => {
+            let text = std::fs::read(path).map_err(Error::io(path))?;
+            Some(Input::of(Some(path), blake3::hash(&text).to_hex().to_string()))
+        }
+        (Some(path), Some(hash)) => Some(Input::of(Some(path), hash)),
+        _ => None,
     };
     let init_adapter = match &config.init_adapter {
         Some(dir) => {
@@ -166,7 +177,7 @@ fn stands_on(
         data: Input::of(config.data.only(), hex(&store.hash())),
         valid: valid.map(|v| Input::of(config.valid.as_deref(), hex(&v.hash()))),
         init_adapter,
-        chat_template: template.and_then(of_template),
+        chat_template,
         dynamics: match &config.dynamics {
             Dynamics::Path(path) => imported.map(|c| Input::of(Some(path), confidence_hash(c))),
             _ => None,

@@ -4,9 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::begin::Begun;
-use super::training::Training;
-use super::Runner;
+use super::parts::{Runner, Training};
 use crate::base::facts::AdapterFacts;
 use crate::data::text::chat::stored::{write_templates, DEFAULT};
 use crate::dynamics::DynamicsWriter;
@@ -16,25 +14,9 @@ use crate::model::Adapter;
 use crate::run::atomic::{clean_temporaries, replace_dir};
 use crate::run::checkpoint::{self, Contents};
 use crate::run::folder::Metrics;
-use crate::run::{RunFolder, TrainReport};
+use crate::run::TrainReport;
 use crate::steps::stage::{drawn_into_log, StageRun};
 use crate::train::schedule::LearningRate;
-
-/// The run folder and what is open in it.
-pub(super) struct OnDisk {
-    pub folder: RunFolder,
-    /// Open once the run has begun.
-    pub metrics: Option<Metrics>,
-    pub log: Option<DynamicsWriter>,
-    /// Holds the lock.
-    _begun: Begun,
-}
-
-impl OnDisk {
-    pub fn new(begun: Begun) -> OnDisk {
-        OnDisk { folder: begun.folder.clone(), metrics: None, log: None, _begun: begun }
-    }
-}
 
 impl Runner<'_> {
     /// The first that is written, once settings and inputs are known to be good: what is refused before can

@@ -4,35 +4,27 @@ use std::time::Instant;
 
 use super::dynamics::record;
 use super::opened::Opened;
-use super::{Runner, StepEvent};
+use super::parts::{Runner, Training};
 use crate::base::facts::check_base;
 use crate::base::open::Inputs;
 use crate::config::{LoraConfig, TrainConfig};
 use crate::data::tokens::row_name;
 use crate::error::{Error, Result};
-use crate::job::event::Event;
+use crate::job::event::{Event, StepEvent};
 use crate::model::{Adapter, Decoder};
 use crate::ops::elementwise::DropoutKey;
-use crate::ops::linear::SlotGrad;
 use crate::recipe::Step;
-use crate::run::checkpoint::{self, LogEntry};
+use crate::run::checkpoint::{self, LogEntry, StageState};
 use crate::steps::stage::StageRun;
 use crate::train::batches::groups;
 use crate::train::group::GroupRun;
 use crate::train::optimizer::{AdamW, AdamWConfig};
 
-/// The weights in training and what moves them.
-pub(super) struct Training {
-    pub adapter: Adapter,
-    pub adam: AdamW,
-    pub grads: Vec<SlotGrad>,
-}
-
 impl Runner<'_> {
     /// Weights of a stage: a checkpoint's, an initial adapter's, or fresh ones.
     pub(super) fn begin_stage(&mut self, i: usize, resumed: bool) -> Result<Training> {
         if !resumed {
-            self.progress.state.stage = self.stages[i].begins();
+            self.progress.state.stage = StageState::begin(self.stages[i].stage.as_str());
         }
         let (Inputs { engine, model, cache_dir }, c) = (&self.opened.inputs, self.config);
         let from = self.progress.from.take().filter(|_| resumed);
