@@ -27,7 +27,7 @@ impl ChatFormat {
     /// What these options have conversations written with.
     ///
     /// # Errors
-    /// [`Error::Io`]: the template that they name.
+    /// [`Error::Io`](crate::error::Error::Io): the template that they name.
     pub fn of(tokenizer: &Tokenizer, options: &DataOptions) -> Result<ChatFormat> {
         let source = match &options.chat_template {
             Some(path) => Some(ChatSource::from_file(path, tokenizer.special_tokens().clone())?),
