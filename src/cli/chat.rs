@@ -8,11 +8,11 @@ use serde::Serialize;
 use sftmix::internal::data::text::Conversation;
 use sftmix::{Control, GenerateConfig, Generator};
 
-use super::failure::{Failure, INTERRUPTED};
+use super::failure::{Done, Failure, INTERRUPTED};
 use super::generate::Output;
 use super::help::Defaults;
+use super::output;
 use super::sampling::{self, MachineFlags, SamplingFlags};
-use super::{output, Done};
 
 /// Talk with a model, by its chat template
 ///

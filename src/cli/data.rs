@@ -8,10 +8,11 @@ use serde_json::json;
 use sftmix::internal::data::inspect::{inspect, InspectConfig, InspectedFile, ShownRow, ShownToken};
 use sftmix::{DataSource, DataSources};
 
+use super::failure::Done;
 use super::format::{count, plural};
 use super::help::Defaults;
 use super::options::DataFlags;
-use super::{output, Done};
+use super::output;
 
 /// Widest bar of the lengths.
 const BAR: u64 = 40;

@@ -15,9 +15,9 @@ use sftmix::internal::data::tokens::{file_and_row, row_name, Tokenizer};
 use sftmix::internal::recipe::{Half, Halves};
 use sftmix::{Confidence, Dynamics, TrainConfig};
 
-use super::failure::Failure;
+use super::failure::{Done, Failure};
 use super::format::{count, number, one_line, one_line_end, plural};
-use super::{output, Done};
+use super::output;
 
 /// Characters of a prompt or response that are shown.
 const SHOWN: usize = 160;

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use sftmix::{DeviceSetting, EvalConfig};
 
+use super::failure::Done;
 use super::help::Defaults;
 use super::options::DataFlags;
-use super::{format, output, Done};
+use super::{format, output};
 
 /// Measure a model, with or without an adapter, on a file of rows
 #[derive(clap::Args, Debug)]

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use sftmix::export::{AdapterSource, Difference, ExportConfig, ExportReport, Format};
 
+use super::failure::Done;
 use super::options::{one_of, DataFlags};
-use super::{format, output, Done};
+use super::{format, output};
 
 /// Write an adapter as PEFT, llama.cpp and MLX read it
 ///

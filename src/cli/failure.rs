@@ -25,6 +25,9 @@ pub struct Failure {
     hint: Option<String>,
 }
 
+/// How a command ended.
+pub type Done = Result<(), Failure>;
+
 impl Failure {
     /// Wrong use.
     pub fn usage(text: impl Into<String>) -> Failure {

@@ -6,9 +6,10 @@ use serde::Serialize;
 use sftmix::internal::data::text::Conversation;
 use sftmix::{Control, GenerateConfig, Generation, Generator};
 
+use super::failure::Done;
 use super::help::Defaults;
+use super::output;
 use super::sampling::{self, MachineFlags, SamplingFlags};
-use super::{output, Done};
 
 /// Continue a prompt, with or without an adapter
 #[derive(clap::Args, Debug)]

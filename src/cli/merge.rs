@@ -6,9 +6,9 @@ use sftmix::export::QuantType;
 use sftmix::export::{MergeConfig, Merged, Precision};
 
 use super::export::{apart, SourceFlags};
-use super::failure::Failure;
+use super::failure::{Done, Failure};
 use super::options::one_of;
-use super::{format, output, Done};
+use super::{format, output};
 
 /// Write the base with the adapter merged into its weights, as a Hugging Face model folder
 ///

@@ -28,7 +28,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use failure::{Failure, USAGE};
+use failure::USAGE;
 
 /// Fine-tune a language model on your own rows: LoRA adapters with SFTMix or plain next-token prediction.
 #[derive(Parser)]
@@ -96,8 +96,6 @@ pub fn main() -> ExitCode {
         Err(failure) => failure.report(),
     }
 }
-
-type Done = Result<(), Failure>;
 
 #[cfg(test)]
 mod tests {

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use sftmix::RunPlan;
 
+use super::failure::Done;
 use super::train::{self, Flags};
-use super::{format, output, Done};
+use super::{format, output};
 
 /// Say what a run will take: memory by part, tokens, time, and whether it stays within --memory-limit
 ///

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use sftmix::export::{quantize, QuantType, QuantizeConfig};
 
+use super::failure::Done;
 use super::options::one_of;
-use super::{format, output, Done};
+use super::{format, output};
 
 /// Write a model as a GGUF file, quantised or not, as llama.cpp reads it
 #[derive(clap::Args, Debug)]

@@ -10,12 +10,12 @@ use sftmix::{
     Recipe, Recompute, Schedule, StopHandle, TargetModules, TrainConfig, TrainReport, TrainingJob,
 };
 
-use super::failure::{Failure, INTERRUPTED};
+use super::failure::{Done, Failure, INTERRUPTED};
 use super::help::{self, Defaults};
 use super::options::{betas, number, one_of, DataFlags};
 use super::progress::Progress;
 use super::settings::{self, Settings};
-use super::{format, output, Done};
+use super::{format, output};
 
 /// Train a LoRA adapter on a file of rows
 #[derive(clap::Args, Debug)]

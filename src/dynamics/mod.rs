@@ -10,7 +10,7 @@
 //! | `<stage>-<step>.bin` | one [`Record`] per example under that checkpoint, in checksummed blocks |
 //!
 //! All numbers are little-endian. [`DynamicsWriter`] appends, [`DynamicsLog`] reads through memory
-//! maps, [`confidences`] and [`metrics`] add the checkpoints up, [`import_confidences`] takes another
+//! maps, [`confidences`] and [`metrics()`] add the checkpoints up, [`import_confidences`] takes another
 //! run's log, [`export`] writes the layouts of other tools.
 //!
 //! Formulas: SFTMix (arXiv 2410.05248), dataset cartography (arXiv 2009.10795).

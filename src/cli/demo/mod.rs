@@ -11,7 +11,8 @@ use serde_json::json;
 use sftmix::internal::memory::PeakSampler;
 use sftmix::{DeviceSetting, Event, GenerateConfig, Generator, Recipe};
 
-use super::{output, Done};
+use super::failure::Done;
+use super::output;
 use arms::Arm;
 use files::{DemoRow, Files};
 use report::{Column, Seed};

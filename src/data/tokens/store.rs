@@ -203,7 +203,8 @@ impl TokenStore {
 /// up to the last of them; rows that it lacks are absent from the answer.
 ///
 /// # Errors
-/// [`Error::Io`], [`Error::InvalidConfig`], [`Error::ChatTemplate`], [`Error::DataInvalid`].
+/// [`Error::Io`](crate::error::Error::Io), [`Error::InvalidConfig`](crate::error::Error::InvalidConfig),
+/// [`Error::ChatTemplate`](crate::error::Error::ChatTemplate), [`Error::DataInvalid`](crate::error::Error::DataInvalid).
 pub fn read_rows(
     source: &Path,
     options: &DataOptions,

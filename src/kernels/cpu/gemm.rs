@@ -88,7 +88,7 @@ pub fn gemm(
     unsafe { gemm_raw(Shared(dst.as_mut_ptr()), dst_rs, accumulate, (m, n, k), alpha, a, b) }
 }
 
-/// As [`gemm`] into a raw destination, for tasks that write disjoint columns of one matrix.
+/// As [`gemm()`] into a raw destination, for tasks that write disjoint columns of one matrix.
 ///
 /// # Safety
 /// `dst` points to a row-major matrix of `m` rows with stride `dst_rs` of which the first `n` columns

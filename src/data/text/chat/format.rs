@@ -28,7 +28,7 @@ impl ChatFormat {
     /// name.
     ///
     /// # Errors
-    /// [`Error::Io`]: the template that they name.
+    /// [`Error::Io`](crate::error::Error::Io): the template that they name.
     pub fn of(tokenizer: &Tokenizer, options: &DataOptions, template: Option<&str>) -> Result<ChatFormat> {
         let source = match (&options.chat_template, template) {
             (Some(path), Some(text)) => Some(ChatSource::from_text(path, text, tokenizer.special_tokens().clone())),
