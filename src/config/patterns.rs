@@ -29,7 +29,7 @@ impl<T> FromIterator<(String, T)> for ModulePattern<T> {
 impl<T: Copy> ModulePattern<T> {
     /// The number of a module (`model.layers.0.self_attn.q_proj`), where the pattern has one.
     pub fn lookup(&self, module: &str) -> Option<T> {
-        self.0.iter().find(|(name, _)| ends_with_name(module, name)).map(|(_, value)| *value)
+        self.first(module).map(|at| self.0[at].1)
     }
 
     /// Its entries in order.
@@ -56,7 +56,43 @@ impl<T: FromStr> ModulePattern<T> {
                 _ => Err(format!("expected name=number, found {part:?}")),
             }
         };
-        text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(entry).collect()
+        let entries = text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(entry);
+        let pattern: ModulePattern<T> = entries.collect::<Result<_, String>>()?;
+        pattern.each_once().map(|()| pattern)
+    }
+}
+
+impl<T> ModulePattern<T> {
+    /// The place of the entry that counts for a module.
+    fn first(&self, module: &str) -> Option<usize> {
+        self.0.iter().position(|(name, _)| ends_with_name(module, name))
+    }
+
+    /// Whether each entry counts for one of these modules.
+    fn counts_for(&self, adapted: &[&str]) -> Result<(), String> {
+        for (i, (name, _)) in self.0.iter().enumerate() {
+            let of = |m: &&&str| ends_with_name(m, name);
+            match adapted.iter().find(of).and_then(|m| self.first(m)) {
+                None => return Err(format!("{name:?} matches no adapted linear")),
+                Some(at) if !adapted.iter().any(|m| self.first(m) == Some(i)) => {
+                    return Err(format!(
+                        "{name:?} has no effect behind {:?}: the first that matches counts",
+                        self.0[at].0
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Of two entries of one name the first counts here, and the last where a map keeps one: neither is meant.
+    fn each_once(&self) -> Result<(), String> {
+        let twice = |(i, (name, _)): (usize, &(String, T))| self.0[..i].iter().any(|(n, _)| n == name);
+        match self.0.iter().enumerate().find(|e| twice(*e)) {
+            Some((_, (name, _))) => Err(format!("{name} is given twice")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -100,7 +136,9 @@ impl<'de, T: Deserialize<'de> + FromStr> Deserialize<'de> for ModulePattern<T> {
                 while let Some(entry) = map.next_entry()? {
                     entries.push(entry);
                 }
-                Ok(ModulePattern(entries))
+                let pattern = ModulePattern(entries);
+                pattern.each_once().map_err(serde::de::Error::custom)?;
+                Ok(pattern)
             }
         }
         from.deserialize_any(Entries(std::marker::PhantomData))
@@ -219,6 +257,8 @@ impl LoraConfig {
             let reason = format!("{name:?}: expected a module name or path; regular expressions are not supported");
             return Err(Error::config(field, reason));
         }
+        self.rank_pattern.each_once().map_err(|e| Error::config("rank_pattern", e))?;
+        self.alpha_pattern.each_once().map_err(|e| Error::config("alpha_pattern", e))?;
         if let Some((name, _)) = self.rank_pattern.0.iter().find(|e| e.1 == 0) {
             return Err(Error::config("rank_pattern", format!("{name}: expected ≥ 1, found 0")));
         }
@@ -233,36 +273,43 @@ impl LoraConfig {
         }
     }
 
-    /// Refuses names that match nothing among a model's linears, given as (block, module): what was meant
-    /// would silently not happen.
+    /// Refuses names that match nothing among a model's linears, given as (block, module, [out, in]), what would
+    /// silently not happen, and ranks beyond a linear.
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] names the setting and the name.
-    pub(crate) fn check_against<'a>(&self, linears: impl Iterator<Item = (usize, &'a str)>) -> Result<()> {
-        let linears: Vec<(usize, &str)> = linears.collect();
+    pub(crate) fn check_against<'a>(&self, linears: impl Iterator<Item = (usize, &'a str, [usize; 2])>) -> Result<()> {
+        let linears: Vec<(usize, &str, [usize; 2])> = linears.collect();
         if let TargetModules::Names(names) = &self.target_modules {
-            if let Some(name) = names.iter().find(|n| !linears.iter().any(|(_, m)| ends_with_name(m, n))) {
-                let mut have: Vec<&str> = linears.iter().filter_map(|(_, m)| m.rsplit('.').next()).collect();
+            if let Some(name) = names.iter().find(|n| !linears.iter().any(|(_, m, _)| ends_with_name(m, n))) {
+                let mut have: Vec<&str> = linears.iter().filter_map(|(_, m, _)| m.rsplit('.').next()).collect();
                 have.sort_unstable();
                 have.dedup();
                 let reason = format!("{name:?} matches no linear of the model, which has {}", have.join(", "));
                 return Err(Error::config("target_modules", reason));
             }
         }
-        let blocks = linears.iter().map(|(l, _)| l + 1).max().unwrap_or(0);
+        let blocks = linears.iter().map(|(l, ..)| l + 1).max().unwrap_or(0);
         if let Some(layer) = self.layers_to_transform.iter().flat_map(|l| &l.0).find(|&&l| l >= blocks) {
             return Err(Error::config("layers_to_transform", format!("block {layer}, but the model has {blocks}")));
         }
-        let adapted: Vec<&str> = linears.iter().map(|(_, m)| *m).filter(|m| self.selects(m)).collect();
+        let adapted: Vec<&str> = linears.iter().map(|(_, m, _)| *m).filter(|m| self.selects(m)).collect();
         if adapted.is_empty() {
             return Err(Error::config("target_modules", "no linear of these blocks is chosen"));
         }
-        let ranks = self.rank_pattern.0.iter().map(|e| ("rank_pattern", &e.0));
-        let alphas = self.alpha_pattern.0.iter().map(|e| ("alpha_pattern", &e.0));
-        match ranks.chain(alphas).find(|(_, name)| !adapted.iter().any(|m| ends_with_name(m, name))) {
-            Some((field, name)) => Err(Error::config(field, format!("{name:?} matches no adapted linear"))),
-            None => Ok(()),
+        self.rank_pattern.counts_for(&adapted).map_err(|e| Error::config("rank_pattern", e))?;
+        self.alpha_pattern.counts_for(&adapted).map_err(|e| Error::config("alpha_pattern", e))?;
+        for (_, module, [out, inp]) in linears.iter().filter(|(_, m, _)| self.selects(m)) {
+            let r = self.rank_of(module);
+            if r > *out.max(inp) {
+                let beyond = format!("rank {r} is beyond the {out}x{inp} of {module}");
+                return Err(match self.rank_pattern.first(module) {
+                    Some(at) => Error::config("rank_pattern", format!("{}: {beyond}", self.rank_pattern.0[at].0)),
+                    None => Error::config("lora_r", beyond),
+                });
+            }
         }
+        Ok(())
     }
 }
 
@@ -284,6 +331,23 @@ mod tests {
             assert!(ModulePattern::<usize>::parse(bad).unwrap_err().contains("name=number"), "{bad}");
         }
         assert!(serde_json::from_value::<ModulePattern<usize>>(json!([1])).is_err());
+    }
+
+    #[test]
+    fn a_name_is_given_once() {
+        let twice = "q_proj is given twice";
+        assert_eq!(ModulePattern::<usize>::parse("q_proj=3, q_proj=5").unwrap_err(), twice);
+        for text in [r#"{"q_proj": 3, "k_proj": 1, "q_proj": 3}"#, r#""q_proj=3,q_proj=5""#] {
+            assert!(serde_json::from_str::<ModulePattern<usize>>(text).unwrap_err().to_string().starts_with(twice));
+        }
+        let made = |n: &str| [(n.to_string(), 3), ("q_proj".to_string(), 5)].into_iter().collect();
+        let fault = |lora: LoraConfig| lora.validate().unwrap_err().to_string();
+        let ranks = LoraConfig { rank_pattern: made("q_proj"), ..Default::default() };
+        assert_eq!(fault(ranks), format!("invalid setting rank_pattern: {twice}"));
+        let alphas = ModulePattern::from_iter([("q_proj".to_string(), 1.0), ("q_proj".to_string(), 1.0)]);
+        let alphas = LoraConfig { alpha_pattern: alphas, ..Default::default() };
+        assert_eq!(fault(alphas), format!("invalid setting alpha_pattern: {twice}"));
+        LoraConfig { rank_pattern: made("self_attn.q_proj"), ..Default::default() }.validate().unwrap();
     }
 
     #[test]
@@ -312,7 +376,7 @@ mod tests {
 
     #[test]
     fn what_matches_nothing_is_named() {
-        let linears = [(0, "model.layers.0.self_attn.q_proj"), (1, "model.layers.1.mlp.up_proj")];
+        let linears = [(0, "model.layers.0.self_attn.q_proj", [8, 8]), (1, "model.layers.1.mlp.up_proj", [20, 8])];
         let fails = |lora: LoraConfig, word: &str| {
             let e = lora.validate_patterns().and_then(|()| lora.check_against(linears.into_iter()));
             let e = e.unwrap_err().to_string();
@@ -328,6 +392,21 @@ mod tests {
         fails(LoraConfig { alpha_pattern: ModulePattern::parse(".*q=2").unwrap(), ..lora() }, "regular expressions");
         fails(LoraConfig { alpha_pattern: ModulePattern::parse("q_proj=nan").unwrap(), ..lora() }, "expected > 0");
         fails(LoraConfig { layers_to_transform: Some(Layers::new([2])), ..lora() }, "block 2, but the model has 2");
+        fails(
+            LoraConfig { rank_pattern: pattern("q_proj=2,self_attn.q_proj=3"), ..lora() },
+            "rank_pattern: \"self_attn.q_proj\" has no effect behind \"q_proj\"",
+        );
+        let fits = LoraConfig { rank_pattern: pattern("self_attn.q_proj=8,up_proj=20"), ..lora() };
+        fits.check_against(linears.into_iter()).unwrap();
+        // Not lora_r, which is 16 and not asked for here.
+        fails(
+            LoraConfig { rank_pattern: pattern("q_proj=9"), ..lora() },
+            "rank_pattern: q_proj: rank 9 is beyond the 8x8 of model.layers.0.self_attn.q_proj",
+        );
+        fails(
+            LoraConfig { r: 9, rank_pattern: pattern("up_proj=20"), ..lora() },
+            "lora_r: rank 9 is beyond the 8x8 of model.layers.0.self_attn.q_proj",
+        );
         let q = TargetModules::parse("q_proj");
         let layers = Some(Layers::new([1]));
         fails(LoraConfig { target_modules: q, layers_to_transform: layers, ..lora() }, "no linear of these blocks");

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 pub use event::{Control, Event, Prepared, StepEvent};
 
-use crate::config::{Dynamics, Recipe, TrainConfig};
+use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::run::folder::check_settings;
 use crate::run::{RunFolder, TrainReport};
@@ -73,7 +73,7 @@ impl TrainingJob {
             None => {
                 let mut all = given.clone();
                 all.insert("out".into(), Value::String(out.to_string_lossy().into_owned()));
-                serde_json::from_value(Value::Object(all)).map_err(|e| Error::config("config", e.to_string()))?
+                TrainConfig::from_settings(all)?
             }
         };
         let config = if is_new { config.with_data_files()? } else { config };
@@ -123,13 +123,7 @@ fn check_new(config: &TrainConfig) -> Result<()> {
         let reason = format!("the folder holds {name} of something else: choose another");
         return Err(Error::Checkpoint { path: config.out.clone(), reason });
     }
-    match &config.dynamics {
-        Dynamics::Path(path) if config.recipe == Recipe::Sftmix && !path.exists() => {
-            let found = format!("expected sweep, online, single or the folder of a run, found {}", path.display());
-            Err(Error::config("dynamics", found))
-        }
-        _ => Ok(()),
-    }
+    config.dynamics.check_there()
 }
 
 /// A job that runs on a thread of its own.

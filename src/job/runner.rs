@@ -13,18 +13,19 @@ use serde_json::json;
 
 use super::event::{Control, Event, Prepared, StepEvent};
 use crate::base::open::{hex, stopped, Inputs, ModelHash};
-use crate::config::{Dynamics, Recipe, TrainConfig};
+use crate::config::TrainConfig;
 use crate::data::tokens::row_name;
 use crate::data::tokens::select::{open_sets, Sets};
 use crate::data::tokens::TokenStore;
 use crate::device;
-use crate::dynamics::import_confidences;
+use crate::dynamics::imported;
 use crate::dynamics::DynamicsLog;
 use crate::dynamics::Record;
 use crate::dynamics::{confidences, split_checkpoints};
 use crate::dynamics::{CheckpointInfo, Header, Kind, Stage};
 use crate::dynamics::{DynamicsWriter, Position};
 use crate::error::{Error, Result};
+use crate::lora::initial::check_moved;
 use crate::memory::Charge;
 use crate::model::Adapter;
 use crate::model::Keep;
@@ -260,6 +261,7 @@ impl<'a> Runner<'a> {
             }
             let stage = self.stages[i].clone();
             self.run_stage(&stage, &mut training)?;
+            check_moved(&training.adapter, self.config.init_adapter.as_deref(), stage.stage.as_str())?;
         }
         self.finish(training.adapter)
     }
@@ -279,17 +281,6 @@ impl<'a> Runner<'a> {
         }
         self.folder.write(&self.run_file)?;
         self.metrics = Some(self.folder.metrics(self.state.metrics_bytes)?);
-        for stage in &self.stages {
-            if LearningRate::new(1.0, self.config.schedule, self.config.warmup_ratio, stage.steps).at(stage.steps - 1)
-                == 0.0
-            {
-                log::warn!(
-                    "the {} stage has {} step(s), all with learning rate 0: warm-up begins at 0",
-                    stage.stage.as_str(),
-                    stage.steps
-                );
-            }
-        }
         Ok(())
     }
 

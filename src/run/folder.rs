@@ -290,6 +290,7 @@ pub fn check_settings(run: &RunFile, given: &Map<String, Value>) -> Result<()> {
             have.insert(key.into(), chosen.into());
         }
     }
+    given.iter().try_for_each(|(name, value)| TrainConfig::setting(name, value.clone()).map(drop))?;
     let now: TrainConfig =
         serde_json::from_value(Value::Object(given.clone())).map_err(|e| Error::config("config", e.to_string()))?;
     let now = now.with_data_files()?.absolute();
@@ -304,7 +305,7 @@ pub fn check_settings(run: &RunFile, given: &Map<String, Value>) -> Result<()> {
             return Err(Error::config(key, format!("the run was begun with {had}, now {value} is given")));
         }
     }
-    Ok(())
+    run.config.check_effects(|name| given.contains_key(name))
 }
 
 /// The file's bytes; `None` where there is no such file.

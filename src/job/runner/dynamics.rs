@@ -9,16 +9,8 @@ impl Runner<'_> {
         if let Some(kept) = self.folder.confidence()?.filter(|c| c.len() == self.store.len()) {
             unmatched = kept.iter().filter(|c| c.is_nan()).count() as u64;
             self.set_halves(&kept)?;
-        } else if let (Recipe::Sftmix, Dynamics::Path(path)) = (self.config.recipe, &self.config.dynamics) {
-            let inner = path.join("dynamics");
-            let log = DynamicsLog::open(if inner.exists() { &inner } else { path })?;
-            let ours = (0..self.store.len()).map(|i| {
-                let e = self.store.example(i);
-                (e.source_row, e.text_hash)
-            });
-            let (confidence, report) = import_confidences(&log, ours, self.config.confidence)?;
-            log::info!("{report:?}");
-            unmatched = report.missing;
+        } else if let Some((confidence, missing)) = imported(self.config, &self.store)? {
+            unmatched = missing;
             self.set_halves(&confidence)?;
             self.imported = Some(confidence);
         }
