@@ -78,6 +78,12 @@ pub enum Error {
         /// How many rows were read and why none was kept.
         reason: String,
     },
+    /// A stage ended with every trained number as it began.
+    #[error("nothing was trained: {reason}")]
+    NothingTrained {
+        /// What did not move, and what would move it.
+        reason: String,
+    },
     /// An adapter folder is damaged or does not fit the model.
     #[error("{}: adapter: {reason}", path.display())]
     Adapter {

@@ -279,8 +279,13 @@ mod tests {
         let adapter = tempfile::tempdir().unwrap();
         check_base(adapter.path(), base.path(), at).unwrap();
 
+        let lora = crate::config::LoraConfig { r: 5, ..Default::default() };
         let facts = AdapterFacts::new(BaseFacts::of(base.path(), &mut HashCache::open(cache.path())).unwrap())
-            .with_run(&TrainConfig { model: "/secret".into(), lora_r: 5, ..Default::default() }, Some("d0"), None);
+            .with_run(
+                &TrainConfig { model: "/secret".into(), lora: Some(lora), ..Default::default() },
+                Some("d0"),
+                None,
+            );
         facts.write(adapter.path()).unwrap();
         assert_eq!(AdapterFacts::read(adapter.path()).unwrap().unwrap(), facts);
         let recipe = facts.recipe.as_ref().unwrap();

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::config::BenchConfig;
 use super::rows::{RowShape, Step};
-use crate::config::TrainConfig;
+use crate::config::{LoraConfig, TrainConfig};
 use crate::error::Result;
 use crate::family::DecoderConfig;
 use crate::model::Adapter;
@@ -56,7 +56,8 @@ impl Trial {
         let matrix_units = config.matrix_units;
         let options = EngineOptions { threads: config.threads, matrix_units, ..EngineOptions::on(&device) };
         // The same choices as training makes.
-        let lora_alpha = 2.0 * config.lora_r as f64;
+        let (r, use_dora) = (config.lora_r, config.use_dora);
+        let lora = LoraConfig { r, lora_alpha: 2.0 * r as f64, use_dora, ..Default::default() };
         let like = TrainConfig {
             model: dir.to_path_buf(),
             recipe: config.recipe,
@@ -65,9 +66,7 @@ impl Trial {
             recompute: config.recompute,
             memory_limit: config.memory_limit,
             resident_limit: config.resident_limit,
-            lora_r: config.lora_r,
-            lora_alpha,
-            use_dora: config.use_dora,
+            lora: Some(lora.clone()),
             ..Default::default()
         };
         limits_are_kept(&like, options.form)?;
@@ -79,7 +78,7 @@ impl Trial {
         if let Some(pinned) = choice.pinned {
             model.give_up_weights(pinned);
         }
-        let adapter = Adapter::fresh(&engine, &model, &like.lora(), config.seed)?;
+        let adapter = Adapter::fresh(&engine, &model, &lora, config.seed)?;
         let adam = AdamW::new(&engine, &adapter, ADAMW)?;
         let grads = adapter.zero_gradients(&engine)?;
         Ok(Trial { engine, model, adapter, adam, grads, needs, choice, kept: 0, most: Parts::default() })

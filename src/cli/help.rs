@@ -38,11 +38,9 @@ fn text(value: &Value) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn values_as_typed() {
-        let defaults = of(&sftmix::TrainConfig::default());
+        let defaults = crate::cli::train::defaults();
         let get = |name: &str| defaults.iter().find(|(n, _)| n == name).map(|(_, t)| t.as_str());
         assert_eq!(get("adam_betas"), Some("0.9,0.999"));
         assert_eq!(get("adam_eps"), Some("1e-8"));

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Map, Value};
-use sftmix::{DataSources, TargetModules, TrainConfig};
+use sftmix::{DataSources, Error, TargetModules, TrainConfig};
 
 use super::failure::Failure;
 use super::options::betas;
@@ -24,8 +24,17 @@ fn parse(text: &str, flags: &clap::Command) -> Result<Settings, String> {
     })?;
     let mut settings = Settings::new();
     for (key, value) in table {
-        let field = field(&key, flags).ok_or_else(|| format!("unknown setting {key}"))?;
-        let value = value_of(field, value).and_then(|v| checked(field, v)).map_err(|e| format!("{key}: {e}"))?;
+        let said = |e: Error| match e {
+            Error::InvalidConfig { reason, .. } => reason,
+            other => other.to_string(),
+        };
+        let Some(field) = field(&key, flags) else {
+            // The library knows the names that are near.
+            let reason = TrainConfig::setting(&key, Value::Null).err().map(said).unwrap_or_default();
+            return Err(format!("{key}: {reason}"));
+        };
+        let value = value_of(field, value).and_then(|v| TrainConfig::setting(field, v).map_err(said));
+        let value = value.map_err(|e| format!("{key}: {e}"))?;
         if settings.insert(field.into(), value).is_some() {
             return Err(format!("{key}: {field} is set twice"));
         }
@@ -82,17 +91,6 @@ fn sources(list: &[String]) -> Result<Value, String> {
     serde_json::to_value(DataSources(parsed)).map_err(|e| e.to_string())
 }
 
-/// The value as [`TrainConfig`] writes it (`1` becomes `1.0` where a fraction may stand).
-fn checked(field: &str, value: Value) -> Result<Value, String> {
-    let alone = Settings::from_iter([(field.to_string(), value)]);
-    let config: TrainConfig = serde_json::from_value(Value::Object(alone)).map_err(|e| e.to_string())?;
-    match serde_json::to_value(&config) {
-        Ok(Value::Object(mut all)) => all.remove(field).ok_or_else(|| "not a setting".into()),
-        Ok(_) => Err("not a setting".into()),
-        Err(e) => Err(e.to_string()),
-    }
-}
-
 /// The flags that were given, as settings.
 pub fn given(flags: &impl serde::Serialize) -> Result<Settings, Failure> {
     match serde_json::to_value(flags) {
@@ -147,13 +145,16 @@ mod tests {
 
     #[test]
     fn faults_name_the_key() {
-        assert_eq!(parsed("lora_rang = 4").unwrap_err(), "unknown setting lora_rang");
-        assert_eq!(parsed("resume = true").unwrap_err(), "unknown setting resume");
+        let none = "there is no setting of this name";
+        let near = format!("lora-rang: {none}; did you mean lora_r?");
+        assert_eq!(parsed("lora-rang = 4").unwrap_err(), near);
+        assert_eq!(parsed("resume = true").unwrap_err(), format!("resume: {none}"));
         assert_eq!(parsed("lr = 1e-4\nlearning-rate = 1e-3").unwrap_err(), "lr: lr is set twice");
+        assert!(parsed("rank_pattern = 'q_proj=3,q_proj=5'").unwrap_err().contains("q_proj is given twice"));
         assert!(parsed("lr = 'fast'").unwrap_err().starts_with("lr: invalid type: string \"fast\""));
         assert!(parsed("epochs = -1").unwrap_err().starts_with("epochs: invalid value"));
         assert!(parsed("schedule = 'step'").unwrap_err().starts_with("schedule: unknown variant `step`"));
-        assert!(parsed("[lora]\nr = 1").unwrap_err().contains("unknown setting lora"));
+        assert!(parsed("[lora]\nr = 1").unwrap_err().starts_with("lora: there is no setting"));
         assert!(parsed("mu = nan").unwrap_err().starts_with("mu: expected a single value"));
         assert!(parsed("mu = 1\nlr = = 2").unwrap_err().starts_with("line 2: "));
         assert!(parsed("adam-betas = '0.9'").unwrap_err().starts_with("adam-betas: expected two numbers"));

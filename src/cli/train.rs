@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::Serialize;
 use serde_json::Value;
 use sftmix::{
-    Confidence, Control, DataSource, DataSources, DeviceSetting, Dynamics, Error, Layers, MixReduction, ModulePattern,
-    Recipe, Recompute, Schedule, StopHandle, TargetModules, TrainConfig, TrainReport, TrainingJob,
+    Confidence, Control, DataSource, DataSources, DeviceSetting, Dynamics, Error, Layers, LoraConfig, MixReduction,
+    ModulePattern, Recipe, Recompute, Schedule, StopHandle, TargetModules, TrainConfig, TrainReport, TrainingJob,
 };
 
 use super::failure::{Done, Failure, INTERRUPTED};
@@ -230,9 +230,14 @@ fn targets(text: &str) -> Result<TargetModules, std::convert::Infallible> {
     Ok(TargetModules::parse(text))
 }
 
+/// The defaults, those of a fresh adapter among them.
+fn with_adapter() -> TrainConfig {
+    TrainConfig { lora: Some(LoraConfig::default()), ..Default::default() }
+}
+
 /// Defaults for the help.
 pub fn defaults() -> Defaults {
-    help::of(&TrainConfig::default())
+    help::of(&with_adapter())
 }
 
 /// The settings as a command, for their names.
@@ -259,7 +264,7 @@ pub fn settings_of(file: Option<&Path>, flags: &Flags) -> Result<TrainConfig, Fa
         given.insert("out".into(), "run".into());
         given.entry("cache_dir").or_insert_with(|| sftmix::default_cache().to_string_lossy().into_owned().into());
     }
-    serde_json::from_value(Value::Object(given)).map_err(|e| Failure::usage(e.to_string()))
+    Ok(TrainConfig::from_settings(given)?)
 }
 
 fn require(given: &Settings, needed: &[&str]) -> Result<(), Failure> {
@@ -288,8 +293,8 @@ pub fn run(args: Args) -> Done {
             _ => e.into(),
         })?,
         false => {
-            let config = serde_json::from_value(Value::Object(given)).map_err(|e| Failure::usage(e.to_string()))?;
-            TrainingJob::new(config).map_err(|e| Failure::from(e).resumable(&out))?
+            let job = TrainConfig::from_settings(given).and_then(TrainingJob::new);
+            job.map_err(|e| Failure::from(e).resumable(&out))?
         }
     };
     stop_on_signal(job.stop_handle());
@@ -371,7 +376,7 @@ mod tests {
 
     #[test]
     fn every_setting_has_a_flag_and_every_flag_a_setting() {
-        let Ok(Value::Object(all)) = serde_json::to_value(TrainConfig::default()) else { unreachable!() };
+        let Ok(Value::Object(all)) = serde_json::to_value(with_adapter()) else { unreachable!() };
         let flags = flags();
         let mut ids: Vec<_> = flags.get_arguments().map(|a| a.get_id().as_str()).collect();
         let mut fields: Vec<_> = all.keys().map(String::as_str).collect();
@@ -415,6 +420,12 @@ mod tests {
         assert_eq!(Value::Object(found), want);
         let e = Only::try_parse_from(["train", "--data", "c:0"]).err().unwrap().to_string();
         assert!(e.contains("expected a weight > 0 behind the last colon, found \"c:0\""), "{e}");
+    }
+
+    #[test]
+    fn a_name_stands_in_a_pattern_once() {
+        let e = Only::try_parse_from(["train", "--rank-pattern", "q_proj=3,q_proj=5"]).err().unwrap().to_string();
+        assert!(e.contains("--rank-pattern") && e.contains("q_proj is given twice"), "{e}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 /// Which device is asked for: `auto`, `cpu`, `cuda`, `cuda:1`, `metal`, `portable`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
+#[non_exhaustive]
 pub enum DeviceSetting {
     /// A GPU when this build has the code for one and it works, else the CPU.
     #[default]

@@ -4,9 +4,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
+
 /// Where the training dynamics come from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
+#[non_exhaustive]
 pub enum Dynamics {
     /// Reference run, then a forward pass over the set at each of its checkpoints (the paper's).
     Sweep,
@@ -17,6 +20,22 @@ pub enum Dynamics {
     Single,
     /// The `dynamics` folder of an earlier run, joined by the content hash of the row.
     Path(PathBuf),
+}
+
+impl Dynamics {
+    /// Refuses a path where nothing is: a word with a slip in it is one, too.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] names `dynamics`.
+    pub(crate) fn check_there(&self) -> Result<()> {
+        match self {
+            Dynamics::Path(path) if !path.exists() => {
+                let found = format!("expected sweep, online, single or the folder of a run, found {}", path.display());
+                Err(Error::config("dynamics", found))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl From<String> for Dynamics {

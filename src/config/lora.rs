@@ -8,6 +8,7 @@ use super::patterns::{Layers, ModulePattern};
 /// Which linears get an adapter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "TargetText", into = "TargetText")]
+#[non_exhaustive]
 pub enum TargetModules {
     /// Every linear of every block (not the LM head), as PEFT's `all-linear`.
     AllLinear,
@@ -63,8 +64,10 @@ impl TargetModules {
 
 /// Settings of a LoRA adapter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct LoraConfig {
-    /// Rank, ≥ 1.
+    /// Rank, ≥ 1; `lora_r` in settings.
+    #[serde(rename = "lora_r")]
     pub r: usize,
     /// The update is scaled by `lora_alpha / r`.
     pub lora_alpha: f64,

@@ -4,9 +4,12 @@
 mod data;
 mod device;
 mod dynamics;
+mod effect;
+mod flat;
 mod lora;
 mod modules;
 mod patterns;
+mod settings;
 mod sources;
 mod validate;
 mod words;
@@ -66,29 +69,16 @@ pub struct TrainConfig {
     pub micro_batch: Option<usize>,
     /// Longest row in tokens, ≥ 2.
     pub max_length: usize,
-    /// LoRA rank.
-    pub lora_r: usize,
-    /// LoRA alpha.
-    pub lora_alpha: f64,
-    /// LoRA dropout.
-    pub lora_dropout: f64,
-    /// Scale by `lora_alpha / √r`.
-    pub use_rslora: bool,
-    /// Learn the length of each row of the adapted weight apart from its direction (DoRA).
-    pub use_dora: bool,
-    /// Which linears get an adapter.
-    pub target_modules: TargetModules,
-    /// Blocks whose linears get an adapter; `None` is all.
-    pub layers_to_transform: Option<Layers>,
-    /// LoRA ranks by module name or path, where they differ from `lora_r`.
-    pub rank_pattern: ModulePattern<usize>,
-    /// LoRA alphas by module name or path, where they differ from `lora_alpha`.
-    pub alpha_pattern: ModulePattern<f64>,
+    /// Settings of the adapter; `None` takes the initial adapter's own, or the defaults where there is none. In
+    /// settings its fields stand among the others, `r` as `lora_r`.
+    #[serde(flatten, with = "flat")]
+    pub lora: Option<LoraConfig>,
     /// The learning rate of B (and of DoRA's magnitudes) is `lr` times this, ≥ 1 as a rule (LoRA+).
     pub loraplus_lr_ratio: Option<f64>,
     /// Noise on the embeddings in training, uniform in ±α/√(tokens of the row · hidden size) (NEFTune).
     pub neftune_noise_alpha: Option<f64>,
-    /// Start every stage from this PEFT adapter instead of a fresh one; rank, alpha and modules are its own.
+    /// Start every stage from this PEFT adapter instead of a fresh one. What `lora` says must be what it has, but for
+    /// `lora_dropout`.
     pub init_adapter: Option<PathBuf>,
     /// Take `init_adapter` whatever base its `sftmix.json` names.
     pub force_base: bool,
@@ -142,7 +132,6 @@ pub struct TrainConfig {
 
 impl Default for TrainConfig {
     fn default() -> Self {
-        let lora = LoraConfig::default();
         TrainConfig {
             model: PathBuf::new(),
             data: DataSources::default(),
@@ -162,15 +151,7 @@ impl Default for TrainConfig {
             batch_size: 8,
             micro_batch: None,
             max_length: 1024,
-            lora_r: lora.r,
-            lora_alpha: lora.lora_alpha,
-            lora_dropout: lora.lora_dropout,
-            use_rslora: lora.use_rslora,
-            use_dora: lora.use_dora,
-            target_modules: lora.target_modules,
-            layers_to_transform: lora.layers_to_transform,
-            rank_pattern: lora.rank_pattern,
-            alpha_pattern: lora.alpha_pattern,
+            lora: None,
             loraplus_lr_ratio: None,
             neftune_noise_alpha: None,
             init_adapter: None,
@@ -201,21 +182,6 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
-    /// The adapter's settings.
-    pub fn lora(&self) -> LoraConfig {
-        LoraConfig {
-            r: self.lora_r,
-            lora_alpha: self.lora_alpha,
-            lora_dropout: self.lora_dropout,
-            use_rslora: self.use_rslora,
-            use_dora: self.use_dora,
-            target_modules: self.target_modules.clone(),
-            layers_to_transform: self.layers_to_transform.clone(),
-            rank_pattern: self.rank_pattern.clone(),
-            alpha_pattern: self.alpha_pattern.clone(),
-        }
-    }
-
     /// Whether rows are held out.
     pub(crate) fn has_valid(&self) -> bool {
         self.valid.is_some() || self.valid_split.is_some()
@@ -251,9 +217,15 @@ mod tests {
         let json = serde_json::to_string(&c).unwrap();
         assert_eq!(serde_json::from_str::<TrainConfig>(&json).unwrap(), c);
         assert!(
-            json.contains("\"target_modules\":\"all-linear\"") && json.contains("\"dynamics\":\"sweep\""),
+            json.contains("\"dynamics\":\"sweep\"") && !json.contains("lora_r") && !json.contains("target_modules"),
             "{json}"
         );
+        let said = TrainConfig { lora: Some(LoraConfig { r: 5, ..Default::default() }), ..c };
+        let json = serde_json::to_string(&said).unwrap();
+        assert!(
+            json.contains("\"lora_r\":5,\"lora_alpha\":32.0") && json.contains("\"target_modules\":\"all-linear\"")
+        );
+        assert_eq!(serde_json::from_str::<TrainConfig>(&json).unwrap(), said);
     }
 
     #[test]

@@ -17,9 +17,7 @@ impl LoraConfig {
     pub fn selects(&self, module: &str) -> bool {
         let whole = matches!(&self.target_modules, TargetModules::Names(n) if n.iter().any(|n| n == module));
         let on_layer = || match &self.layers_to_transform {
-            Some(layers) if !layers.numbers().is_empty() => {
-                layer_of(module).is_some_and(|l| layers.numbers().contains(&l))
-            }
+            Some(layers) if !layers.0.is_empty() => layer_of(module).is_some_and(|l| layers.0.contains(&l)),
             _ => true,
         };
         whole || (self.target_modules.matches(module) && on_layer())
@@ -45,56 +43,65 @@ impl LoraConfig {
     /// # Errors
     /// [`Error::InvalidConfig`] names the pattern and its entry.
     pub(crate) fn validate_patterns(&self) -> Result<()> {
-        let ranks = self.rank_pattern.entries().iter().map(|e| ("rank_pattern", &e.0));
-        let alphas = self.alpha_pattern.entries().iter().map(|e| ("alpha_pattern", &e.0));
+        let ranks = self.rank_pattern.0.iter().map(|e| ("rank_pattern", &e.0));
+        let alphas = self.alpha_pattern.0.iter().map(|e| ("alpha_pattern", &e.0));
         if let Some((field, name)) = ranks.chain(alphas).find(|(_, n)| n.is_empty() || n.contains(is_regex)) {
             let reason = format!("{name:?}: expected a module name or path; regular expressions are not supported");
             return Err(Error::config(field, reason));
         }
-        if let Some((name, _)) = self.rank_pattern.entries().iter().find(|e| e.1 == 0) {
+        self.rank_pattern.each_once().map_err(|e| Error::config("rank_pattern", e))?;
+        self.alpha_pattern.each_once().map_err(|e| Error::config("alpha_pattern", e))?;
+        if let Some((name, _)) = self.rank_pattern.0.iter().find(|e| e.1 == 0) {
             return Err(Error::config("rank_pattern", format!("{name}: expected ≥ 1, found 0")));
         }
-        if let Some((name, v)) = self.alpha_pattern.entries().iter().find(|e| !(e.1.is_finite() && e.1 > 0.0)) {
+        if let Some((name, v)) = self.alpha_pattern.0.iter().find(|e| !(e.1.is_finite() && e.1 > 0.0)) {
             return Err(Error::config("alpha_pattern", format!("{name}: expected > 0, found {v}")));
         }
         match &self.layers_to_transform {
-            Some(layers) if layers.numbers().is_empty() => {
+            Some(layers) if layers.0.is_empty() => {
                 Err(Error::config("layers_to_transform", "expected blocks as 0-3,8, found none"))
             }
             _ => Ok(()),
         }
     }
 
-    /// Refuses names that match nothing among a model's linears, given as (block, module): what was meant
-    /// would silently not happen.
+    /// Refuses names that match nothing among a model's linears, given as (block, module, [out, in]), what would
+    /// silently not happen, and ranks beyond a linear.
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] names the setting and the name.
-    pub(crate) fn check_against<'a>(&self, linears: impl Iterator<Item = (usize, &'a str)>) -> Result<()> {
-        let linears: Vec<(usize, &str)> = linears.collect();
+    pub(crate) fn check_against<'a>(&self, linears: impl Iterator<Item = (usize, &'a str, [usize; 2])>) -> Result<()> {
+        let linears: Vec<(usize, &str, [usize; 2])> = linears.collect();
         if let TargetModules::Names(names) = &self.target_modules {
-            if let Some(name) = names.iter().find(|n| !linears.iter().any(|(_, m)| ends_with_name(m, n))) {
-                let mut have: Vec<&str> = linears.iter().filter_map(|(_, m)| m.rsplit('.').next()).collect();
+            if let Some(name) = names.iter().find(|n| !linears.iter().any(|(_, m, _)| ends_with_name(m, n))) {
+                let mut have: Vec<&str> = linears.iter().filter_map(|(_, m, _)| m.rsplit('.').next()).collect();
                 have.sort_unstable();
                 have.dedup();
                 let reason = format!("{name:?} matches no linear of the model, which has {}", have.join(", "));
                 return Err(Error::config("target_modules", reason));
             }
         }
-        let blocks = linears.iter().map(|(l, _)| l + 1).max().unwrap_or(0);
-        if let Some(layer) = self.layers_to_transform.iter().flat_map(|l| l.numbers()).find(|&&l| l >= blocks) {
+        let blocks = linears.iter().map(|(l, ..)| l + 1).max().unwrap_or(0);
+        if let Some(layer) = self.layers_to_transform.iter().flat_map(|l| &l.0).find(|&&l| l >= blocks) {
             return Err(Error::config("layers_to_transform", format!("block {layer}, but the model has {blocks}")));
         }
-        let adapted: Vec<&str> = linears.iter().map(|(_, m)| *m).filter(|m| self.selects(m)).collect();
+        let adapted: Vec<&str> = linears.iter().map(|(_, m, _)| *m).filter(|m| self.selects(m)).collect();
         if adapted.is_empty() {
             return Err(Error::config("target_modules", "no linear of these blocks is chosen"));
         }
-        let ranks = self.rank_pattern.entries().iter().map(|e| ("rank_pattern", &e.0));
-        let alphas = self.alpha_pattern.entries().iter().map(|e| ("alpha_pattern", &e.0));
-        match ranks.chain(alphas).find(|(_, name)| !adapted.iter().any(|m| ends_with_name(m, name))) {
-            Some((field, name)) => Err(Error::config(field, format!("{name:?} matches no adapted linear"))),
-            None => Ok(()),
+        self.rank_pattern.counts_for(&adapted).map_err(|e| Error::config("rank_pattern", e))?;
+        self.alpha_pattern.counts_for(&adapted).map_err(|e| Error::config("alpha_pattern", e))?;
+        for (_, module, [out, inp]) in linears.iter().filter(|(_, m, _)| self.selects(m)) {
+            let r = self.rank_of(module);
+            if r > *out.max(inp) {
+                let beyond = format!("rank {r} is beyond the {out}x{inp} of {module}");
+                return Err(match self.rank_pattern.first(module) {
+                    Some(at) => Error::config("rank_pattern", format!("{}: {beyond}", self.rank_pattern.0[at].0)),
+                    None => Error::config("lora_r", beyond),
+                });
+            }
         }
+        Ok(())
     }
 }
 
@@ -118,7 +125,7 @@ mod tests {
 
     #[test]
     fn what_matches_nothing_is_named() {
-        let linears = [(0, "model.layers.0.self_attn.q_proj"), (1, "model.layers.1.mlp.up_proj")];
+        let linears = [(0, "model.layers.0.self_attn.q_proj", [8, 8]), (1, "model.layers.1.mlp.up_proj", [20, 8])];
         let fails = |lora: LoraConfig, word: &str| {
             let e = lora.validate_patterns().and_then(|()| lora.check_against(linears.into_iter()));
             let e = e.unwrap_err().to_string();
@@ -134,8 +141,36 @@ mod tests {
         fails(LoraConfig { alpha_pattern: ModulePattern::parse(".*q=2").unwrap(), ..lora() }, "regular expressions");
         fails(LoraConfig { alpha_pattern: ModulePattern::parse("q_proj=nan").unwrap(), ..lora() }, "expected > 0");
         fails(LoraConfig { layers_to_transform: Some(Layers::new([2])), ..lora() }, "block 2, but the model has 2");
+        fails(
+            LoraConfig { rank_pattern: pattern("q_proj=2,self_attn.q_proj=3"), ..lora() },
+            "rank_pattern: \"self_attn.q_proj\" has no effect behind \"q_proj\"",
+        );
+        let fits = LoraConfig { rank_pattern: pattern("self_attn.q_proj=8,up_proj=20"), ..lora() };
+        fits.check_against(linears.into_iter()).unwrap();
+        // Not lora_r, which is 16 and not asked for here.
+        fails(
+            LoraConfig { rank_pattern: pattern("q_proj=9"), ..lora() },
+            "rank_pattern: q_proj: rank 9 is beyond the 8x8 of model.layers.0.self_attn.q_proj",
+        );
+        fails(
+            LoraConfig { r: 9, rank_pattern: pattern("up_proj=20"), ..lora() },
+            "lora_r: rank 9 is beyond the 8x8 of model.layers.0.self_attn.q_proj",
+        );
         let q = TargetModules::parse("q_proj");
         let layers = Some(Layers::new([1]));
         fails(LoraConfig { target_modules: q, layers_to_transform: layers, ..lora() }, "no linear of these blocks");
+    }
+
+    #[test]
+    fn a_pattern_names_a_module_once() {
+        let twice = "q_proj is given twice";
+        let made = |n: &str| [(n.to_string(), 3), ("q_proj".to_string(), 5)].into_iter().collect();
+        let fault = |lora: LoraConfig| lora.validate().unwrap_err().to_string();
+        let ranks = LoraConfig { rank_pattern: made("q_proj"), ..Default::default() };
+        assert_eq!(fault(ranks), format!("invalid setting rank_pattern: {twice}"));
+        let alphas = ModulePattern::from_iter([("q_proj".to_string(), 1.0), ("q_proj".to_string(), 1.0)]);
+        let alphas = LoraConfig { alpha_pattern: alphas, ..Default::default() };
+        assert_eq!(fault(alphas), format!("invalid setting alpha_pattern: {twice}"));
+        LoraConfig { rank_pattern: made("self_attn.q_proj"), ..Default::default() }.validate().unwrap();
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// Numbers by module name or path, as PEFT's `rank_pattern` and `alpha_pattern`: the first entry whose name is
 /// the module's path, or its end behind a dot, counts. Written as text it is `q_proj=8,mlp.down_proj=32`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ModulePattern<T>(Vec<(String, T)>);
+pub struct ModulePattern<T>(pub(super) Vec<(String, T)>);
 
 impl<T> Default for ModulePattern<T> {
     fn default() -> Self {
@@ -26,7 +26,7 @@ impl<T> FromIterator<(String, T)> for ModulePattern<T> {
 impl<T: Copy> ModulePattern<T> {
     /// The number of a module (`model.layers.0.self_attn.q_proj`), where the pattern has one.
     pub fn lookup(&self, module: &str) -> Option<T> {
-        self.0.iter().find(|(name, _)| ends_with_name(module, name)).map(|(_, value)| *value)
+        self.first(module).map(|at| self.0[at].1)
     }
 
     /// Its entries in order.
@@ -53,7 +53,43 @@ impl<T: FromStr> ModulePattern<T> {
                 _ => Err(format!("expected name=number, found {part:?}")),
             }
         };
-        text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(entry).collect()
+        let entries = text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(entry);
+        let pattern: ModulePattern<T> = entries.collect::<Result<_, String>>()?;
+        pattern.each_once().map(|()| pattern)
+    }
+}
+
+impl<T> ModulePattern<T> {
+    /// The place of the entry that counts for a module.
+    pub(super) fn first(&self, module: &str) -> Option<usize> {
+        self.0.iter().position(|(name, _)| ends_with_name(module, name))
+    }
+
+    /// Whether each entry counts for one of these modules.
+    pub(super) fn counts_for(&self, adapted: &[&str]) -> Result<(), String> {
+        for (i, (name, _)) in self.0.iter().enumerate() {
+            let of = |m: &&&str| ends_with_name(m, name);
+            match adapted.iter().find(of).and_then(|m| self.first(m)) {
+                None => return Err(format!("{name:?} matches no adapted linear")),
+                Some(at) if !adapted.iter().any(|m| self.first(m) == Some(i)) => {
+                    return Err(format!(
+                        "{name:?} has no effect behind {:?}: the first that matches counts",
+                        self.0[at].0
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Of two entries of one name the first counts here, and the last where a map keeps one: neither is meant.
+    pub(super) fn each_once(&self) -> Result<(), String> {
+        let twice = |(i, (name, _)): (usize, &(String, T))| self.0[..i].iter().any(|(n, _)| n == name);
+        match self.0.iter().enumerate().find(|e| twice(*e)) {
+            Some((_, (name, _))) => Err(format!("{name} is given twice")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -97,7 +133,9 @@ impl<'de, T: Deserialize<'de> + FromStr> Deserialize<'de> for ModulePattern<T> {
                 while let Some(entry) = map.next_entry()? {
                     entries.push(entry);
                 }
-                Ok(ModulePattern(entries))
+                let pattern = ModulePattern(entries);
+                pattern.each_once().map_err(serde::de::Error::custom)?;
+                Ok(pattern)
             }
         }
         from.deserialize_any(Entries(std::marker::PhantomData))
@@ -107,7 +145,7 @@ impl<'de, T: Deserialize<'de> + FromStr> Deserialize<'de> for ModulePattern<T> {
 /// Numbers of blocks, counted from 0: PEFT's `layers_to_transform`. Written as text they are `0-3,8`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "LayersText", into = "Vec<usize>")]
-pub struct Layers(Vec<usize>);
+pub struct Layers(pub(super) Vec<usize>);
 
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -189,6 +227,15 @@ mod tests {
             assert!(ModulePattern::<usize>::parse(bad).unwrap_err().contains("name=number"), "{bad}");
         }
         assert!(serde_json::from_value::<ModulePattern<usize>>(json!([1])).is_err());
+    }
+
+    #[test]
+    fn a_name_is_given_once() {
+        let twice = "q_proj is given twice";
+        assert_eq!(ModulePattern::<usize>::parse("q_proj=3, q_proj=5").unwrap_err(), twice);
+        for text in [r#"{"q_proj": 3, "k_proj": 1, "q_proj": 3}"#, r#""q_proj=3,q_proj=5""#] {
+            assert!(serde_json::from_str::<ModulePattern<usize>>(text).unwrap_err().to_string().starts_with(twice));
+        }
     }
 
     #[test]

@@ -3,10 +3,18 @@
 use std::path::PathBuf;
 
 use super::dynamics::Dynamics;
-use super::lora::TargetModules;
+use super::lora::{LoraConfig, TargetModules};
 use super::words::Recipe;
 use super::TrainConfig;
 use crate::error::{Error, Result};
+
+fn check(ok: bool, field: &str, expected: &str, found: impl std::fmt::Display) -> Result<()> {
+    if ok {
+        Ok(())
+    } else {
+        Err(Error::config(field, format!("expected {expected}, found {found}")))
+    }
+}
 
 impl TrainConfig {
     /// Checks every range and every pair of settings that contradict each other.
@@ -14,13 +22,6 @@ impl TrainConfig {
     /// # Errors
     /// [`Error::InvalidConfig`] names the field and its value.
     pub fn validate(&self) -> Result<()> {
-        fn check(ok: bool, field: &str, expected: &str, found: impl std::fmt::Display) -> Result<()> {
-            if ok {
-                Ok(())
-            } else {
-                Err(Error::config(field, format!("expected {expected}, found {found}")))
-            }
-        }
         let path = |p: &PathBuf, field: &str| check(!p.as_os_str().is_empty(), field, "a path", "nothing");
         path(&self.model, "model")?;
         self.data.validate()?;
@@ -35,13 +36,7 @@ impl TrainConfig {
         check(self.batch_size >= 1, "batch_size", "≥ 1", self.batch_size)?;
         check(self.micro_batch != Some(0), "micro_batch", "≥ 1", 0)?;
         check(self.max_length >= 2, "max_length", "≥ 2", self.max_length)?;
-        check(self.lora_r >= 1, "lora_r", "≥ 1", self.lora_r)?;
-        check(finite(self.lora_alpha) && self.lora_alpha > 0.0, "lora_alpha", "> 0", self.lora_alpha)?;
-        check((0.0..1.0).contains(&self.lora_dropout), "lora_dropout", "0 ≤ p < 1", self.lora_dropout)?;
-        if let TargetModules::Names(names) = &self.target_modules {
-            check(!names.is_empty(), "target_modules", "all-linear or at least one name", "none")?;
-        }
-        self.lora().validate_patterns()?;
+        self.lora.iter().try_for_each(LoraConfig::validate)?;
         let positive = |v: Option<f64>| v.is_none_or(|v| v.is_finite() && v > 0.0);
         let shown = |v: Option<f64>| v.unwrap_or(0.0);
         let (ratio, noise) = (self.loraplus_lr_ratio, self.neftune_noise_alpha);
@@ -73,8 +68,6 @@ impl TrainConfig {
         }
         check(patience != Some(0), "early_stopping_patience", "≥ 1", 0)?;
         check(finite(threshold) && threshold >= 0.0, "early_stopping_threshold", "≥ 0", threshold)?;
-        let goes = threshold == 0.0 || patience.is_some();
-        check(goes, "early_stopping_threshold", "early_stopping_patience with it", "none")?;
         if let Some(share) = self.valid_split {
             check(share > 0.0 && share < 1.0, "valid_split", "a share between 0 and 1", share)?;
             if let Some(valid) = &self.valid {
@@ -103,6 +96,23 @@ impl TrainConfig {
                 check(self.epochs >= 2, "epochs", "≥ 2 with dynamics single (the first epoch is plain)", self.epochs)?;
             }
         }
+        self.check_effects(self.differs()?)?;
         self.data_options.validate()
+    }
+}
+
+impl LoraConfig {
+    /// Checks ranges, names and patterns.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] names the setting and its value.
+    pub(crate) fn validate(&self) -> Result<()> {
+        check(self.r >= 1, "lora_r", "≥ 1", self.r)?;
+        check(self.lora_alpha.is_finite() && self.lora_alpha > 0.0, "lora_alpha", "> 0", self.lora_alpha)?;
+        check((0.0..1.0).contains(&self.lora_dropout), "lora_dropout", "0 ≤ p < 1", self.lora_dropout)?;
+        if let TargetModules::Names(names) = &self.target_modules {
+            check(!names.is_empty(), "target_modules", "all-linear or at least one name", "none")?;
+        }
+        self.validate_patterns()
     }
 }

@@ -5,8 +5,8 @@
 use super::fault::fault;
 use super::log::DynamicsLog;
 use super::metrics::{confidences, split_checkpoints};
-use crate::config::Confidence;
-use crate::data::tokens::row_name;
+use crate::config::{Confidence, Dynamics, Recipe, TrainConfig};
+use crate::data::tokens::{row_name, TokenStore};
 use crate::error::Result;
 
 /// How a join went.
@@ -75,6 +75,24 @@ pub fn import_confidences(
         ::log::warn!("{}: {} of {all} rows are not in it", foreign.dir().display(), report.missing);
     }
     Ok((joined, report))
+}
+
+/// The confidence of each example of a run whose dynamics are another's, and of how many there is none; `None` where
+/// they are its own.
+///
+/// # Errors
+/// When there are none at the path, and as [`import_confidences`].
+pub(crate) fn imported(config: &TrainConfig, store: &TokenStore) -> Result<Option<(Vec<f32>, u64)>> {
+    let (Recipe::Sftmix, Dynamics::Path(path)) = (config.recipe, &config.dynamics) else { return Ok(None) };
+    let inner = path.join("dynamics");
+    let log = DynamicsLog::open(if inner.exists() { &inner } else { path })?;
+    let ours = (0..store.len()).map(|i| {
+        let e = store.example(i);
+        (e.source_row, e.text_hash)
+    });
+    let (confidence, report) = import_confidences(&log, ours, config.confidence)?;
+    ::log::info!("{report:?}");
+    Ok(Some((confidence, report.missing)))
 }
 
 /// The examples of a log by the hash of their text. The hashes stay in the log's map.

@@ -29,6 +29,7 @@ mod writer;
 
 pub use block::Record;
 pub use header::{CheckpointInfo, Header, Kind, Stage};
+pub(crate) use import::imported;
 pub use import::{import_confidences, ImportReport};
 pub use log::{DynamicsLog, Records};
 pub use metrics::{confidences, metrics, split_checkpoints, Metrics};

@@ -33,6 +33,7 @@ use source::Opened;
 /// A format of adapters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Format {
     /// Hugging Face PEFT: `adapter_config.json`, `adapter_model.safetensors`.
     Peft,

@@ -6,6 +6,7 @@ use crate::formats::dtype::Dtype;
 
 /// A floating-point type of a safetensors file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Precision {
     /// IEEE single precision.
     F32,

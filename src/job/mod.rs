@@ -53,9 +53,7 @@ impl TrainingJob {
             None => {
                 let mut all = given.clone();
                 all.insert("out".into(), Value::String(out.to_string_lossy().into_owned()));
-                let config: TrainConfig =
-                    serde_json::from_value(Value::Object(all)).map_err(|e| Error::config("config", e.to_string()))?;
-                config.with_data_files()?
+                TrainConfig::from_settings(all)?.with_data_files()?
             }
         };
         config.validate()?;

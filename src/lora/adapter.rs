@@ -18,18 +18,16 @@ impl Adapter {
     /// the base weight's rows.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] when a target module, a pattern's name or a block matches nothing.
+    /// [`Error::InvalidConfig`] when a target module, a pattern's name or a block matches nothing, or a rank is
+    /// beyond a linear.
     pub fn fresh(engine: &Engine, model: &Decoder, config: &LoraConfig, seed: u64) -> Result<Adapter> {
-        config.check_against(model.linears().map(|l| (l.layer, l.module.as_str())))?;
+        config
+            .check_against(model.linears().map(|l| (l.layer, l.module.as_str(), [l.weight.rows(), l.weight.cols()])))?;
         Adapter::assemble(engine, model, config.clone(), |lin| {
             if !config.selects(&lin.module) {
                 return Ok(None);
             }
             let (out, inp, r) = (lin.weight.rows(), lin.weight.cols(), config.rank_of(&lin.module));
-            if r > out.max(inp) {
-                let reason = format!("rank {r} is beyond the {out}x{inp} of {}", lin.module);
-                return Err(Error::config("lora_r", reason));
-            }
             let key = Key::new(seed, Stream::LoraInit, &[fnv1a(&lin.module)]);
             let bound = 1.0 / (inp as f64).sqrt();
             let a = (0..r * inp).map(|i| ((2.0 * key.uniform(i as u64) - 1.0) * bound) as f32).collect();

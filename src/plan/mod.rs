@@ -17,6 +17,7 @@ use crate::data::tokens::select::{open_sets, Sets};
 use crate::data::tokens::StoreRequest;
 use crate::data::tokens::TokenStore;
 use crate::data::tokens::Tokenizer;
+use crate::dynamics::imported;
 use crate::error::{Error, Result};
 use crate::family::DecoderConfig;
 use crate::ops::engine::available_threads;
@@ -87,6 +88,7 @@ pub struct RunPlan {
 pub fn plan(config: &TrainConfig) -> Result<RunPlan> {
     let config = &config.clone().with_data_files()?;
     config.validate()?;
+    config.dynamics.check_there()?;
     let c = DecoderConfig::from_dir(&config.model)?;
     let threads = config.threads.unwrap_or_else(available_threads);
     let cache_dir = config.cache_dir.clone().unwrap_or_else(|| config.out.join("cache"));
@@ -106,7 +108,8 @@ pub fn plan(config: &TrainConfig) -> Result<RunPlan> {
     let Sets { train: store, valid } = open_sets(config, &cache_dir, open)?;
     drop(tokenizer);
     let rows = RowFacts::of(&store, valid.as_ref());
-    let stages = StagePlan::new(config, store.len() as u64, 0)?;
+    let imported = imported(config, &store)?;
+    let stages = StagePlan::new(config, store.len() as u64, imported.map_or(0, |(_, unmatched)| unmatched))?;
     let mut out = RunPlan {
         fits: true,
         memory_limit: config.memory_limit,

@@ -4,13 +4,15 @@ use std::path::Path;
 
 use super::choice::{choose, Asked, Choice, Short};
 use super::footprint::{Footprint, Parts, Slots};
-use crate::config::{Recipe, TrainConfig};
+use crate::config::{LoraConfig, Recipe, TrainConfig};
 use crate::data::tokens::pipeline;
 use crate::data::tokens::TokenStore;
 use crate::data::tokens::Tokenizer;
 use crate::device::Form;
 use crate::error::{Error, Result};
+use crate::family::shapes::LinearShape;
 use crate::family::DecoderConfig;
+use crate::lora::initial::{check_initial, in_training};
 use crate::lora::peft::load_adapter;
 use crate::ops::engine::{FIXED, PER_THREAD};
 use crate::steps::cut::{Cut, GroupRows};
@@ -63,9 +65,9 @@ impl Needs {
         threads: usize,
         rows: RowFacts,
     ) -> Result<Needs> {
-        let (slots, use_dora) = slots(config, c)?;
-        let mut footprint = Footprint::new(c, &slots, config.lora_dropout > 0.0, threads, tile());
-        if use_dora {
+        let (slots, lora) = slots(config, c)?;
+        let mut footprint = Footprint::new(c, &slots, lora.lora_dropout > 0.0, threads, tile());
+        if lora.use_dora {
             footprint = footprint.with_dora(&slots);
         }
         let rope = 4 * rows.longest * c.head_dim;
@@ -159,21 +161,24 @@ fn tile() -> usize {
     crate::ops::EngineOptions::default().attention_tile
 }
 
-/// The slots that the run's adapter will have, and whether with magnitudes.
-fn slots(config: &TrainConfig, c: &DecoderConfig) -> Result<(Slots, bool)> {
+/// The slots that the run's adapter will have, and its settings.
+fn slots(config: &TrainConfig, c: &DecoderConfig) -> Result<(Slots, LoraConfig)> {
     let linears = c.linears();
     if let Some(dir) = &config.init_adapter {
         let file = load_adapter(dir)?;
-        let of = |l: &crate::family::shapes::LinearShape| {
-            file.modules.get(&l.module).map(|m| (l.layer, m.in_features, m.out_features, m.r))
-        };
-        return Ok((linears.iter().filter_map(of).collect(), file.config.use_dora));
+        if let Some(said) = &config.lora {
+            let on = |l: &'_ LinearShape| file.modules.contains_key(&l.module);
+            check_initial(said, &file.config, linears.iter().map(|l| (l.module.as_str(), on(l))))?;
+        }
+        let of = |l: &LinearShape| file.modules.get(&l.module).map(|m| (l.layer, m.in_features, m.out_features, m.r));
+        let lora = in_training(config.lora.as_ref(), Some(&file.config));
+        return Ok((linears.iter().filter_map(of).collect(), lora));
     }
-    let lora = config.lora();
-    lora.check_against(linears.iter().map(|l| (l.layer, l.module.as_str())))?;
+    let lora = in_training(config.lora.as_ref(), None);
+    lora.check_against(linears.iter().map(|l| (l.layer, l.module.as_str(), [l.out_features, l.in_features])))?;
     let adapted = linears.iter().filter(|l| lora.selects(&l.module));
     let slots = adapted.map(|l| (l.layer, l.in_features, l.out_features, lora.rank_of(&l.module))).collect();
-    Ok((slots, config.use_dora))
+    Ok((slots, lora))
 }
 
 /// Refuses a run that no way of running it keeps within its limit; says what each change would save.
@@ -231,14 +236,12 @@ fn savings(
         let shorter = RowFacts { longest: half, mean: rows.mean.min(half as f64), ..rows };
         with(format!("max_length {half} instead of {}", rows.longest), config.clone(), threads, shorter)?;
     }
-    if config.lora_r > 1 && config.init_adapter.is_none() {
-        let r = config.lora_r / 2;
-        with(
-            format!("lora_r {r} instead of {}", config.lora_r),
-            TrainConfig { lora_r: r, ..config.clone() },
-            threads,
-            rows,
-        )?;
+    let lora = slots(config, c)?.1;
+    let adapter = |lora: LoraConfig| TrainConfig { lora: Some(lora), ..config.clone() };
+    if lora.r > 1 && config.init_adapter.is_none() {
+        let r = lora.r / 2;
+        let what = format!("lora_r {r} instead of {}", lora.r);
+        with(what, adapter(LoraConfig { r, ..lora.clone() }), threads, rows)?;
     }
     if config.recipe == Recipe::Sftmix {
         with("recipe ntp".into(), TrainConfig { recipe: Recipe::Ntp, ..config.clone() }, threads, rows)?;
@@ -250,11 +253,12 @@ fn savings(
         let changed = TrainConfig { recompute: crate::config::Recompute::Auto, ..config.clone() };
         with("recompute auto".into(), changed, threads, rows)?;
     }
-    if config.lora_dropout > 0.0 {
-        with("lora_dropout 0".into(), TrainConfig { lora_dropout: 0.0, ..config.clone() }, threads, rows)?;
+    if lora.lora_dropout > 0.0 {
+        let without = LoraConfig { lora_dropout: 0.0, ..lora.clone() };
+        with("lora_dropout 0".into(), adapter(without), threads, rows)?;
     }
-    if config.use_dora && config.init_adapter.is_none() {
-        with("use_dora false".into(), TrainConfig { use_dora: false, ..config.clone() }, threads, rows)?;
+    if lora.use_dora && config.init_adapter.is_none() {
+        with("use_dora false".into(), adapter(LoraConfig { use_dora: false, ..lora.clone() }), threads, rows)?;
     }
     if threads > 1 {
         with("one thread".into(), config.clone(), 1, rows)?;

@@ -80,8 +80,29 @@ impl StagePlan {
     ///
     /// # Errors
     /// [`Error::NothingToTrain`] for an empty set, or one too small to split;
-    /// [`Error::InvalidConfig`] where `max_steps` ends a run before what its dynamics need.
+    /// [`Error::InvalidConfig`] where `max_steps` ends a run before what its dynamics need, or the learning rate of
+    /// all of a stage's steps is 0.
     pub fn new(config: &TrainConfig, examples: u64, unmatched: u64) -> Result<StagePlan> {
+        let plan = StagePlan::laid_out(config, examples, unmatched)?;
+        // Warm-up begins at 0 and the step behind the first is never so.
+        match plan.stages.iter().find(|s| s.steps() == 1 && config.warmup_ratio > 0.0) {
+            None => Ok(plan),
+            Some(stage) => {
+                let which = match stage {
+                    PlannedStage::Reference { .. } => "the reference run",
+                    _ => "the run",
+                };
+                let reason = format!(
+                    "{which} has one step, and warm-up begins at learning rate 0: nothing would be trained; expected \
+                     0, or more steps (max_steps, epochs, a smaller batch_size), found {}",
+                    config.warmup_ratio
+                );
+                Err(Error::config("warmup_ratio", reason))
+            }
+        }
+    }
+
+    fn laid_out(config: &TrainConfig, examples: u64, unmatched: u64) -> Result<StagePlan> {
         let batch = config.batch_size.max(1) as u64;
         let cap = |steps: u64| config.max_steps.map_or(steps, |m| m.min(steps));
         let plain_epoch = examples.div_ceil(batch);
@@ -187,6 +208,8 @@ fn evenly_spaced(total: u64, count: u64) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Schedule;
+    use crate::train::schedule::LearningRate;
 
     fn config() -> TrainConfig {
         TrainConfig { epochs: 3, batch_size: 8, ..Default::default() }
@@ -226,6 +249,32 @@ mod tests {
         assert_eq!(p.stages.last(), Some(&last));
         assert_eq!(evenly_spaced(1, u64::MAX), [1]);
         assert_eq!(evenly_spaced(10, 4), [3, 5, 8, 10]);
+    }
+
+    #[test]
+    fn a_stage_whose_rate_is_always_0_is_refused() {
+        let of = |c: TrainConfig, examples: u64| StagePlan::new(&c, examples, 0).map_err(|e| e.to_string());
+        let ntp = TrainConfig { recipe: Recipe::Ntp, max_steps: Some(1), ..config() };
+        let e = of(ntp.clone(), 100).unwrap_err();
+        assert!(e.starts_with("invalid setting warmup_ratio: the run has one step") && e.contains("max_steps"), "{e}");
+        assert!(of(TrainConfig { warmup_ratio: 0.0, ..ntp.clone() }, 100).is_ok());
+        assert!(of(TrainConfig { max_steps: Some(2), warmup_ratio: 1.0, ..ntp.clone() }, 100).is_ok());
+        // Eight rows: an epoch of one step, three of them in the target run.
+        let e = of(config(), 8).unwrap_err();
+        assert!(e.starts_with("invalid setting warmup_ratio: the reference run has one step"), "{e}");
+        assert!(of(TrainConfig { dynamics: Dynamics::Single, ..config() }, 8).is_ok());
+        // Just these are the schedules that stay at 0.
+        for steps in 1..5 {
+            for warmup_ratio in [0.0, 1e-9, 0.3, 1.0] {
+                for name in Schedule::NAMES {
+                    let schedule = name.parse().unwrap();
+                    let rate = LearningRate::new(1.0, schedule, warmup_ratio, steps);
+                    let still = (0..steps).all(|s| rate.at(s) == 0.0);
+                    let c = TrainConfig { max_steps: Some(steps), schedule, warmup_ratio, ..ntp.clone() };
+                    assert_eq!(of(c, 100).is_err(), still, "{name}, {warmup_ratio} of {steps} steps");
+                }
+            }
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub fn taken_up(run: &RunFile, out: &Path, given: &Map<String, Value>) -> Result
     let mut given = given.clone();
     // The folder may have been moved, or be named another way.
     given.remove("out");
+    given.iter().try_for_each(|(name, value)| TrainConfig::setting(name, value.clone()).map(drop))?;
     let now: TrainConfig =
         serde_json::from_value(Value::Object(given.clone())).map_err(|e| Error::config("config", e.to_string()))?;
     let now = now.with_data_files()?.absolute();
@@ -48,6 +49,7 @@ pub fn taken_up(run: &RunFile, out: &Path, given: &Map<String, Value>) -> Result
             return Err(Error::config(key, format!("the run was begun with {had}, now {value} is given")));
         }
     }
+    run.config.check_effects(|name| given.contains_key(name))?;
     Ok(TrainConfig { out: out.to_path_buf(), ..config })
 }
 

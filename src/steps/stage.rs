@@ -98,12 +98,12 @@ impl StageRun {
 }
 
 /// What to say of a run whose log has losses that dropout or NEFTune's noise has changed.
-pub(crate) fn drawn_into_log(stages: &[StageRun], config: &TrainConfig) -> Option<String> {
+pub(crate) fn drawn_into_log(stages: &[StageRun], lora_dropout: f64, neftune: Option<f64>) -> Option<String> {
     if !stages.iter().any(|s| s.online) {
         return None;
     }
-    let dropout = (config.lora_dropout > 0.0).then(|| format!("lora_dropout {}", config.lora_dropout));
-    let noise = config.neftune_noise_alpha.map(|alpha| format!("neftune_noise_alpha {alpha}"));
+    let dropout = (lora_dropout > 0.0).then(|| format!("lora_dropout {lora_dropout}"));
+    let noise = neftune.map(|alpha| format!("neftune_noise_alpha {alpha}"));
     let drawn: Vec<String> = dropout.into_iter().chain(noise).collect();
     let what = "dynamics online logs the losses of training passes, here with";
     (!drawn.is_empty()).then(|| format!("{what} {}: dynamics sweep scores without", drawn.join(" and ")))
@@ -179,18 +179,18 @@ mod tests {
     #[test]
     fn an_online_log_says_what_is_drawn_into_it() {
         let online = TrainConfig { dynamics: Dynamics::Online, reference_epochs: 3, ..Default::default() };
-        let both = TrainConfig { lora_dropout: 0.1, neftune_noise_alpha: Some(5.0), ..online.clone() };
-        let said = |c: &TrainConfig| drawn_into_log(&runs(c.clone(), 800), c);
-        assert!(said(&both).unwrap().contains("here with lora_dropout 0.1 and neftune_noise_alpha 5: "));
-        assert!(said(&TrainConfig { lora_dropout: 0.0, ..both.clone() })
-            .unwrap()
-            .contains("with neftune_noise_alpha 5: "));
-        assert!(said(&TrainConfig { neftune_noise_alpha: None, ..both.clone() })
-            .unwrap()
-            .contains("with lora_dropout 0.1: "));
-        assert_eq!(said(&online), None);
-        assert_eq!(said(&TrainConfig { dynamics: Dynamics::Sweep, ..both.clone() }), None);
-        assert_eq!(said(&TrainConfig { recipe: Recipe::Ntp, ..both }), None);
+        let said = |c: &TrainConfig, dropout, noise| drawn_into_log(&runs(c.clone(), 800), dropout, noise);
+        let both = said(&online, 0.1, Some(5.0)).unwrap();
+        assert!(both.contains("here with lora_dropout 0.1 and neftune_noise_alpha 5: "), "{both}");
+        assert!(said(&online, 0.0, Some(5.0)).unwrap().contains("with neftune_noise_alpha 5: "));
+        assert!(said(&online, 0.1, None).unwrap().contains("with lora_dropout 0.1: "));
+        assert_eq!(said(&online, 0.0, None), None);
+        for other in [
+            TrainConfig { dynamics: Dynamics::Sweep, ..online.clone() },
+            TrainConfig { recipe: Recipe::Ntp, ..online.clone() },
+        ] {
+            assert_eq!(said(&other, 0.1, Some(5.0)), None);
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use sftmix::dynamics::{CheckpointInfo, DynamicsWriter, Header, Kind, Record, Stage};
-use sftmix::{EvalConfig, TrainConfig};
+use sftmix::{EvalConfig, LoraConfig, TrainConfig};
 
 fn run(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_sftmix"))
@@ -90,12 +90,12 @@ fn help_shows_the_defaults_of_the_library() {
     let o = run(&["train", "--help"]);
     assert_eq!(o.status.code(), Some(0));
     let help = out(&o);
-    let d = TrainConfig::default();
+    let (d, lora) = (TrainConfig::default(), LoraConfig::default());
     for (flag, default) in [
         ("--mu ", d.mu.to_string()),
         ("--batch-size ", d.batch_size.to_string()),
-        ("--lora-r ", d.lora_r.to_string()),
-        ("--lora-alpha ", d.lora_alpha.to_string()),
+        ("--lora-r ", lora.r.to_string()),
+        ("--lora-alpha ", lora.lora_alpha.to_string()),
         ("--lr ", d.lr.to_string()),
         ("--schedule ", d.schedule.to_string()),
         ("--adam-eps ", "1e-8".into()),
@@ -124,7 +124,11 @@ fn a_settings_file_is_checked_and_stands_below_the_flags() {
         std::fs::write(&path, text).unwrap();
         refused(&[&["train", "--config", file, "--out", at.to_str().unwrap()], more].concat(), 2, says);
     };
-    with("lora_rang = 4", &[], &[&format!("error: {file}: unknown setting lora_rang\n")]);
+    with(
+        "lora_rang = 4",
+        &[],
+        &[&format!("error: {file}: lora_rang: there is no setting of this name; did you mean lora_r?\n")],
+    );
     with("lr = 'fast'", &[], &[&format!("error: {file}: lr: invalid type")]);
     with("lr = ", &[], &[&format!("error: {file}: line 1: ")]);
     with("model = 'm'", &[], &["error: --data is missing\n"]);

@@ -6,7 +6,9 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{json, Value};
 use sftmix::dynamics::DynamicsLog;
-use sftmix::{Control, DataSource, DataSources, Event, Prepared, Recipe, TrainConfig, TrainReport, TrainingJob};
+use sftmix::{
+    Control, DataSource, DataSources, Event, LoraConfig, Prepared, Recipe, TrainConfig, TrainReport, TrainingJob,
+};
 
 use crate::support::{project, shared};
 
@@ -118,7 +120,7 @@ fn demo(out: &Path) -> TrainConfig {
         out: out.to_path_buf(),
         max_length: 64,
         batch_size: 16,
-        lora_r: 2,
+        lora: Some(LoraConfig { r: 2, ..Default::default() }),
         lr: 1e-3,
         max_steps: Some(4),
         epochs: 1,

@@ -31,8 +31,7 @@ fn config(device: DeviceSetting, out: &Path) -> TrainConfig {
         max_steps: Some(60),
         max_length: 64,
         batch_size: 16,
-        lora_r: 4,
-        lora_dropout: 0.1,
+        lora: Some(LoraConfig { r: 4, lora_dropout: 0.1, ..Default::default() }),
         lr: 1e-3,
         threads: Some(2),
         ..Default::default()
@@ -178,7 +177,10 @@ fn a_step_copies_what_is_listed_and_no_more_for_more_blocks() {
 fn the_device_of_a_run_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let device = portable();
+    // One step: with warm-up its rate would be 0.
+    let (dynamics, warmup_ratio) = (Dynamics::Sweep, 0.0);
     let c = TrainConfig { max_steps: Some(1), recipe: sftmix::Recipe::Ntp, ..config(device, dir.path()) };
+    let c = TrainConfig { dynamics, warmup_ratio, ..c };
     let mut told = None;
     let job = TrainingJob::new(c).unwrap();
     job.run(|e| {

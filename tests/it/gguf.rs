@@ -296,7 +296,7 @@ fn train(model: &Path, out: &Path) -> TrainConfig {
         recipe: Recipe::Ntp,
         max_length: 64,
         batch_size: 16,
-        lora_r: 4,
+        lora: Some(LoraConfig { r: 4, ..Default::default() }),
         lr: 1e-3,
         epochs: 1,
         max_steps: Some(6),

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use serde_json::Value;
-use sftmix::{Control, Recipe, TrainConfig, TrainingJob};
+use sftmix::{Control, LoraConfig, Recipe, TrainConfig, TrainingJob};
 
 use crate::support::{json, letters, project};
 
@@ -127,7 +127,7 @@ fn every_family_holds_what_its_plan_says() {
                 recipe: Recipe::Ntp,
                 max_length: 256,
                 batch_size: 32,
-                use_dora: dora,
+                lora: Some(LoraConfig { use_dora: dora, ..Default::default() }),
                 epochs: 1,
                 threads: Some(2),
                 cache_dir: Some(dir.path().join("cache")),

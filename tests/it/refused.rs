@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{json, Value};
 use sftmix::export::{quantize, QuantType, QuantizeConfig};
-use sftmix::{Control, Recipe, TrainConfig, TrainingJob};
+use sftmix::{Control, LoraConfig, Recipe, TrainConfig, TrainingJob};
 
 use crate::support::{json as read, letters, project};
 
@@ -51,7 +51,7 @@ impl Case {
             recipe: Recipe::Ntp,
             max_length: 32,
             batch_size: 2,
-            lora_r: 2,
+            lora: Some(LoraConfig { r: 2, ..Default::default() }),
             epochs: 1,
             threads: Some(1),
             cache_dir: Some(self.dir.join("cache")),

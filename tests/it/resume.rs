@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{json, Map, Value};
-use sftmix::{Control, Dynamics, Error, Event, Recipe, TrainConfig, TrainReport, TrainingJob};
+use sftmix::{Control, Dynamics, Error, Event, LoraConfig, Recipe, TrainConfig, TrainReport, TrainingJob};
 
 use crate::support::{self, project};
 
@@ -17,7 +17,7 @@ fn config(out: &Path) -> TrainConfig {
         recipe: Recipe::Ntp,
         max_length: 64,
         batch_size: 16,
-        lora_r: 4,
+        lora: Some(LoraConfig { r: 4, ..Default::default() }),
         lr: 1e-3,
         epochs: 1,
         max_steps: Some(12),

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 
 use sftmix::dynamics::DynamicsLog;
 use sftmix::internal::lora::peft::load_adapter;
-use sftmix::{Control, DataOptions, Dynamics, Error, Event, Recipe, TrainConfig, TrainReport, TrainingJob};
+use sftmix::{
+    Control, DataOptions, Dynamics, Error, Event, LoraConfig, Recipe, TargetModules, TrainConfig, TrainReport,
+    TrainingJob,
+};
 
 use crate::support::{project, shared};
 
@@ -19,7 +22,7 @@ fn demo(out: &Path) -> TrainConfig {
         out: out.to_path_buf(),
         max_length: 64,
         batch_size: 16,
-        lora_r: 4,
+        lora: Some(LoraConfig { r: 4, ..Default::default() }),
         lr: 1e-3,
         epochs: 1,
         threads: Some(2),
@@ -155,7 +158,8 @@ fn a_micro_batch_of_one_ends_at_the_same_losses() {
 fn a_stop_leaves_a_checkpoint_that_resumes_to_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let whole = dir.path().join("whole");
-    let base = || TrainConfig { lora_dropout: 0.1, save_every: 1000, ..demo(&whole) };
+    let lora = LoraConfig { r: 4, lora_dropout: 0.1, ..Default::default() };
+    let base = || TrainConfig { lora: Some(lora.clone()), save_every: 1000, ..demo(&whole) };
     run(base());
     // In the reference run, in a sweep, at the border of stages, in the target run.
     for (name, stop_at) in [("step", 3), ("sweep", 13), ("border", 50), ("target", 77)] {
@@ -223,11 +227,14 @@ fn settings_that_contradict_a_run_are_refused_with_both_values() {
 fn what_is_refused_can_be_given_again_corrected_and_nothing_foreign_is_touched() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("run");
-    let names = |n: &str| sftmix::TargetModules::parse(n);
-    let bad = TrainConfig { target_modules: names("nope"), recipe: Recipe::Ntp, max_steps: Some(3), ..demo(&out) };
+    let on = |names: &str| {
+        let target_modules = TargetModules::parse(names);
+        Some(LoraConfig { r: 4, target_modules, ..Default::default() })
+    };
+    let bad = TrainConfig { lora: on("nope"), recipe: Recipe::Ntp, max_steps: Some(3), ..demo(&out) };
     let e = TrainingJob::new(bad.clone()).unwrap().run(|_| Control::Continue).unwrap_err();
     assert!(e.to_string().contains("target_modules: \"nope\" matches no linear"), "{e}");
-    run(TrainConfig { target_modules: names("q_proj"), ..bad.clone() });
+    run(TrainConfig { lora: on("q_proj"), ..bad.clone() });
 
     let e = TrainingJob::new(TrainConfig {
         dynamics: Dynamics::Path("onlin".into()),

@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use sftmix::{
-    evaluate, Control, Dynamics, Error, EvalConfig, Event, Recipe, Schedule, TrainConfig, TrainReport, TrainingJob,
+    evaluate, Control, Dynamics, Error, EvalConfig, Event, LoraConfig, Recipe, Schedule, TrainConfig, TrainReport,
+    TrainingJob,
 };
 
 use crate::support::{json, project};
@@ -20,7 +21,7 @@ fn config(out: &Path) -> TrainConfig {
         recipe: Recipe::Ntp,
         max_length: 64,
         batch_size: 16,
-        lora_r: 4,
+        lora: Some(LoraConfig { r: 4, ..Default::default() }),
         lr: 0.02,
         schedule: Schedule::Constant,
         epochs: 2,

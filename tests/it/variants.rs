@@ -430,6 +430,20 @@ fn noise_is_bounded_by_the_rows_length_and_the_rows_own() {
     assert!(all != noise(&fused, &layout(&lengths), DropoutKey { seed: 6, ..STEP }));
 }
 
+fn every_setting() -> LoraConfig {
+    LoraConfig {
+        r: 4,
+        lora_alpha: 32.0,
+        lora_dropout: 0.1,
+        use_rslora: true,
+        use_dora: true,
+        target_modules: TargetModules::parse("q_proj,v_proj,down_proj"),
+        layers_to_transform: Some(Layers::new([0, 1])),
+        rank_pattern: ModulePattern::parse("layers.1.self_attn.q_proj=2,q_proj=8").unwrap(),
+        alpha_pattern: ModulePattern::parse("v_proj=3").unwrap(),
+    }
+}
+
 fn everything(out: &Path) -> TrainConfig {
     let assets = project("assets/demo");
     TrainConfig {
@@ -441,14 +455,7 @@ fn everything(out: &Path) -> TrainConfig {
         batch_size: 16,
         max_steps: Some(24),
         save_every: 1000,
-        lora_r: 4,
-        lora_dropout: 0.1,
-        use_rslora: true,
-        use_dora: true,
-        target_modules: TargetModules::parse("q_proj,v_proj,down_proj"),
-        layers_to_transform: Some(Layers::new([0, 1])),
-        rank_pattern: ModulePattern::parse("layers.1.self_attn.q_proj=2,q_proj=8").unwrap(),
-        alpha_pattern: ModulePattern::parse("v_proj=3").unwrap(),
+        lora: Some(every_setting()),
         loraplus_lr_ratio: Some(4.0),
         neftune_noise_alpha: Some(5.0),
         lr: 1e-3,
@@ -485,32 +492,50 @@ fn a_run_with_every_variant_resumes_to_the_same_bytes_and_starts_another() {
         run(TrainConfig { out: out.clone(), ..config });
         assert!(adapter(&out).0 != adapter(&whole).0, "{name}");
     };
-    other("lora", TrainConfig { use_dora: false, ..everything(&whole) });
+    let said = |lora: LoraConfig| Some(lora);
+    other("lora", TrainConfig { lora: said(LoraConfig { use_dora: false, ..every_setting() }), ..everything(&whole) });
     other("quiet", TrainConfig { neftune_noise_alpha: None, ..everything(&whole) });
     other("one rate", TrainConfig { loraplus_lr_ratio: None, ..everything(&whole) });
     // The adapter is another run's beginning, and brings what it is.
     let next = TrainConfig {
         init_adapter: Some(first.adapter.clone()),
         max_steps: Some(2),
-        lora_r: 16,
-        use_rslora: false,
-        use_dora: false,
-        layers_to_transform: None,
-        rank_pattern: Default::default(),
-        alpha_pattern: Default::default(),
+        lora: None,
         ..everything(&dir.path().join("next"))
     };
     let report = run(next.clone());
-    assert!(json(&report.adapter.join("adapter_config.json"))["use_dora"].as_bool().unwrap());
+    let made = json(&report.adapter.join("adapter_config.json"));
+    assert!(made["use_dora"].as_bool().unwrap() && made["lora_dropout"] == 0.1);
+    // What is recorded is what was trained, not the defaults.
+    for recorded in
+        [&json(&report.run.join("run.json"))["config"], &json(&report.adapter.join("sftmix.json"))["recipe"]]
+    {
+        let read = |name: &str| recorded[name].clone();
+        assert_eq!((read("lora_r"), read("use_rslora"), read("lora_dropout")), (4.into(), true.into(), 0.1.into()));
+        assert_eq!(read("rank_pattern").to_string(), r#"{"layers.1.self_attn.q_proj":2,"q_proj":8}"#);
+        assert_eq!(read("layers_to_transform").to_string(), "[0,1]");
+    }
     let refused = |config: TrainConfig, word: &str| {
         let config = TrainConfig { out: dir.path().join("refused"), ..config };
         let e = TrainingJob::new(config).unwrap().run(|_| Control::Continue).unwrap_err().to_string();
         assert!(e.contains(word), "{e}");
     };
+    // Also a value that is the default, and before anything is trained or planned.
+    let default = TrainConfig { lora: said(LoraConfig { r: 16, ..every_setting() }), ..next.clone() };
+    let differs = "lora_r: 16 is given, but the initial adapter has 4";
+    assert!(sftmix::plan(&default).unwrap_err().to_string().contains(differs));
+    refused(default, differs);
+    let others = LoraConfig { target_modules: TargetModules::parse("v_proj"), ..every_setting() };
+    let text = "target_modules: [\"v_proj\"] is given, but the initial adapter has [\"down_proj\",";
+    refused(TrainConfig { lora: said(others), ..next.clone() }, text);
     let pattern = ModulePattern::parse("q_proj=3").unwrap();
-    let others = TargetModules::parse("v_proj");
-    refused(TrainConfig { target_modules: others, ..next.clone() }, "target_modules: the initial adapter");
-    refused(TrainConfig { rank_pattern: pattern.clone(), ..next }, "rank_pattern: the initial adapter");
+    let others = LoraConfig { rank_pattern: pattern, ..every_setting() };
+    refused(TrainConfig { lora: said(others), ..next.clone() }, "rank_pattern: {\"q_proj\":3} is given, but");
+    // Dropout is the run's own.
+    let other = LoraConfig { lora_dropout: 0.0, ..every_setting() };
+    let report = run(TrainConfig { lora: said(other), out: dir.path().join("no dropout"), ..next });
+    assert_eq!(json(&report.adapter.join("adapter_config.json"))["lora_dropout"], 0.0);
     let limited = TrainConfig { memory_limit: Some(1 << 30), ..everything(&whole) };
-    refused(TrainConfig { target_modules: TargetModules::parse("v_proj"), ..limited }, "\"layers.1.self_attn.q_proj\"");
+    let other = LoraConfig { target_modules: TargetModules::parse("v_proj"), ..every_setting() };
+    refused(TrainConfig { lora: said(other), ..limited }, "\"layers.1.self_attn.q_proj\"");
 }

@@ -10,6 +10,7 @@ use crate::kernels::cpu::blocks::Block;
 /// A type that a model can be written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
+#[non_exhaustive]
 pub enum QuantType {
     F32,
     F16,

@@ -1,9 +1,7 @@
 //! The run folder as a run finds it, under its lock: a new run finds nothing of a run, one that is taken up finds what it
 //! can go on from.
 
-use std::path::Path;
-
-use crate::config::{Dynamics, Recipe, TrainConfig};
+use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::run::checkpoint::{self, Checkpoint, State};
 use crate::run::{RunFile, RunFolder, TrainReport};
@@ -71,19 +69,5 @@ pub(crate) fn empty(config: &TrainConfig) -> Result<()> {
     if let Some(name) = folder.foreign()? {
         return Err(refuse(format!("the folder holds {name} of something else: choose another")));
     }
-    dynamics_are_there(config)
-}
-
-/// Refuses dynamics of an earlier run that is not there.
-///
-/// # Errors
-/// [`Error::InvalidConfig`].
-pub(crate) fn dynamics_are_there(config: &TrainConfig) -> Result<()> {
-    match &config.dynamics {
-        Dynamics::Path(path) if config.recipe == Recipe::Sftmix && !Path::exists(path) => {
-            let found = format!("expected sweep, online, single or the folder of a run, found {}", path.display());
-            Err(Error::config("dynamics", found))
-        }
-        _ => Ok(()),
-    }
+    config.dynamics.check_there()
 }

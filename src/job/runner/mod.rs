@@ -16,6 +16,7 @@ use super::event::{Event, Prepared};
 use crate::config::TrainConfig;
 use crate::data::tokens::TokenStore;
 use crate::error::{Error, Result};
+use crate::lora::initial::check_moved;
 use crate::recipe::{Halves, StagePlan};
 use crate::run::checkpoint::best_is_there;
 use crate::run::{RunFile, TrainReport};
@@ -109,6 +110,7 @@ impl<'a> Runner<'a> {
             }
             let stage = self.stages[i].clone();
             self.run_stage(&stage, &mut training)?;
+            check_moved(&training.adapter, self.config.init_adapter.as_deref(), stage.stage.as_str())?;
         }
         self.finish(training.adapter)
     }

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use super::begin::Begun;
 use crate::base::open::{hex, stopped, Inputs, ModelHash};
-use crate::config::{Dynamics, Recipe, TrainConfig};
+use crate::config::{Dynamics, TrainConfig};
 use crate::data::tokens::select::{open_sets, Sets};
 use crate::data::tokens::TokenStore;
 use crate::device;
-use crate::dynamics::{import_confidences, DynamicsLog};
+use crate::dynamics::imported as imported_by;
 use crate::error::{Error, Result};
 use crate::lora::peft::load_adapter;
 use crate::memory::Charge;
@@ -128,19 +128,10 @@ impl Opened {
 
 /// The confidences that the run keeps, or those of the earlier run that the settings name.
 fn imported(config: &TrainConfig, begun: &Begun, store: &TokenStore) -> Result<Option<Vec<f32>>> {
-    let (Recipe::Sftmix, Dynamics::Path(path)) = (config.recipe, &config.dynamics) else { return Ok(None) };
     if let (Some(_), Some(kept)) = (&begun.before, begun.folder.confidence()?) {
         return Ok(Some(kept));
     }
-    let inner = path.join("dynamics");
-    let log = DynamicsLog::open(if inner.exists() { &inner } else { path })?;
-    let ours = (0..store.len()).map(|i| {
-        let e = store.example(i);
-        (e.source_row, e.text_hash)
-    });
-    let (confidence, report) = import_confidences(&log, ours, config.confidence)?;
-    log::info!("{report:?}");
-    Ok(Some(confidence))
+    Ok(imported_by(config, store)?.map(|(confidence, _)| confidence))
 }
 
 /// The inputs by their contents; the model's hash is still being taken.

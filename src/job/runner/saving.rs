@@ -16,7 +16,6 @@ use crate::run::checkpoint::{self, Contents};
 use crate::run::folder::Metrics;
 use crate::run::TrainReport;
 use crate::steps::stage::{drawn_into_log, StageRun};
-use crate::train::schedule::LearningRate;
 
 impl Runner<'_> {
     /// The first that is written, once settings and inputs are known to be good: what is refused before can
@@ -44,18 +43,9 @@ impl Runner<'_> {
             })?;
         }
         self.disk.metrics = Some(folder.metrics(self.progress.state.metrics_bytes)?);
-        if let Some(drawn) = drawn_into_log(&self.stages, self.config) {
+        let dropout = self.opened.run_file.config.lora.as_ref().map_or(0.0, |l| l.lora_dropout);
+        if let Some(drawn) = drawn_into_log(&self.stages, dropout, self.config.neftune_noise_alpha) {
             log::warn!("{drawn}");
-        }
-        for stage in &self.stages {
-            let rate = LearningRate::new(1.0, self.config.schedule, self.config.warmup_ratio, stage.steps);
-            if rate.at(stage.steps - 1) == 0.0 {
-                let name = stage.stage.as_str();
-                log::warn!(
-                    "the {name} stage has {} step(s), all with learning rate 0: warm-up begins at 0",
-                    stage.steps
-                );
-            }
         }
         Ok(())
     }

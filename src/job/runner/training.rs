@@ -7,11 +7,11 @@ use super::opened::Opened;
 use super::parts::{Runner, Training};
 use crate::base::facts::check_base;
 use crate::base::open::Inputs;
-use crate::config::{LoraConfig, TrainConfig};
 use crate::data::tokens::row_name;
 use crate::error::{Error, Result};
 use crate::job::event::{Event, StepEvent};
-use crate::model::{Adapter, Decoder};
+use crate::lora::initial::{check_initial, in_training};
+use crate::model::Adapter;
 use crate::ops::elementwise::DropoutKey;
 use crate::recipe::Step;
 use crate::run::checkpoint::{self, LogEntry, StageState};
@@ -39,17 +39,24 @@ impl Runner<'_> {
                     check_base(dir, &c.model, Some(cache_dir))?;
                 }
                 let adapter = Adapter::load(engine, model, dir)?;
-                check_initial(c, &adapter, model)?;
+                if let Some(said) = &c.lora {
+                    let linears = model.linears().map(|l| (l.module.as_str(), adapter.slot(l).is_some()));
+                    check_initial(said, &adapter.config, linears)?;
+                }
                 Ok(adapter)
             }
-            (None, None) => Adapter::fresh(engine, model, &c.lora(), c.seed),
+            (None, None) => Adapter::fresh(engine, model, &in_training(c.lora.as_ref(), None), c.seed),
         })?;
-        // The file's target modules are names; the run's own words stay in its adapters.
-        adapter.config.lora_dropout = c.lora_dropout;
+        // Dropout is the run's own, whatever the initial adapter has.
+        let lora = in_training(c.lora.as_ref(), Some(&adapter.config));
+        lora.validate()?;
+        adapter.config.lora_dropout = lora.lora_dropout;
         for slot in &mut adapter.slots {
-            slot.dropout = c.lora_dropout as f32;
+            slot.dropout = lora.lora_dropout as f32;
             slot.lr_factor = c.loraplus_lr_ratio.unwrap_or(1.0) as f32;
         }
+        // What is trained is what is recorded.
+        self.opened.run_file.config.lora = Some(lora);
         adapter.neftune_noise_alpha = c.neftune_noise_alpha;
         let settings = AdamWConfig { betas: c.adam_betas, eps: c.adam_eps, weight_decay: c.weight_decay, clip: c.clip };
         let (adam, grads) = engine.run(|| {
@@ -148,30 +155,4 @@ impl Runner<'_> {
         self.tell(&Event::Step(event));
         Ok(())
     }
-}
-
-/// An initial adapter brings its own rank and alpha: settings that say otherwise are not ignored in silence.
-fn check_initial(c: &TrainConfig, adapter: &Adapter, model: &Decoder) -> Result<()> {
-    let (default, has) = (TrainConfig::default(), &adapter.config);
-    let differs = |field: &str, set: f64, default: f64, has: f64| {
-        if set != default && set != has {
-            return Err(Error::config(field, format!("{set} is given, but the initial adapter has {has}")));
-        }
-        Ok(())
-    };
-    differs("lora_r", c.lora_r as f64, default.lora_r as f64, has.r as f64)?;
-    differs("lora_alpha", c.lora_alpha, default.lora_alpha, has.lora_alpha)?;
-    let brings = |field: &str, given: bool, same: bool| match given && !same {
-        true => Err(Error::config(field, "the initial adapter brings its own, which differs")),
-        false => Ok(()),
-    };
-    brings("use_rslora", c.use_rslora, has.use_rslora)?;
-    brings("use_dora", c.use_dora, has.use_dora)?;
-    // The file may name modules in another way: what counts is which they are.
-    let chosen = LoraConfig { target_modules: c.target_modules.clone(), ..has.clone() };
-    let same = model.linears().all(|l| chosen.selects(&l.module) == adapter.slot(l).is_some());
-    brings("target_modules", c.target_modules != default.target_modules, same)?;
-    brings("layers_to_transform", c.layers_to_transform.is_some(), c.layers_to_transform == has.layers_to_transform)?;
-    brings("rank_pattern", !c.rank_pattern.is_empty(), c.rank_pattern == has.rank_pattern)?;
-    brings("alpha_pattern", !c.alpha_pattern.is_empty(), c.alpha_pattern == has.alpha_pattern)
 }
