@@ -5,6 +5,7 @@ pub mod bench;
 mod config;
 pub mod data;
 pub mod device;
+mod disk;
 pub mod dynamics;
 mod error;
 mod eval;

@@ -26,7 +26,6 @@ mod source_hash;
 mod sources;
 pub mod store;
 pub mod template;
-mod temporary;
 mod texts;
 pub mod tokenizer;
 

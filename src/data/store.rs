@@ -25,9 +25,9 @@ use super::rows::RowReader;
 use super::select::Selection;
 use super::source_hash::source_hash;
 use super::template::{Rendered, Template};
-use super::temporary::Temporary;
 use super::tokenizer::{Tokenizer, TARGET};
 use crate::config::DataOptions;
+use crate::disk::sweep;
 use crate::error::{Error, Result};
 
 #[cfg(target_endian = "big")]
@@ -162,7 +162,7 @@ impl TokenStore {
                 Err(reason) => log::warn!("{}: {reason}; the store is made anew", paths.index.display()),
             }
         }
-        Temporary::sweep(cache_dir);
+        sweep(cache_dir)?;
         let built = build(request, &format, &key, &stamp)?;
         // On Windows a mapped file cannot be replaced; where another process was first, its store,
         // which has the same bytes, is the one that opens.

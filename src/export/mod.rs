@@ -20,12 +20,12 @@ pub use source::AdapterSource;
 
 use crate::config::{LoraConfig, TargetModules};
 use crate::data::chat::stored::{write_templates, DEFAULT};
+use crate::disk::replace_dirs;
 use crate::error::{Error, Result};
 use crate::lora::base::FILE as FACTS;
 use crate::lora::peft::{load_adapter, LoraPair, PeftAdapter};
 use crate::lora::Adapter;
 use crate::model::DecoderConfig;
-use crate::run::atomic::replace_dirs;
 use check::{differences, Side, ROUNDING};
 use source::Opened;
 

@@ -18,13 +18,13 @@ use super::mix::{tensor_type, Model, QuantType};
 use super::names::{Architecture, RowOrder};
 use super::vocabulary;
 use super::write::{pad, Field, Fields, Planned};
+use crate::disk::write_with;
 use crate::error::{Error, Result};
 use crate::kernels::cpu::blocks::Block;
 use crate::model::config::RopeScaling;
 use crate::model::weights::{Dtype, Weight, WeightStore};
 use crate::model::{Decoder, DecoderConfig};
 use crate::ops::{Engine, EngineOptions};
-use crate::run::atomic;
 
 /// Elements that a thread converts at once.
 const PIECE: usize = 1 << 18;
@@ -96,7 +96,7 @@ pub fn quantize(config: &QuantizeConfig) -> Result<Quantized> {
     let numbers: usize = matrices().map(|p| p.shape.iter().product::<usize>()).sum();
     done.bits_per_weight = 8.0 * matrices().map(Planned::bytes).sum::<usize>() as f64 / numbers.max(1) as f64;
     plan.iter().for_each(|p| *done.tensors.entry(p.dtype.ggml_name().to_string()).or_default() += 1);
-    done.bytes = atomic::write_with(&config.out, |file, temporary| {
+    done.bytes = write_with(&config.out, |file, temporary| {
         let bytes = write(file, &config.out, &fields.header(&plan), &tensors)?;
         reads_as(&c, temporary).map_err(|e| match e {
             Error::ModelNotSupported { reason, .. } => unsupported(reason),

@@ -20,6 +20,7 @@ use crate::config::{Dynamics, Recipe, TrainConfig};
 use crate::data::select::{open_sets, Sets};
 use crate::data::store::{row_name, TokenStore};
 use crate::device;
+use crate::disk::{sweep, FolderLock};
 use crate::dynamics::{
     confidences, import_confidences, split_checkpoints, CheckpointInfo, DynamicsLog, DynamicsWriter, Header, Kind,
     Position, Record, Stage,
@@ -30,7 +31,6 @@ use crate::memory::Charge;
 use crate::model::Keep;
 use crate::ops::{available_threads, Engine, EngineOptions};
 use crate::recipe::{Halves, StagePlan, Step};
-use crate::run::atomic::clean_temporaries;
 use crate::run::checkpoint::{self, Best, Checkpoint, State};
 use crate::run::folder::Metrics;
 use crate::run::{Resolved, RunFile, RunFolder};
@@ -51,15 +51,17 @@ type Observer<'a> = &'a mut (dyn FnMut(&Event) -> Control + Send);
 /// Runs a job to its end.
 pub(crate) fn run(config: &TrainConfig, resume: bool, stop: &StopHandle, observer: Observer) -> Result<TrainReport> {
     let folder = RunFolder::new(&config.out);
-    let _lock = folder.lock()?;
+    let mut lock = folder.lock()?;
+    if config.cache_dir.is_none() {
+        lock = lock.with(folder.cache());
+    }
     let before = folder.read()?;
     if resume {
         if let Some(report) = folder.report()? {
             return Ok(report);
         }
     }
-    clean_temporaries(folder.dir())?;
-    let mut runner = Runner::open(config, folder, before, stop, observer)?;
+    let mut runner = Runner::open(config, (folder, lock), before, stop, observer)?;
     runner.run()
 }
 
@@ -94,12 +96,14 @@ struct Runner<'a> {
     started: Instant,
     elapsed_before: f64,
     steps_before: u64,
+    /// Last, so that it goes when all else is closed.
+    lock: FolderLock,
 }
 
 impl<'a> Runner<'a> {
     fn open(
         config: &'a TrainConfig,
-        folder: RunFolder,
+        (folder, lock): (RunFolder, FolderLock),
         before: Option<RunFile>,
         stop: &'a StopHandle,
         observer: Observer<'a>,
@@ -140,7 +144,7 @@ impl<'a> Runner<'a> {
             inputs.model.give_up_weights(pinned);
         }
         let resolved = Resolved::new(device, threads, choice.cut, inputs.engine.options.attention_tile);
-        let data_hash = hex(&store.hash());
+        let (data_hash, ours) = (hex(&store.hash()), before.is_some());
         let run_file = match before {
             Some(run) => {
                 for (what, had, now) in
@@ -162,6 +166,12 @@ impl<'a> Runner<'a> {
                 ..RunFile::new(config.clone(), resolved, data_hash, tokenizer_hash, store.counts().clone())
             },
         };
+        if ours {
+            // Settings, model and data are accepted, and the folder is a run.
+            for dir in [folder.dir(), &folder.dynamics()] {
+                sweep(dir)?;
+            }
+        }
         let (from, state) = newest(&folder)?;
         let cut = Cut {
             micro_batch: choice.cut.micro_batch,
@@ -195,6 +205,7 @@ impl<'a> Runner<'a> {
             stop,
             observer,
             started,
+            lock,
         };
         runner.plan()?;
         Ok(runner)
@@ -263,6 +274,7 @@ impl<'a> Runner<'a> {
     /// The first that is written, once settings and inputs are known to be good: what is refused before can
     /// be given again, corrected.
     fn begin(&mut self, resumed: bool) -> Result<()> {
+        self.lock.keep();
         if resumed {
             // Before anything is trained on another base than the run's.
             self.model_hash()?;

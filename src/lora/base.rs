@@ -10,7 +10,6 @@ use crate::config::TrainConfig;
 use crate::data::chat::stored::model_templates;
 use crate::error::{BaseMismatch, Error, Result};
 use crate::model::Decoder;
-use crate::run::atomic::write_file;
 use crate::run::hash::{hash_weights, HashCache};
 
 /// The file's name.
@@ -135,12 +134,12 @@ impl AdapterFacts {
         serde_json::from_value(value).map(Some).map_err(|e| wrong(e.to_string()))
     }
 
-    /// Writes `sftmix.json`.
+    /// Writes `sftmix.json` into a folder that is itself written whole or not at all.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn write(&self, dir: &Path) -> Result<()> {
-        write_file(&dir.join(FILE), &crate::run::folder::pretty(self))
+        crate::disk::put(&dir.join(FILE), &crate::run::folder::pretty(self))
     }
 }
 

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::atomic::{replace_dir, write_file};
 use super::folder::pretty;
+use crate::disk::{put, replace_dir};
 use crate::dynamics::Position;
 use crate::error::{Error, Result};
 use crate::lora::base::AdapterFacts;
@@ -126,8 +126,8 @@ pub fn save(
             "best_model_checkpoint": best.map(|b| folder(run, b)),
             "log_history": [],
         });
-        write_file(&dir.join("trainer_state.json"), &pretty(&trainer))?;
-        write_file(&dir.join("sftmix_state.json"), &pretty(state))
+        put(&dir.join("trainer_state.json"), &pretty(&trainer))?;
+        put(&dir.join("sftmix_state.json"), &pretty(state))
     })?;
     let (mut kept, later): (Vec<_>, Vec<_>) = list(run)?.into_iter().partition(|c| c.global_step <= state.global_step);
     kept.truncate(kept.len().saturating_sub(keep));

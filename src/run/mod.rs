@@ -1,7 +1,5 @@
-//! The run folder: settings, metrics, checkpoints, hashes, and how files are written so that a killed
-//! process leaves none half.
+//! The run folder: settings, metrics, checkpoints, hashes.
 
-pub mod atomic;
 pub mod checkpoint;
 pub mod folder;
 pub mod hash;

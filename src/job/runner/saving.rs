@@ -1,8 +1,8 @@
 //! What a run leaves on disk while it goes on and at its end: checkpoints, the adapter, the report.
 
 use super::*;
+use crate::disk::replace_dir;
 use crate::lora::base::AdapterFacts;
-use crate::run::atomic::replace_dir;
 
 impl Runner<'_> {
     /// The base model's hash; written to `run.json` once it is known.
@@ -29,6 +29,10 @@ impl Runner<'_> {
         // A checkpoint says on which base it stands.
         let facts = self.facts()?;
         self.state.metrics_bytes = self.metrics.as_ref().map_or(0, Metrics::bytes);
+        // What it refers to is on disk before it is.
+        if let Some(metrics) = &self.metrics {
+            metrics.sync()?;
+        }
         if let Some(log) = &mut self.dynamics {
             log.flush()?;
         }
