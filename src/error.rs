@@ -219,6 +219,29 @@ impl Error {
         move |source| Error::Io { path, source }
     }
 
+    /// The error with a path inside `from` as it will be inside `to`.
+    pub(crate) fn renamed(mut self, from: &Path, to: &Path) -> Error {
+        match &mut self {
+            Error::Io { path, .. }
+            | Error::ModelNotSupported { path, .. }
+            | Error::ModelFormat { path, .. }
+            | Error::Tokenizer { path, .. }
+            | Error::ChatTemplate { path, .. }
+            | Error::DataInvalid { path, .. }
+            | Error::Adapter { path, .. }
+            | Error::ExportMismatch { path, .. }
+            | Error::Dynamics { path, .. }
+            | Error::Checkpoint { path, .. } => {
+                if let Ok(inside) = path.strip_prefix(from) {
+                    let known = if inside.as_os_str().is_empty() { to.to_path_buf() } else { to.join(inside) };
+                    *path = known;
+                }
+            }
+            _ => {}
+        }
+        self
+    }
+
     pub(crate) fn config(field: impl Into<String>, reason: impl Into<String>) -> Error {
         Error::InvalidConfig { field: field.into(), reason: reason.into() }
     }

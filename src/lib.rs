@@ -6,6 +6,7 @@ mod bench;
 mod config;
 mod data;
 mod device;
+mod disk;
 pub mod dynamics;
 mod error;
 mod eval;

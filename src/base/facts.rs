@@ -11,7 +11,6 @@ use crate::config::{Dynamics, TrainConfig};
 use crate::data::text::chat::stored::{model_templates, same_but_for_training, DEFAULT};
 use crate::error::{BaseMismatch, Error, Result};
 use crate::model::Decoder;
-use crate::run::atomic::write_file;
 
 /// The file's name.
 pub const FILE: &str = "sftmix.json";
@@ -189,12 +188,12 @@ impl AdapterFacts {
         serde_json::from_value(value).map(Some).map_err(|e| wrong(e.to_string()))
     }
 
-    /// Writes `sftmix.json`.
+    /// Writes `sftmix.json` into a folder that is itself written whole or not at all.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn write(&self, dir: &Path) -> Result<()> {
-        write_file(&dir.join(FILE), &crate::run::folder::pretty(self))
+        crate::disk::put(&dir.join(FILE), &crate::disk::pretty(self))
     }
 }
 

@@ -111,13 +111,11 @@ pub(crate) struct ModelHash {
 
 impl ModelHash {
     pub fn start(model: &Path, cache_dir: &Path) -> Result<ModelHash> {
-        let (model, cache) = (model.to_path_buf(), cache_dir.to_path_buf());
+        // Opened here: a folder that a refusal removes is not made again by the thread.
+        let (model, mut cache) = (model.to_path_buf(), HashCache::open(cache_dir));
         let path = model.clone();
         let builder = std::thread::Builder::new().name("sftmix-hash".into());
-        let body = move || {
-            let mut cache = HashCache::open(&cache);
-            Ok((hash_model(&model, &mut cache)?, BaseFacts::of(&model, &mut cache)?))
-        };
+        let body = move || Ok((hash_model(&model, &mut cache)?, BaseFacts::of(&model, &mut cache)?));
         let running = builder.spawn(body).map_err(|e| Error::Threads(e.to_string()))?;
         Ok(ModelHash { path, running: Some(running), hash: None })
     }

@@ -91,19 +91,11 @@ impl Shape {
         if self.is_whole(&dir) {
             return Ok(dir);
         }
-        let temporary = cache.join(format!(".tmp-{}-{}-v{VERSION}-{seed}", std::process::id(), self.name));
-        fs::create_dir_all(&temporary).map_err(Error::io(&temporary))?;
-        let written = self.write(&temporary, seed);
-        if dir.exists() && !self.is_whole(&dir) {
-            fs::remove_dir_all(&dir).map_err(Error::io(&dir))?;
-        }
-        let renamed = written.and_then(|()| fs::rename(&temporary, &dir).map_err(Error::io(&dir)));
-        if let Err(e) = renamed {
-            let _ = fs::remove_dir_all(&temporary);
+        match crate::disk::replace_dir(&dir, |temporary| self.write(temporary, seed)) {
             // Another process may have been faster.
-            return if self.is_whole(&dir) { Ok(dir) } else { Err(e) };
+            Err(e) if !self.is_whole(&dir) => Err(e),
+            _ => Ok(dir),
         }
-        Ok(dir)
     }
 
     fn is_whole(&self, dir: &Path) -> bool {

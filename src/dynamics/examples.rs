@@ -10,8 +10,9 @@ use memmap2::Mmap;
 
 use super::block::{field, VERSION};
 use super::fault::fault;
-use super::header::{replace, Header};
+use super::header::Header;
 use crate::data::tokens::row_name;
+use crate::disk::{write_with, writing};
 use crate::error::{Error, Result};
 
 /// Name of the file in the log's folder.
@@ -36,7 +37,7 @@ impl Examples {
             return Err(fault(&path, format!("at most {} examples, found {promised}", u32::MAX)));
         }
         let mut count = 0u64;
-        replace(&path, |file| {
+        let write = |file: &mut File| {
             let mut out = BufWriter::new(file);
             out.write_all(&[0; HEAD])?;
             let mut hash = blake3::Hasher::new();
@@ -51,7 +52,9 @@ impl Examples {
             out.seek(SeekFrom::Start(0))?;
             out.write_all(&head(count, &hash.finalize()))?;
             out.flush()
-        })?;
+        };
+        let bytes = Some(HEAD as u64 + promised * BYTES as u64);
+        write_with(&path, |file, _| write(file).map_err(writing(&path, bytes)))?;
         if count != promised {
             return Err(fault(&path, format!("expected {promised} examples, found {count}")));
         }

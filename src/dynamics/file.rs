@@ -51,7 +51,7 @@ impl CheckpointFile {
             return Ok((CheckpointFile::create(dir, info)?, torn));
         }
         let file = OpenOptions::new().read(true).write(true).open(&path).map_err(Error::io(&path))?;
-        file.set_len(extent.bytes).map_err(Error::io(&path))?;
+        file.set_len(extent.bytes).and_then(|()| file.sync_all()).map_err(Error::io(&path))?;
         let mut current = CheckpointFile { path, file, records: extent.records, block: Vec::new(), on_disk: 0 };
         current.load(extent.records / BLOCK_RECORDS as u64, (extent.records % BLOCK_RECORDS as u64) as usize)?;
         Ok((current, torn))

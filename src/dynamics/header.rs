@@ -1,7 +1,6 @@
 //! `header.json`: what a log was made from and which checkpoints it holds. Always replaced whole.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -150,19 +149,8 @@ impl Header {
         let path = dir.join(FILE);
         let mut text = serde_json::to_vec_pretty(self).map_err(|e| fault(&path, e.to_string()))?;
         text.push(b'\n');
-        replace(&path, |file| file.write_all(&text))
+        crate::disk::write_file(&path, &text)
     }
-}
-
-/// Writes a file under a temporary name, syncs it and renames it into place.
-pub(super) fn replace(path: &Path, write: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".tmp");
-    let temporary = path.with_file_name(name);
-    let mut file = File::create(&temporary).map_err(Error::io(&temporary))?;
-    write(&mut file).and_then(|()| file.sync_all()).map_err(Error::io(&temporary))?;
-    drop(file);
-    fs::rename(&temporary, path).map_err(Error::io(path))
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use super::fault::fault;
 use super::file::CheckpointFile;
 use super::header::{self, CheckpointInfo, Header, Kind};
 use super::log::Records;
+use crate::disk::sync_dir;
 use crate::error::{Error, Result};
 
 /// Where a writer stands; a training checkpoint keeps it and [`DynamicsWriter::rewind`] returns to it.
@@ -52,6 +53,10 @@ impl DynamicsWriter {
             return Err(fault(&dir, "a log is here already"));
         }
         fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
+        // Its own name must last too before a checkpoint refers to it.
+        if let Some(above) = dir.parent() {
+            sync_dir(above);
+        }
         header.examples = Examples::write(&dir, examples)?;
         header.checkpoints.clear();
         // Last, so that a folder with a header is a whole log.

@@ -20,11 +20,11 @@ use super::quantize::QuantType;
 use super::quantize::QuantizeConfig;
 use super::source::{AdapterSource, Opened};
 use crate::data::text::chat::stored::write_templates;
+use crate::disk::{place, put, replace_dir, with_temporary_dir, writing};
 use crate::error::{Error, Result};
 use crate::kernels::cpu::gemm::{gemm, View};
 use crate::model::Decoder;
 use crate::ops::linear::Slot;
-use crate::run::atomic::{replace_dir, with_temporary_dir};
 use crate::weights::WeightStore;
 
 /// Elements that are converted at once.
@@ -157,7 +157,7 @@ fn file(opened: &Opened, dtype: Option<Precision>, kind: QuantType, work: &Path,
     drop(decoder);
     let bound = kind.to_string().parse::<Precision>().ok().map(|p| difference.bound(rounding(p.unit())));
     accept(out, "logits of the merged file", difference, bound.unwrap_or(f32::MAX))?;
-    fs::rename(&path, out).map_err(Error::io(out))?;
+    place(&path, out)?;
     let (bytes, left_out) = (written.bytes, written.left_out);
     Ok(Merged { difference, bound, bytes, left_out, ..merged })
 }
@@ -312,13 +312,14 @@ impl<'a> Writer<'a> {
         let mut header = serde_json::to_vec(&header).map_err(|e| Error::io(to)(e.into()))?;
         header.resize(header.len().next_multiple_of(8), b' ');
         let mut out = BufWriter::new(File::create(to).map_err(Error::io(to))?);
-        out.write_all(&(header.len() as u64).to_le_bytes()).map_err(Error::io(to))?;
-        out.write_all(&header).map_err(Error::io(to))?;
+        let whole = Some((8 + header.len() + offset) as u64);
+        out.write_all(&(header.len() as u64).to_le_bytes()).map_err(writing(to, whole))?;
+        out.write_all(&header).map_err(writing(to, whole))?;
         for (name, t) in &tensors {
             let bytes = &map[8 + length + t.data_offsets.0..8 + length + t.data_offsets.1];
-            self.tensor(name, t, bytes, &mut |part: &[u8]| out.write_all(part).map_err(Error::io(to)))?;
+            self.tensor(name, t, bytes, &mut |part: &[u8]| out.write_all(part).map_err(writing(to, whole)))?;
         }
-        out.flush().map_err(Error::io(to))
+        out.flush().map_err(writing(to, whole))
     }
 
     /// One tensor, as it is, converted or merged, in panels of whole rows.
@@ -397,7 +398,7 @@ fn object(path: &Path) -> Result<Map<String, Value>> {
 }
 
 fn write_json(path: &Path, json: &Map<String, Value>) -> Result<()> {
-    fs::write(path, crate::run::folder::pretty(json)).map_err(Error::io(path))
+    put(path, &crate::disk::pretty(json))
 }
 
 /// Reads the merged folder `dir`, which will be `out`: some rows of every merged matrix against f64, then logits.

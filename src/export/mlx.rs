@@ -78,7 +78,7 @@ pub(super) fn write(dir: &Path, config: &DecoderConfig, adapter: &Adapter) -> Re
         "lora_parameters": {"rank": rank, "scale": scale, "dropout": 0.0, "keys": keys},
     });
     let path = dir.join(CONFIG);
-    std::fs::write(&path, crate::run::folder::pretty(&settings)).map_err(Error::io(&path))?;
+    crate::disk::put(&path, &crate::disk::pretty(&settings))?;
     let matrices = tensors.iter().map(|(name, (shape, data))| (name.clone(), Matrix { shape: shape.clone(), data }));
     write_tensors(&dir.join(TENSORS), json!({"format": "mlx"}), &matrices.collect())
 }

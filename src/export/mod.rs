@@ -22,11 +22,11 @@ pub use source::AdapterSource;
 
 use crate::base::facts::FILE as FACTS;
 use crate::data::text::chat::stored::{write_templates, DEFAULT};
+use crate::disk::replace_dirs;
 use crate::error::{Error, Result};
 use crate::family::DecoderConfig;
 use crate::lora::peft::{load_adapter, PeftAdapter};
 use crate::model::Adapter;
-use crate::run::atomic::replace_dirs;
 use check::{differences, Side, ROUNDING};
 use source::Opened;
 

@@ -9,6 +9,7 @@ use serde_json::{json, Map, Value};
 
 use crate::config::{is_regex, Layers, ModulePattern};
 use crate::config::{LoraConfig, TargetModules};
+use crate::disk::put;
 use crate::error::{Error, Result};
 use crate::lora::tensors::{le_bytes, write_tensors, Matrix};
 pub use crate::lora::tensors::{load_tensors, Tensors};
@@ -169,7 +170,7 @@ pub fn save_adapter(dir: &Path, config: &LoraConfig, base_model: &str, tensors: 
     let path = dir.join(CONFIG);
     let json = serde_json::to_vec_pretty(&config_json(config, base_model, &targets, (ranks, alphas)))
         .map_err(|e| Error::Adapter { path: path.clone(), reason: e.to_string() })?;
-    fs::write(&path, json).map_err(Error::io(&path))?;
+    put(&path, &json)?;
     let path = dir.join(TENSORS);
     write_tensors(&path, json!({"format": "pt"}), &matrices)
 }

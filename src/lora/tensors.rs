@@ -79,5 +79,5 @@ pub fn write_tensors(path: &Path, metadata: Value, matrices: &BTreeMap<String, M
         }
         out.flush()
     };
-    write().map_err(Error::io(path))
+    write().map_err(crate::disk::writing(path, Some((8 + header.len() + offset) as u64)))
 }

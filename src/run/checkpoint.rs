@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 
-use super::atomic::{replace_dir, write_file};
-use super::folder::pretty;
 use crate::base::facts::AdapterFacts;
+use crate::disk::{pretty, put, replace_dir};
 use crate::dynamics::Position;
 use crate::error::{Error, Result};
 use crate::lora::peft::load_adapter;
@@ -173,8 +172,8 @@ pub fn save(run: &Path, (keep, keep_best): (usize, bool), of: &Contents) -> Resu
         of.adapter.save(dir, &of.facts.base.model)?;
         of.facts.write(dir)?;
         save_optimizer(&dir.join(OPTIMIZER), of.adapter, of.adam)?;
-        write_file(&dir.join("trainer_state.json"), &pretty(&trainer_state(of, best.map(|b| folder(run, b)))))?;
-        write_file(&dir.join(STATE), &pretty(state))
+        put(&dir.join("trainer_state.json"), &pretty(&trainer_state(of, best.map(|b| folder(run, b)))))?;
+        put(&dir.join(STATE), &pretty(state))
     })?;
     let (mut kept, later): (Vec<_>, Vec<_>) = list(run)?.into_iter().partition(|c| c.global_step <= state.global_step);
     kept.truncate(kept.len().saturating_sub(keep));

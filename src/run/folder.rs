@@ -1,13 +1,10 @@
 //! The run folder: `run.json` (every setting and hash), `metrics.jsonl`, `report.json` when finished.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::atomic::write_file;
 use super::report::TrainReport;
 use super::stands_on::StandsOn;
 use crate::config::DeviceSetting;
@@ -15,6 +12,7 @@ use crate::config::TrainConfig;
 use crate::data::text::chat::ChatFacts;
 use crate::data::tokens::RowCounts;
 use crate::data::tokens::SourceCounts;
+use crate::disk::{pretty, read_if_there, write_file, Append, FolderLock};
 use crate::error::{Error, Result};
 use crate::steps::cut::Cut;
 
@@ -131,26 +129,12 @@ impl RunFolder {
         Ok(None)
     }
 
-    /// Locks the folder until the file is dropped.
+    /// Locks the folder, which is made where it is absent, until the lock is dropped.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] when another process works in it.
-    pub fn lock(&self) -> Result<File> {
-        std::fs::create_dir_all(&self.dir).map_err(Error::io(&self.dir))?;
-        let path = self.dir.join(".lock");
-        let file = File::create(&path).map_err(Error::io(&path))?;
-        match file.try_lock() {
-            Ok(()) => Ok(file),
-            Err(std::fs::TryLockError::WouldBlock) => {
-                let reason = "another process works in this folder".into();
-                Err(Error::Checkpoint { path: self.dir.clone(), reason })
-            }
-            // Some network file systems have no locks: then two runs in one folder are the caller's to avoid.
-            Err(std::fs::TryLockError::Error(e)) => {
-                log::warn!("{}: not locked: {e}", path.display());
-                Ok(file)
-            }
-        }
+    pub fn lock(&self) -> Result<FolderLock> {
+        FolderLock::take(&self.dir)
     }
 
     /// The imported confidences that the run was begun with; `None` where there are none yet.
@@ -224,21 +208,13 @@ impl RunFolder {
     /// # Errors
     /// When the file cannot be read or written.
     pub fn metrics(&self, bytes: u64) -> Result<Metrics> {
-        let path = self.dir.join("metrics.jsonl");
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io(&path))?;
-        let bytes = bytes.min(file.metadata().map_err(Error::io(&path))?.len());
-        file.set_len(bytes).map_err(Error::io(&path))?;
-        Ok(Metrics { path, file, bytes })
+        Ok(Metrics(Append::open(&self.dir.join("metrics.jsonl"), bytes)?))
     }
 }
 
 /// `metrics.jsonl`, open for appending.
 #[derive(Debug)]
-pub struct Metrics {
-    path: PathBuf,
-    file: File,
-    bytes: u64,
-}
+pub struct Metrics(Append);
 
 impl Metrics {
     /// Appends one line.
@@ -248,27 +224,19 @@ impl Metrics {
     pub fn append(&mut self, line: &impl Serialize) -> Result<()> {
         let mut text = serde_json::to_vec(line).unwrap_or_default();
         text.push(b'\n');
-        self.bytes += text.len() as u64;
-        self.file.write_all(&text).map_err(Error::io(&self.path))
+        self.0.append(&text)
+    }
+
+    /// Brings its lines to the disk, before a checkpoint counts them.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn sync(&self) -> Result<()> {
+        self.0.sync()
     }
 
     /// Length of the file.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.0.bytes()
     }
-}
-
-/// The file's bytes; `None` where there is no such file.
-fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::io(path)(e)),
-    }
-}
-
-pub(crate) fn pretty(value: &impl Serialize) -> Vec<u8> {
-    let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
-    text.push(b'\n');
-    text
 }

@@ -1,6 +1,5 @@
 //! The run folder: settings, metrics, checkpoints, and how files are written so that a killed process leaves none half.
 
-pub mod atomic;
 pub mod checkpoint;
 pub mod folder;
 pub mod report;

@@ -11,12 +11,12 @@ use super::index::{Header, Record, HEADER_BYTES};
 use super::pipeline::{Blocks, Made, MadeExample};
 use super::request::StoreRequest;
 use super::source_hash::{changed, Stamp};
-use super::temporary::Temporary;
 use super::tokenizer::TARGET;
 use crate::data::rows::RowReader;
 use crate::data::text::chat::ChatFormat;
 use crate::data::text::columns::invalid;
 use crate::data::text::Template;
+use crate::disk::{sync_file, writing, Draft};
 use crate::error::{Error, Result};
 
 /// How long a stop may go unheard while no block is done.
@@ -24,8 +24,8 @@ const STOP_ASKED: Duration = Duration::from_millis(100);
 
 /// Both files, whole and synced, under their temporary names.
 pub(crate) struct Built {
-    pub tokens: Temporary,
-    pub index: Temporary,
+    pub tokens: Draft,
+    pub index: Draft,
 }
 
 pub(crate) fn build(request: &StoreRequest<'_>, format: &ChatFormat, key: &[u8; 32], stamp: &Stamp) -> Result<Built> {
@@ -47,8 +47,8 @@ pub(crate) fn build(request: &StoreRequest<'_>, format: &ChatFormat, key: &[u8; 
 
 /// Both files while they are written. The header is written last, over the room left for it.
 struct Writer {
-    tokens: (Temporary, BufWriter<File>),
-    index: (Temporary, BufWriter<File>),
+    tokens: (Draft, BufWriter<File>),
+    index: (Draft, BufWriter<File>),
     header: Header,
     content: blake3::Hasher,
     records: blake3::Hasher,
@@ -58,13 +58,12 @@ struct Writer {
 impl Writer {
     fn new(beside: &Path, key: [u8; 32]) -> Result<Writer> {
         let open = |size| -> Result<_> {
-            let temporary = Temporary::beside(beside);
-            let file = temporary.create()?;
-            Ok((temporary, BufWriter::with_capacity(size, file)))
+            let (draft, file) = Draft::create(beside)?;
+            Ok((draft, BufWriter::with_capacity(size, file)))
         };
         let tokens = open(1 << 18)?;
         let mut index = open(1 << 16)?;
-        index.1.write_all(&[0; HEADER_BYTES]).map_err(Error::io(index.0.path()))?;
+        index.1.write_all(&[0; HEADER_BYTES]).map_err(writing(index.0.target(), Some(HEADER_BYTES as u64)))?;
         Ok(Writer {
             tokens,
             index,
@@ -98,7 +97,7 @@ impl Writer {
             self.bytes.extend_from_slice(&token.to_le_bytes());
             header.max_id = header.max_id.max(token & !TARGET);
         }
-        self.tokens.1.write_all(&self.bytes).map_err(Error::io(self.tokens.0.path()))?;
+        self.tokens.1.write_all(&self.bytes).map_err(writing(self.tokens.0.target(), Some(self.bytes.len() as u64)))?;
         self.content.update(&made.text_hash);
         self.content.update(&(tokens.len() as u64).to_le_bytes());
         self.content.update(&self.bytes);
@@ -107,7 +106,7 @@ impl Writer {
             Record { offset: header.tokens, tokens: n_tokens, supervised, source_row: row, text_hash: made.text_hash };
         let bytes = record.to_bytes();
         self.records.update(&bytes);
-        self.index.1.write_all(&bytes).map_err(Error::io(self.index.0.path()))?;
+        self.index.1.write_all(&bytes).map_err(Error::io(self.index.0.target()))?;
         header.examples += 1;
         header.tokens += u64::from(n_tokens);
         header.supervised += u64::from(supervised);
@@ -123,16 +122,15 @@ impl Writer {
         self.header.records = *self.records.finalize().as_bytes();
         let header = self.header.to_bytes();
         let (tokens, index) = (self.tokens, self.index);
-        sync(tokens.1).map_err(Error::io(tokens.0.path()))?;
-        let mut file = index.1;
-        file.seek(SeekFrom::Start(0))
-            .and_then(|_| file.write_all(&header))
-            .and_then(|()| sync(file))
-            .map_err(Error::io(index.0.path()))?;
+        sync(tokens.1, tokens.0.target())?;
+        let (mut file, path) = (index.1, index.0.target());
+        file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(&header)).map_err(Error::io(path))?;
+        sync(file, path)?;
         Ok(Built { tokens: tokens.0, index: index.0 })
     }
 }
 
-fn sync(file: BufWriter<File>) -> std::io::Result<()> {
-    file.into_inner().map_err(|e| e.into_error())?.sync_all()
+fn sync(file: BufWriter<File>, path: &Path) -> Result<()> {
+    let file = file.into_inner().map_err(|e| Error::io(path)(e.into_error()))?;
+    sync_file(&file, path)
 }

@@ -13,7 +13,6 @@ mod selection;
 mod source_hash;
 pub mod source_row;
 pub mod store;
-mod temporary;
 pub mod tokenizer;
 
 pub use batch::{epoch_order, Ragged, NONE};

@@ -8,10 +8,10 @@ use super::part::Paths;
 use super::request::StoreRequest;
 use super::source_hash::source_hash;
 use super::store::TokenStore;
-use super::temporary::Temporary;
 use crate::config::DataOptions;
 use crate::data::rows::files::{list, Kind};
 use crate::data::text::chat::ChatFormat;
+use crate::disk::sweep;
 use crate::error::{Error, Result};
 
 impl TokenStore {
@@ -43,7 +43,7 @@ impl TokenStore {
                 Err(reason) => log::warn!("{}: {reason}; the store is made anew", paths.index.display()),
             }
         }
-        Temporary::sweep(cache_dir);
+        sweep(cache_dir)?;
         let built = build(request, &format, &key, &stamp)?;
         // On Windows a mapped file cannot be replaced; where another process was first, its store,
         // which has the same bytes, is the one that opens.

@@ -17,8 +17,8 @@ use super::index::Record;
 use super::part::Part;
 use super::selection::Selection;
 use super::store::TokenStore;
-use super::temporary::Temporary;
 use crate::config::TrainConfig;
+use crate::disk::Draft;
 use crate::error::{Error, Result};
 use crate::rng::{Key, Stream};
 
@@ -151,7 +151,7 @@ fn too_many() -> Error {
 struct Writer {
     parts: Vec<Arc<Part>>,
     first: Arc<[u32]>,
-    file: Temporary,
+    file: Draft,
     out: BufWriter<File>,
     hasher: blake3::Hasher,
     sources: Vec<SourceCounts>,
@@ -160,8 +160,8 @@ struct Writer {
 
 impl Writer {
     fn new(cache_dir: &Path, parts: &[Arc<Part>], first: Arc<[u32]>) -> Result<Writer> {
-        let file = Temporary::beside(&cache_dir.join("selection"));
-        let out = BufWriter::with_capacity(1 << 16, file.create()?);
+        let (file, out) = Draft::create(&cache_dir.join("selection"))?;
+        let out = BufWriter::with_capacity(1 << 16, out);
         let mut hasher = blake3::Hasher::new();
         for part in parts {
             hasher.update(&part.header.content);
@@ -199,16 +199,16 @@ impl Writer {
         }
         let bytes = example.to_le_bytes();
         self.hasher.update(&bytes);
-        self.out.write_all(&bytes).map_err(Error::io(self.file.path()))
+        self.out.write_all(&bytes).map_err(Error::io(self.file.target()))
     }
 
     fn finish(self) -> Result<TokenStore> {
         let Writer { parts, first, file, out, hasher, sources, mut totals } = self;
         totals.content = *hasher.finalize().as_bytes();
-        drop(out.into_inner().map_err(|e| Error::io(file.path())(e.into_error()))?);
-        let written = File::open(file.path()).map_err(Error::io(file.path()))?;
+        drop(out.into_inner().map_err(|e| Error::io(file.target())(e.into_error()))?);
+        let written = File::open(file.path()).map_err(Error::io(file.target()))?;
         // SAFETY: nobody else knows the file, and it is not written to any more.
-        let map = unsafe { Mmap::map(&written) }.map_err(Error::io(file.path()))?;
+        let map = unsafe { Mmap::map(&written) }.map_err(Error::io(file.target()))?;
         let selection = Selection { map, first, _file: (!cfg!(unix)).then_some(file) };
         Ok(TokenStore { parts, selection: Some(selection), sources, totals })
     }

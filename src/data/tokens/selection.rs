@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 
-use super::temporary::Temporary;
+use crate::disk::Draft;
 
 /// Which example stands where.
 #[derive(Debug)]
@@ -14,7 +14,7 @@ pub(crate) struct Selection {
     /// Number of each part's first example.
     pub(crate) first: Arc<[u32]>,
     /// Where a mapped file cannot be removed, it goes when the map has gone.
-    pub(crate) _file: Option<Temporary>,
+    pub(crate) _file: Option<Draft>,
 }
 
 impl Selection {

@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::temporary::Temporary;
 use crate::data::rows::files::list;
+use crate::disk::write_file;
 use crate::error::{Error, Result};
 
 /// A file that changed later than this before it was hashed may change again without its time
@@ -100,7 +100,7 @@ pub(crate) fn source_hash(data: &Path, cache_dir: &Path, stop: &dyn Fn() -> bool
         let written = serde_json::to_vec(&remembered)
             .map_err(std::io::Error::from)
             .map_err(Error::io(&memo))
-            .and_then(|json| Temporary::write(&memo, &json));
+            .and_then(|json| write_file(&memo, &json));
         if let Err(e) = written {
             log::warn!("the hash of {} is not remembered: {e}", data.display());
         }

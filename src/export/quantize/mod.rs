@@ -22,6 +22,7 @@ use self::mix::{tensor_type, Model};
 use crate::gguf::config::llama3_factors;
 use crate::gguf::{Architecture, RowOrder};
 
+use crate::disk::write_with;
 use crate::error::{Error, Result};
 use crate::family::DecoderConfig;
 use crate::family::RopeScaling;
@@ -30,7 +31,6 @@ use crate::gguf::write::{pad, Field, Fields, Planned};
 use crate::kernels::cpu::blocks::Block;
 use crate::model::Decoder;
 use crate::ops::{Engine, EngineOptions};
-use crate::run::atomic;
 use crate::weights::Weight;
 use crate::weights::WeightStore;
 
@@ -104,7 +104,7 @@ pub fn quantize(config: &QuantizeConfig) -> Result<Quantized> {
     let numbers: usize = matrices().map(|p| p.shape.iter().product::<usize>()).sum();
     done.bits_per_weight = 8.0 * matrices().map(Planned::bytes).sum::<usize>() as f64 / numbers.max(1) as f64;
     plan.iter().for_each(|p| *done.tensors.entry(p.dtype.ggml_name().to_string()).or_default() += 1);
-    done.bytes = atomic::write_with(&config.out, |file, temporary| {
+    done.bytes = write_with(&config.out, |file, temporary| {
         let bytes = write(file, &config.out, &fields.header(&plan), &tensors)?;
         reads_as(&c, temporary).map_err(|e| match e {
             Error::ModelNotSupported { reason, .. } => unsupported(reason),

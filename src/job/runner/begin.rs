@@ -2,6 +2,7 @@
 //! can go on from.
 
 use crate::config::TrainConfig;
+use crate::disk::{sweep, FolderLock};
 use crate::error::{Error, Result};
 use crate::run::checkpoint::{self, Checkpoint, State};
 use crate::run::{RunFile, RunFolder, TrainReport};
@@ -11,9 +12,7 @@ pub(super) struct Begun {
     pub folder: RunFolder,
     /// The run that is taken up.
     pub before: Option<RunFile>,
-    /// Where it goes on; a run without a checkpoint begins anew.
-    pub from: Option<(Checkpoint, State)>,
-    _lock: std::fs::File,
+    pub lock: FolderLock,
 }
 
 /// What there is to do.
@@ -28,10 +27,13 @@ pub(super) enum Found {
 ///
 /// # Errors
 /// [`Error::Checkpoint`] when another process works there; when a new run finds a run, or something in its way; when
-/// the run is another than the one that is known, or none of its checkpoints can be read.
+/// the run is another than the one that is known.
 pub(super) fn begin(config: &TrainConfig, resume: bool, known: Option<&RunFile>) -> Result<Found> {
     let folder = RunFolder::new(&config.out);
-    let lock = folder.lock()?;
+    let mut lock = folder.lock()?;
+    if config.cache_dir.is_none() {
+        lock = lock.with(folder.cache());
+    }
     let before = folder.read()?;
     let refuse = |reason: &str| Error::Checkpoint { path: config.out.clone(), reason: reason.into() };
     if !resume || before.is_none() {
@@ -48,11 +50,23 @@ pub(super) fn begin(config: &TrainConfig, resume: bool, known: Option<&RunFile>)
     if resume && !same {
         return Err(refuse("the run was begun or changed by another process meanwhile: resume it again"));
     }
-    let from = match before {
-        Some(_) => checkpoint::newest(folder.dir())?,
-        None => None,
-    };
-    Ok(Found::Open(Box::new(Begun { folder, before, from, _lock: lock })))
+    Ok(Found::Open(Box::new(Begun { folder, before, lock })))
+}
+
+impl Begun {
+    /// Where a run goes on, once its settings and inputs are accepted; one without a checkpoint begins anew. What a
+    /// killed process left is cleared away first.
+    ///
+    /// # Errors
+    /// As [`checkpoint::newest`].
+    pub fn going_on(&self) -> Result<Option<(Checkpoint, State)>> {
+        if self.before.is_none() {
+            return Ok(None);
+        }
+        sweep(self.folder.dir())?;
+        sweep(&self.folder.dynamics())?;
+        checkpoint::newest(self.folder.dir())
+    }
 }
 
 /// What must hold before a new run is begun: no run in its folder, nothing that it would write over, and dynamics that

@@ -41,14 +41,9 @@ pub(crate) fn run(
 }
 
 impl<'a> Runner<'a> {
-    fn open(
-        config: &'a TrainConfig,
-        mut begun: Begun,
-        stop: &'a StopHandle,
-        observer: Observer<'a>,
-    ) -> Result<Runner<'a>> {
-        let progress = Progress::new(begun.from.take());
+    fn open(config: &'a TrainConfig, begun: Begun, stop: &'a StopHandle, observer: Observer<'a>) -> Result<Runner<'a>> {
         let opened = Opened::new(config, &begun, stop)?;
+        let progress = Progress::new(begun.going_on()?);
         let halves = opened.imported.as_deref().map(Halves::split).transpose()?;
         let unmatched = opened.imported.iter().flatten().filter(|c| c.is_nan()).count() as u64;
         let plan = StagePlan::new(config, opened.store.len() as u64, unmatched)?;

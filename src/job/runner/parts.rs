@@ -76,13 +76,13 @@ pub(super) struct OnDisk {
     /// Open once the run has begun.
     pub metrics: Option<Metrics>,
     pub log: Option<DynamicsWriter>,
-    /// Holds the lock.
-    _begun: Begun,
+    /// Last, so that the lock goes when all else is closed.
+    pub begun: Begun,
 }
 
 impl OnDisk {
     pub fn new(begun: Begun) -> OnDisk {
-        OnDisk { folder: begun.folder.clone(), metrics: None, log: None, _begun: begun }
+        OnDisk { folder: begun.folder.clone(), metrics: None, log: None, begun }
     }
 }
 

@@ -7,11 +7,11 @@ use serde::Serialize;
 use super::parts::{Runner, Training};
 use crate::base::facts::AdapterFacts;
 use crate::data::text::chat::stored::{write_templates, DEFAULT};
+use crate::disk::replace_dir;
 use crate::dynamics::DynamicsWriter;
 use crate::error::{Error, Result};
 use crate::job::event::Event;
 use crate::model::Adapter;
-use crate::run::atomic::{clean_temporaries, replace_dir};
 use crate::run::checkpoint::{self, Contents};
 use crate::run::folder::Metrics;
 use crate::run::TrainReport;
@@ -23,12 +23,12 @@ impl Runner<'_> {
     /// there yet when it is taken up is made again.
     pub(super) fn begin_writing(&mut self, resumed: bool) -> Result<()> {
         let folder = self.disk.folder.clone();
+        self.disk.begun.lock.keep();
         if resumed {
             // Before anything is trained on another base than the run's.
             self.model_hash()?;
         }
         folder.write(&self.opened.run_file)?;
-        clean_temporaries(folder.dir())?;
         if !resumed && folder.dynamics().exists() {
             // Nothing vouches for a log that no checkpoint knows.
             std::fs::remove_dir_all(folder.dynamics()).map_err(Error::io(folder.dynamics()))?;
@@ -93,6 +93,10 @@ impl Runner<'_> {
     pub(super) fn checkpoint(&mut self, stage: &StageRun, t: &Training) -> Result<PathBuf> {
         // A checkpoint says on which base it stands.
         let facts = self.facts()?;
+        // What it refers to is on disk before it is.
+        if let Some(metrics) = &self.disk.metrics {
+            metrics.sync()?;
+        }
         if let Some(log) = &mut self.disk.log {
             log.flush()?;
         }

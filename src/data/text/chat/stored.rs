@@ -102,7 +102,7 @@ pub(crate) fn write_templates(templates: &BTreeMap<String, String>, dir: &Path) 
                 folder.join(format!("{n}.jinja"))
             }
         };
-        fs::write(&path, text).map_err(Error::io(&path))?;
+        crate::disk::put(&path, text.as_bytes())?;
     }
     Ok(())
 }

@@ -1,0 +1,26 @@
+//! Files and folders that are there whole or not at all, whenever the process is killed.
+//!
+//! Whatever is written lies under a temporary name beside its target until it is on disk, then it is renamed. A
+//! lock on a small file beside it says that its writer lives; [`sweep`] removes what nobody holds and puts back a
+//! folder whose replacement never came. Nothing here knows the rest of the crate but its errors.
+
+mod append;
+mod folders;
+mod hash;
+mod lock;
+mod names;
+mod sweep;
+mod sync;
+mod write;
+
+pub(crate) use append::Append;
+pub(crate) use folders::{replace_dir, replace_dirs, with_temporary_dir};
+pub use hash::{hash_file, HashCache};
+pub use lock::FolderLock;
+pub(crate) use names::read_if_there;
+pub(crate) use sweep::sweep;
+pub(crate) use sync::{sync_dir, sync_file};
+pub(crate) use write::{place, pretty, put, write_file, write_with, writing, Draft};
+
+#[cfg(test)]
+mod tests;
