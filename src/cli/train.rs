@@ -153,7 +153,7 @@ pub struct Flags {
     /// The learning rate of B is --lr times this (LoRA+) [default: 1]
     #[arg(long, value_name = "X", value_parser = number, help_heading = "LoRA")]
     loraplus_lr_ratio: Option<f64>,
-    /// Start from this PEFT adapter [default: a fresh one]
+    /// Start from this PEFT adapter, with its rank, alpha and modules [default: a fresh one]
     #[arg(long, value_name = "DIR", help_heading = "LoRA")]
     init_adapter: Option<PathBuf>,
     /// Take --init-adapter whatever base its sftmix.json names

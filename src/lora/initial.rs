@@ -58,8 +58,10 @@ pub(crate) fn check_initial<'a>(
     let linears: Vec<(&str, bool)> = linears.collect();
     let selects = |chosen: &LoraConfig| linears.iter().all(|(m, adapted)| chosen.selects(m) == *adapted);
     let on_its_blocks = LoraConfig { layers_to_transform: has.layers_to_transform.clone(), ..said.clone() };
-    agrees("target_modules", selects(&on_its_blocks), &said.target_modules, &has.target_modules)?;
-    agrees("layers_to_transform", selects(said), &said.layers_to_transform, &has.layers_to_transform)?;
+    let targets = said.target_modules == has.target_modules || selects(&on_its_blocks);
+    agrees("target_modules", targets, &said.target_modules, &has.target_modules)?;
+    let layers = said.layers_to_transform == has.layers_to_transform || selects(said);
+    agrees("layers_to_transform", layers, &said.layers_to_transform, &has.layers_to_transform)?;
     let each = |same: &dyn Fn(&str) -> bool| linears.iter().filter(|(_, adapted)| *adapted).all(|(m, _)| same(m));
     let ranks = each(&|m| said.rank_of(m) == has.rank_of(m));
     agrees("rank_pattern", ranks, &said.rank_pattern, &has.rank_pattern)?;

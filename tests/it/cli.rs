@@ -61,6 +61,55 @@ fn wrong_use_ends_with_2_and_says_what_is_wrong() {
 }
 
 #[test]
+fn what_would_not_happen_is_refused() {
+    let common = ["--model", "m", "--data", "d", "--out", "no/such/folder"];
+    let refused = |more: &[&str], says: &[&str]| {
+        for command in ["train", "plan"] {
+            refused(&[&[command], &common[..], more].concat(), 2, says);
+        }
+    };
+    let path = "error: invalid setting dynamics: expected sweep, online, single or the folder of a run, found ";
+    refused(&["--dynamics", "/nonexistent"], &[path, "/nonexistent\n"]);
+    // Given, be it with its default.
+    for mu in ["7", "0.2"] {
+        let says = "error: invalid setting mu: it has no effect with recipe ntp; recipe sftmix takes it\n";
+        refused(&["--recipe", "ntp", "--mu", mu], &[says]);
+    }
+    refused(&["--dynamics", "single", "--reference-epochs", "1"], &["invalid setting reference_epochs: it has no"]);
+    refused(&["--force-base"], &["invalid setting force_base: it has no effect without init_adapter"]);
+    refused(&["--rank-pattern", "q_proj=3,q_proj=5"], &["--rank-pattern", "q_proj is given twice"]);
+}
+
+#[test]
+fn the_initial_adapter_and_what_is_said_of_it_agree() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
+    let assets = crate::support::project("assets/demo");
+    let (model, data) = (assets.to_str().unwrap().to_string(), assets.join("train.jsonl"));
+    let train = |out: &str, more: &[&str]| {
+        let common = ["train", "--model", &model, "--data", data.to_str().unwrap(), "--out", out, "--recipe", "ntp"];
+        let quick = ["--max-steps", "2", "--max-length", "64", "--threads", "2"];
+        run(&[&common[..], &quick, more].concat())
+    };
+    let first = at("first");
+    assert_eq!(train(&first, &["--lora-r", "4", "--lora-dropout", "0.1"]).status.code(), Some(0));
+    let adapter = format!("{first}/adapter");
+    let o = train(&at("other"), &["--init-adapter", &adapter, "--lora-r", "16"]);
+    let says = "error: invalid setting lora_r: 16 is given, but the initial adapter has 4\n";
+    assert!(o.status.code() == Some(2) && err(&o).contains(says), "{}", err(&o));
+    // What is not said is the adapter's own, and stands in run.json.
+    let next = at("next");
+    assert_eq!(train(&next, &["--init-adapter", &adapter, "--lora-alpha", "32"]).status.code(), Some(0));
+    let config = &crate::support::json(&Path::new(&next).join("run.json"))["config"];
+    assert_eq!((&config["lora_r"], &config["lora_dropout"]), (&4.into(), &0.1.into()));
+    // The same command again, or another value.
+    let again = ["--init-adapter", &adapter, "--lora-alpha", "32", "--resume"];
+    assert_eq!(train(&next, &again).status.code(), Some(0));
+    let o = train(&next, &["--lora-r", "16", "--resume"]);
+    assert!(err(&o).contains("lora_r: the run was begun with 4, now 16 is given"), "{}", err(&o));
+}
+
+#[test]
 fn aliases_are_the_setting_itself() {
     let common = ["train", "--model", "m", "--data", "d", "--out", "no/such/folder"];
     for (alias, value, field) in [

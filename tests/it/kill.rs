@@ -18,7 +18,14 @@ fn train(out: &Path, dynamics: &str, resume: bool) -> Command {
     if !resume || !out.join("run.json").exists() {
         c.arg("--model").arg(&assets).arg("--data").arg(assets.join("train.jsonl"));
         c.args("--max-length 64 --batch-size 16 --lora-r 4 --lora-dropout 0.1 --epochs 2 --threads 2".split(' '));
-        c.args("--save-every 7 --reference-checkpoints 3 --reference-epochs 2 --dynamics".split(' ')).arg(dynamics);
+        c.args("--save-every 7 --dynamics".split(' ')).arg(dynamics);
+        // Each setting where it has an effect.
+        let reference = match dynamics {
+            "sweep" => "--reference-checkpoints 3 --reference-epochs 2",
+            "online" => "--reference-epochs 2",
+            _ => "",
+        };
+        c.args(reference.split_whitespace());
         c.arg("--valid").arg(assets.join("valid.jsonl"));
     }
     c

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{json, Value};
 use sftmix::export::{quantize, QuantType, QuantizeConfig};
-use sftmix::{Control, LoraConfig, Recipe, TrainConfig, TrainingJob};
+use sftmix::{Control, LoraConfig, ModulePattern, Recipe, TrainConfig, TrainingJob};
 
 use crate::support::{json as read, letters, project};
 
@@ -203,6 +203,45 @@ const TABLE: &[(&str, Spoil, &str)] = &[
         "{dir}/first/adapter/adapter_model.safetensors: adapter: \
          base_model.model.model.layers.0.mlp.down_proj.lora_A.weight: expected rank 3 by adapter_config.json, \
           found 2",
+    ),
+    (
+        "a rank that is not the initial adapter's, though it is the default",
+        |case| {
+            let lora = Some(LoraConfig { r: 16, ..Default::default() });
+            TrainConfig { init_adapter: Some(case.adapter()), lora, ..case.config() }
+        },
+        "invalid setting lora_r: 16 is given, but the initial adapter has 2",
+    ),
+    (
+        "a rank of a pattern beyond its linear",
+        |case| {
+            let rank_pattern = ModulePattern::parse("o_proj=2,q_proj=999").unwrap();
+            TrainConfig { lora: Some(LoraConfig { r: 2, rank_pattern, ..Default::default() }), ..case.config() }
+        },
+        "invalid setting rank_pattern: q_proj: rank 999 is beyond the 32x32 of model.layers.0.self_attn.q_proj",
+    ),
+    (
+        "one step, whose rate is 0",
+        |case| TrainConfig { max_steps: Some(1), ..case.config() },
+        "invalid setting warmup_ratio: the run has one step, and warm-up begins at learning rate 0: nothing would be \
+         trained; expected 0, or more steps (max_steps, epochs, a smaller batch_size), found 0.1",
+    ),
+    (
+        "a rate that no number of f32 can follow",
+        |case| TrainConfig { lr: 1e-60, ..case.config() },
+        "nothing was trained: after the target stage B is zero, as it began: the loss has no gradient there, or lr is \
+         too small to move it",
+    ),
+    (
+        "an initial adapter that such a rate leaves as it was",
+        |case| TrainConfig { init_adapter: Some(case.adapter()), lr: 1e-60, ..case.config() },
+        "nothing was trained: after the target stage every number is the initial adapter's: the loss has no gradient \
+         there, or lr is too small to move it",
+    ),
+    (
+        "a setting of another recipe",
+        |case| TrainConfig { mu: 7.0, ..case.config() },
+        "invalid setting mu: it has no effect with recipe ntp; recipe sftmix takes it",
     ),
     (
         "a tokenizer with more tokens than the model has embeddings",
