@@ -4,9 +4,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use super::fault::writing;
 use super::names::parent;
 use super::sync::{sync_dir, sync_file};
-use super::write::writing;
 use crate::error::{Error, Result};
 
 /// A file, open for appending.

@@ -5,6 +5,7 @@
 //! folder whose replacement never came. Nothing here knows the rest of the crate but its errors.
 
 mod append;
+mod fault;
 mod folders;
 mod hash;
 mod lock;
@@ -14,13 +15,14 @@ mod sync;
 mod write;
 
 pub(crate) use append::Append;
+pub(crate) use fault::writing;
 pub(crate) use folders::{replace_dir, replace_dirs, with_temporary_dir};
 pub use hash::{hash_file, HashCache};
 pub use lock::FolderLock;
 pub(crate) use names::read_if_there;
 pub(crate) use sweep::sweep;
 pub(crate) use sync::{sync_dir, sync_file};
-pub(crate) use write::{place, pretty, put, write_file, write_with, writing, Draft};
+pub(crate) use write::{place, pretty, put, write_file, write_with, Draft};
 
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::path::Path;
 
-use super::write::writing;
+use super::fault::writing;
 use crate::error::{Error, Result};
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! Files that appear whole or not at all.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use super::fault::writing;
 use super::names::{parent, Temporary};
 use super::sync::{sync_dir, sync_file};
 use crate::error::{Error, Result};
@@ -38,20 +39,6 @@ pub(crate) fn place(from: &Path, path: &Path) -> Result<()> {
     fs::rename(from, path).map_err(Error::io(path))?;
     sync_dir(parent(path));
     Ok(())
-}
-
-/// The error of a write of so many bytes: of a full disk it says how many they were.
-pub(crate) fn writing(path: &Path, bytes: Option<u64>) -> impl FnOnce(io::Error) -> Error {
-    let path = path.to_path_buf();
-    move |source| {
-        let source = match bytes {
-            Some(bytes) if source.kind() == io::ErrorKind::StorageFull => {
-                io::Error::new(source.kind(), format!("{source}: {bytes} bytes were to be written"))
-            }
-            _ => source,
-        };
-        Error::Io { path, source }
-    }
 }
 
 /// A file under a temporary name; removed on drop unless kept.

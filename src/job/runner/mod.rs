@@ -9,6 +9,8 @@ mod parts;
 mod saving;
 mod training;
 
+use std::time::Instant;
+
 use self::begin::{begin, Begun, Found};
 use self::opened::Opened;
 use self::parts::{Observer, OnDisk, Progress, Runner, Training};
@@ -42,8 +44,9 @@ pub(crate) fn run(
 
 impl<'a> Runner<'a> {
     fn open(config: &'a TrainConfig, begun: Begun, stop: &'a StopHandle, observer: Observer<'a>) -> Result<Runner<'a>> {
+        let started = Instant::now();
         let opened = Opened::new(config, &begun, stop)?;
-        let progress = Progress::new(begun.going_on()?);
+        let progress = Progress::new(begun.going_on()?, started);
         let halves = opened.imported.as_deref().map(Halves::split).transpose()?;
         let unmatched = opened.imported.iter().flatten().filter(|c| c.is_nan()).count() as u64;
         let plan = StagePlan::new(config, opened.store.len() as u64, unmatched)?;

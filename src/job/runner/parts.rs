@@ -51,13 +51,13 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    pub fn new(from: Option<(Checkpoint, State)>) -> Progress {
+    pub fn new(from: Option<(Checkpoint, State)>, started: Instant) -> Progress {
         let (from, state) = from.map_or_else(Default::default, |(c, state)| (Some(c), state));
         Progress {
             from,
             unsaved: false,
             last_step: None,
-            started: Instant::now(),
+            started,
             elapsed_before: state.elapsed_seconds,
             steps_before: state.global_step,
             state,
