@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::held::HeldFile;
 use crate::run::atomic;
-use crate::weights::WeightStore;
 
 const CACHE: &str = "hashes.json";
 
@@ -56,17 +56,44 @@ impl HashCache {
     /// written is reported in the log only.
     pub fn file(&mut self, path: &Path) -> Result<String> {
         let absolute = fs::canonicalize(path).map_err(Error::io(path))?;
-        let stat = || fs::metadata(path).map(|m| stamp(&m)).map_err(Error::io(path));
+        let stat = || fs::metadata(path).map_err(Error::io(path));
+        self.known_or(Some(&absolute), stat, || Ok(hash_file(path)?.to_hex().to_string()))
+    }
+
+    /// As [`HashCache::file`], read through an open file, whatever its name stands for by now.
+    pub(crate) fn held(&mut self, file: &HeldFile) -> Result<String> {
+        // A file that has lost its name is hashed all the same, and not kept.
+        let absolute = fs::canonicalize(file.path()).ok();
+        let hash = || {
+            let mut hasher = blake3::Hasher::new();
+            file.read_through(|piece| {
+                hasher.update(piece);
+            })?;
+            file.unchanged()?;
+            Ok(hasher.finalize().to_hex().to_string())
+        };
+        file.unchanged()?;
+        self.known_or(absolute.as_deref(), || file.metadata(), hash)
+    }
+
+    /// The hash that is kept of this file while `stat` says what it said then, or else the one that `hash` takes.
+    fn known_or(
+        &mut self,
+        absolute: Option<&Path>,
+        stat: impl Fn() -> Result<Metadata>,
+        hash: impl FnOnce() -> Result<String>,
+    ) -> Result<String> {
+        let stat = || stat().map(|m| stamp(&m));
         let (size, modified) = stat()?;
         let nanos = modified.and_then(|t| u64::try_from(t.duration_since(UNIX_EPOCH).ok()?.as_nanos()).ok());
-        let key = absolute.to_str();
+        let key = absolute.and_then(Path::to_str);
         if let (Some(nanos), Some(known)) = (nanos, key.and_then(|k| self.entries.get(k))) {
             if (known.size, known.mtime_nanos) == (size, nanos) {
                 return Ok(known.hash.clone());
             }
         }
         let now = SystemTime::now();
-        let hash = hash_file(path)?.to_hex().to_string();
+        let hash = hash()?;
         let settled = modified.is_some_and(|t| now.duration_since(t).is_ok_and(|age| age >= SETTLED));
         if let (Some(mtime_nanos), Some(key), true) = (nanos, key, settled && stat()? == (size, modified)) {
             self.entries.insert(key.into(), Entry { size, mtime_nanos, hash: hash.clone() });
@@ -90,55 +117,20 @@ fn stamp(metadata: &Metadata) -> (u64, Option<SystemTime>) {
     (metadata.len(), metadata.modified().ok())
 }
 
-/// One hash, in hexadecimal, over what a model computes with: `config.json`, `tokenizer.json` (where there
-/// is one) and the weight files, by names inside the folder and contents, in name order. The same on every
-/// machine, wherever the folder is. A GGUF file is its content, whatever its name.
-pub fn hash_model(dir: &Path, cache: &mut HashCache) -> Result<String> {
-    if crate::gguf::is_file(dir) {
-        return cache.file(dir);
-    }
-    let mut files = weight_files(dir)?;
-    files.insert("config.json".into(), dir.join("config.json"));
-    let tokenizer = dir.join("tokenizer.json");
-    if tokenizer.try_exists().map_err(Error::io(&tokenizer))? {
-        files.insert("tokenizer.json".into(), tokenizer);
-    }
-    hash_files(&files, cache)
-}
-
-/// One hash, in hexadecimal, over a model's weight files alone, as [`hash_model`] takes it.
-pub fn hash_weights(dir: &Path, cache: &mut HashCache) -> Result<String> {
-    if crate::gguf::is_file(dir) {
-        return cache.file(dir);
-    }
-    hash_files(&weight_files(dir)?, cache)
-}
-
-/// The weight files by their names inside the folder.
-fn weight_files(dir: &Path) -> Result<BTreeMap<String, PathBuf>> {
-    let store = WeightStore::open(dir)?;
-    let named = store.files().iter().map(|path| {
-        let inside = path.strip_prefix(dir).unwrap_or(path);
-        let name: Vec<_> = inside.components().map(|c| c.as_os_str().to_string_lossy()).collect();
-        (name.join("/"), path.clone())
-    });
-    Ok(named.collect())
-}
-
-fn hash_files(files: &BTreeMap<String, PathBuf>, cache: &mut HashCache) -> Result<String> {
+/// One hash, in hexadecimal, over files by their names and content hashes, in the order of names.
+pub(crate) fn hash_of_files(files: &BTreeMap<String, String>) -> String {
     let mut hasher = blake3::Hasher::new();
-    for (name, path) in files {
+    for (name, hash) in files {
         hasher.update(&(name.len() as u64).to_le_bytes());
         hasher.update(name.as_bytes());
-        hasher.update(cache.file(path)?.as_bytes());
+        hasher.update(hash.as_bytes());
     }
-    Ok(hasher.finalize().to_hex().to_string())
+    hasher.finalize().to_hex().to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use safetensors::tensor::{Dtype, TensorView};
 
     fn write(path: &Path, text: &[u8], age: u64) -> SystemTime {
         fs::write(path, text).unwrap();
@@ -207,59 +199,5 @@ mod tests {
         }
         // Nowhere to keep it: the hash is right all the same.
         assert_eq!(HashCache::open(&path).file(&path).unwrap(), hex(b"one"));
-    }
-
-    #[test]
-    fn a_model_is_its_names_and_contents() {
-        let shard = |x: f32| {
-            let bytes = x.to_le_bytes();
-            let view = TensorView::new(Dtype::F32, vec![1], &bytes).unwrap();
-            safetensors::serialize([("a", view)], None).unwrap()
-        };
-        let model = |weights: &str, x: f32, config: &str, tokenizer: Option<&str>| {
-            let dir = tempfile::tempdir().unwrap();
-            fs::write(dir.path().join("config.json"), config).unwrap();
-            if let Some(text) = tokenizer {
-                fs::write(dir.path().join("tokenizer.json"), text).unwrap();
-            }
-            let file = dir.path().join(weights);
-            fs::create_dir_all(file.parent().unwrap()).unwrap();
-            fs::write(file, shard(x)).unwrap();
-            if weights != "model.safetensors" {
-                let index = format!(r#"{{"weight_map":{{"a":"{weights}"}}}}"#);
-                fs::write(dir.path().join("model.safetensors.index.json"), index).unwrap();
-            }
-            fs::write(dir.path().join("README.md"), dir.path().to_string_lossy().as_bytes()).unwrap();
-            let hash = hash_model(dir.path(), &mut HashCache::open(dir.path())).unwrap();
-            assert_eq!(hash.len(), 64);
-            hash
-        };
-        let same = || model("model.safetensors", 1.0, "{}", Some("{}"));
-        let mut seen = vec![
-            same(),
-            model("model.safetensors", 2.0, "{}", Some("{}")),
-            model("model.safetensors", 1.0, "{ }", Some("{}")),
-            model("model.safetensors", 1.0, "{}", Some("{ }")),
-            model("model.safetensors", 1.0, "{}", None),
-            model("one.safetensors", 1.0, "{}", Some("{}")),
-            model("sub/one.safetensors", 1.0, "{}", Some("{}")),
-        ];
-        assert_eq!(seen[0], same());
-        seen.sort();
-        seen.dedup();
-        assert_eq!(seen.len(), 7);
-        // Machine independent: pinned.
-        assert_eq!(same(), "8f3d0a21679b1345a71b84c0abd1fd04c8b4138bf660ffba02a5d680203ce914");
-    }
-
-    #[test]
-    fn a_model_without_config_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut cache = HashCache::open(dir.path());
-        assert!(matches!(hash_model(dir.path(), &mut cache), Err(Error::ModelFormat { .. })));
-        let none: [(&str, TensorView); 0] = [];
-        fs::write(dir.path().join("model.safetensors"), safetensors::serialize(none, None).unwrap()).unwrap();
-        let error = hash_model(dir.path(), &mut cache).unwrap_err();
-        assert!(error.to_string().contains("config.json"), "{error}");
     }
 }

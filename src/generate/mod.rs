@@ -8,11 +8,12 @@ mod sample;
 mod stop;
 mod stream;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::base::facts::check_base;
+use crate::base::check::check_base;
+use crate::base::Model;
 use crate::config::DeviceSetting;
 use crate::data::tokens::Tokenizer;
 use crate::error::{Error, Result};
@@ -56,8 +57,7 @@ pub struct Generation {
 pub struct Generator {
     engine: Engine,
     model: Decoder,
-    /// Where the model is.
-    dir: PathBuf,
+    base: Model,
     tokenizer: Arc<Tokenizer>,
     manner: Option<chat::Manner>,
     adapters: Vec<(String, Adapter)>,
@@ -92,13 +92,26 @@ impl Generator {
     /// # Errors
     /// As [`Generator::open`].
     pub fn open_on(engine: Engine, model: &Path, adapter: Option<&Path>) -> Result<Generator> {
-        let tokenizer = Arc::new(Tokenizer::load(model)?);
-        let dir = model.to_path_buf();
-        let model = Decoder::open(&engine, model, FIRST_POSITIONS)?;
-        let (adapters, active, manner, kept) = (Vec::new(), None, None, None);
-        let mut generator = Generator { engine, model, dir, tokenizer, manner, adapters, active, kept };
+        let mut generator = Generator::on_engine(engine, &Model::at(model)?)?;
         generator.set_adapter(adapter)?;
         Ok(generator)
+    }
+
+    /// Takes a model that is open into use on a device, without an adapter; its map is shared with whatever else works on
+    /// it. `threads` of `None` takes the machine's cores.
+    ///
+    /// # Errors
+    /// As [`Generator::open`].
+    pub fn on(model: &Model, device: DeviceSetting, threads: Option<usize>) -> Result<Generator> {
+        let options = EngineOptions { threads, ..EngineOptions::on(&device.open()?) };
+        Generator::on_engine(Engine::new(options)?, model)
+    }
+
+    fn on_engine(engine: Engine, base: &Model) -> Result<Generator> {
+        let tokenizer = base.tokenizer()?;
+        let model = base.decoder(&engine, FIRST_POSITIONS)?;
+        let (adapters, active, manner, kept) = (Vec::new(), None, None, None);
+        Ok(Generator { engine, model, base: base.clone(), tokenizer, manner, adapters, active, kept })
     }
 
     /// Puts another adapter on the resident model, named `default`, or uses none. After an error the former one
@@ -132,7 +145,7 @@ impl Generator {
     /// [`Error::Adapter`] when the folder is damaged or does not fit the model, [`Error::BaseMismatch`] when it
     /// names another base.
     pub fn add_adapter(&mut self, name: &str, dir: &Path) -> Result<()> {
-        check_base(dir, &self.dir, None)?;
+        check_base(dir, &self.base, None)?;
         self.put_adapter(name, dir)
     }
 

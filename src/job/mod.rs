@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 pub use event::{Control, Event, Prepared, StepEvent};
 
+use crate::base::Model;
 use crate::config::{Dynamics, Recipe, TrainConfig};
 use crate::error::{Error, Result};
 use crate::run::folder::check_settings;
@@ -20,6 +21,8 @@ use crate::stop::StopHandle;
 #[derive(Debug)]
 pub struct TrainingJob {
     config: TrainConfig,
+    /// The one that is open already; without, the one that the settings name is opened when the job runs.
+    model: Option<Model>,
     resume: bool,
     stop: StopHandle,
 }
@@ -46,7 +49,16 @@ impl TrainingJob {
             return Err(Error::Checkpoint { path: config.out, reason });
         }
         check_new(&config)?;
-        Ok(TrainingJob { config, resume: false, stop: StopHandle::default() })
+        Ok(TrainingJob { config, model: None, resume: false, stop: StopHandle::default() })
+    }
+
+    /// A new run on a model that is open, whose map it shares; the one that `config` names is not looked at.
+    ///
+    /// # Errors
+    /// As [`TrainingJob::new`].
+    pub fn on(model: &Model, config: TrainConfig) -> Result<TrainingJob> {
+        let job = TrainingJob::new(TrainConfig { model: model.path().to_path_buf(), ..config })?;
+        Ok(TrainingJob { model: Some(model.clone()), ..job })
     }
 
     /// The run in `out`, to be taken up where its newest whole checkpoint stands. Its settings come from
@@ -82,7 +94,7 @@ impl TrainingJob {
         if is_new {
             check_new(&config)?;
         }
-        Ok(TrainingJob { config, resume: true, stop: StopHandle::default() })
+        Ok(TrainingJob { config, model: None, resume: true, stop: StopHandle::default() })
     }
 
     /// Its settings.
@@ -101,7 +113,7 @@ impl TrainingJob {
     /// [`Error::Stopped`] when it was stopped, with the checkpoint; otherwise what went wrong. What was
     /// written stays, and [`TrainingJob::resume`] takes it up.
     pub fn run(self, mut observer: impl FnMut(&Event) -> Control + Send) -> Result<TrainReport> {
-        runner::run(&self.config, self.resume, &self.stop, &mut observer)
+        runner::run(&self.config, self.model.as_ref(), self.resume, &self.stop, &mut observer)
     }
 
     /// Runs on a thread of its own.

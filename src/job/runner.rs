@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::event::{Control, Event, Prepared, StepEvent};
 use crate::base::open::{hex, stopped, Inputs, ModelHash};
+use crate::base::Model;
 use crate::config::{Dynamics, Recipe, TrainConfig};
 use crate::data::tokens::row_name;
 use crate::data::tokens::select::{open_sets, Sets};
@@ -31,7 +32,7 @@ use crate::model::Keep;
 use crate::ops::engine::available_threads;
 use crate::ops::{Engine, EngineOptions};
 use crate::plan::choice::SCORE_ROWS;
-use crate::plan::settle::{limits_are_kept, refuse_early, settle, RowFacts, EXAMPLE};
+use crate::plan::settle::{limits_are_kept, refuse_early, settle, RowFacts, WeightFacts, EXAMPLE};
 use crate::recipe::Halves;
 use crate::recipe::StagePlan;
 use crate::recipe::Step;
@@ -55,7 +56,13 @@ use training::Training;
 type Observer<'a> = &'a mut (dyn FnMut(&Event) -> Control + Send);
 
 /// Runs a job to its end.
-pub(crate) fn run(config: &TrainConfig, resume: bool, stop: &StopHandle, observer: Observer) -> Result<TrainReport> {
+pub(crate) fn run(
+    config: &TrainConfig,
+    model: Option<&Model>,
+    resume: bool,
+    stop: &StopHandle,
+    observer: Observer,
+) -> Result<TrainReport> {
     let folder = RunFolder::new(&config.out);
     let _lock = folder.lock()?;
     let before = folder.read()?;
@@ -65,7 +72,7 @@ pub(crate) fn run(config: &TrainConfig, resume: bool, stop: &StopHandle, observe
         }
     }
     clean_temporaries(folder.dir())?;
-    let mut runner = Runner::open(config, folder, before, stop, observer)?;
+    let mut runner = Runner::open(config, model, folder, before, stop, observer)?;
     runner.run()
 }
 
@@ -106,6 +113,7 @@ struct Runner<'a> {
 impl<'a> Runner<'a> {
     fn open(
         config: &'a TrainConfig,
+        model: Option<&Model>,
         folder: RunFolder,
         before: Option<RunFile>,
         stop: &'a StopHandle,
@@ -128,9 +136,10 @@ impl<'a> Runner<'a> {
             None => {}
         }
         limits_are_kept(config, options.form)?;
-        refuse_early(config, options.threads.unwrap_or_else(available_threads))?;
-        let hash = ModelHash::start(&config.model, &cache)?;
-        let (mut inputs, tokenizer) = Inputs::open(&config.model, config.max_length, options, cache)?;
+        let model = &model.map_or_else(|| Model::at(&config.model), |m| Ok(m.clone()))?;
+        refuse_early(config, model, options.threads.unwrap_or_else(available_threads))?;
+        let hash = ModelHash::start(model, &cache)?;
+        let (mut inputs, tokenizer) = Inputs::open(model, config.max_length, options, cache)?;
         let open =
             |data: &Path| inputs.store(&tokenizer, data, &config.data_options, config.max_length, &stopped(stop));
         let Sets { train: store, valid } = open_sets(config, &inputs.cache_dir, open)?;
@@ -140,7 +149,7 @@ impl<'a> Runner<'a> {
         let rows = RowFacts::of(&store, valid.as_ref());
         let rows_charge = inputs.engine.account().charge(EXAMPLE * rows.examples);
         let settled = before.as_ref().map(|b| b.resolved.cut);
-        let (weights, threads) = (inputs.model.weight_bytes(), inputs.engine.threads());
+        let (weights, threads) = (WeightFacts::of(model, inputs.model.weight_bytes())?, inputs.engine.threads());
         let (_, choice) = settle(config, &inputs.model.config, weights, threads, rows, settled)?;
         inputs.engine.options.loss_chunk = Some(choice.cut.loss_chunk);
         if let Some(pinned) = choice.pinned {

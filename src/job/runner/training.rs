@@ -1,7 +1,7 @@
 //! The weights in training: made for a stage, moved by a step.
 
 use super::*;
-use crate::base::facts::check_base;
+use crate::base::check::check_base;
 use crate::config::LoraConfig;
 use crate::model::Decoder;
 use crate::ops::elementwise::DropoutKey;
@@ -28,7 +28,7 @@ impl Runner<'_> {
             (Some(checkpoint), _) => Adapter::load(engine, model, &checkpoint.path),
             (None, Some(dir)) => {
                 if !c.force_base {
-                    check_base(dir, &c.model, Some(&self.inputs.cache_dir))?;
+                    check_base(dir, &self.inputs.base, Some(&self.inputs.cache_dir))?;
                 }
                 let adapter = Adapter::load(engine, model, dir)?;
                 check_initial(c, &adapter, model)?;
