@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
-use crate::base::facts::{check_base, default_cache};
+use crate::base::check::check_base;
+use crate::base::facts::default_cache;
 use crate::base::open::Inputs;
+use crate::base::Model;
 use crate::config::DataOptions;
 use crate::config::DeviceSetting;
 use crate::data::rows::files::Split;
@@ -60,6 +62,14 @@ impl Default for EvalConfig {
 /// # Errors
 /// When a setting is out of range, or model, adapter or data cannot be used.
 pub fn evaluate(config: &EvalConfig) -> Result<Evaluation> {
+    evaluate_on(&Model::at(&config.model)?, config)
+}
+
+/// As [`evaluate`], on a model that is open; the one that `config` names is not looked at.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn evaluate_on(model: &Model, config: &EvalConfig) -> Result<Evaluation> {
     for (field, value, least) in [("max_length", config.max_length, 2), ("batch_size", config.batch_size, 1)] {
         if value < least {
             return Err(Error::config(field, format!("expected ≥ {least}, found {value}")));
@@ -72,9 +82,9 @@ pub fn evaluate(config: &EvalConfig) -> Result<Evaluation> {
     let options = EngineOptions { threads: config.threads, ..EngineOptions::on(&config.device.open()?) };
     let cache = config.cache_dir.clone().unwrap_or_else(default_cache);
     if let (Some(adapter), false) = (&config.adapter, config.force) {
-        check_base(adapter, &config.model, Some(&cache))?;
+        check_base(adapter, model, Some(&cache))?;
     }
-    let (mut inputs, tokenizer) = Inputs::open(&config.model, config.max_length, options, cache)?;
+    let (mut inputs, tokenizer) = Inputs::open(model, config.max_length, options, cache)?;
     let adapter = config.adapter.as_deref().map(|d| Adapter::load(&inputs.engine, &inputs.model, d)).transpose()?;
     let data = Split::Test.resolve(&config.data)?;
     let store = inputs.store(&tokenizer, &data, &config.data_options, None, config.max_length, &|| false)?;

@@ -12,10 +12,12 @@ mod error;
 mod eval;
 pub mod export;
 mod family;
+mod files;
 mod formats;
 #[cfg(feature = "generate")]
 mod generate;
 mod gguf;
+mod held;
 mod job;
 mod kernels;
 mod lora;
@@ -34,17 +36,18 @@ mod units;
 mod weights;
 
 pub use base::facts::default_cache;
+pub use base::Model;
 pub use config::{
     Confidence, DataFormat, DataOptions, DataSource, DataSources, DeviceSetting, Dynamics, Layers, LoraConfig,
     MixReduction, ModulePattern, Recipe, Recompute, Schedule, TargetModules, TrainConfig,
 };
 pub use error::{BaseMismatch, Error, Result};
-pub use eval::{evaluate, EvalConfig, Evaluation};
+pub use eval::{evaluate, evaluate_on, EvalConfig, Evaluation};
 #[cfg(feature = "generate")]
 pub use generate::{GenerateConfig, Generation, Generator};
 pub use job::{Control, Event, JobHandle, Prepared, StepEvent, TrainingJob};
 pub use model::Keep;
-pub use plan::{plan, PlannedMemory, RunPlan};
+pub use plan::{plan, plan_on, PlannedMemory, RunPlan};
 pub use run::TrainReport;
 pub use stop::StopHandle;
 
@@ -66,6 +69,9 @@ pub mod internal {
     }
     pub mod family {
         pub use crate::family::*;
+    }
+    pub mod files {
+        pub use crate::files::*;
     }
     pub mod formats {
         pub use crate::formats::*;

@@ -6,10 +6,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::hash::{hash_weights, HashCache};
 use crate::config::{Dynamics, TrainConfig};
-use crate::data::text::chat::stored::{model_templates, same_but_for_training, DEFAULT};
-use crate::error::{BaseMismatch, Error, Result};
+use crate::error::{Error, Result};
 use crate::model::Decoder;
 
 /// The file's name.
@@ -103,22 +101,6 @@ pub struct BaseFacts {
 }
 
 impl BaseFacts {
-    /// The facts of a model folder. Weights are read in full where the cache does not know their hash.
-    ///
-    /// # Errors
-    /// When a file cannot be read.
-    pub fn of(model: &Path, cache: &mut HashCache) -> Result<BaseFacts> {
-        let hash = |text: &String| blake3::hash(text.as_bytes()).to_hex().to_string();
-        let templates = model_templates(model)?;
-        Ok(BaseFacts {
-            model: model.to_string_lossy().into_owned(),
-            weights: hash_weights(model, cache)?,
-            tokenizer: tokenizer(model, cache)?,
-            chat_template: templates.iter().map(|(name, text)| (name.clone(), hash(text))).collect(),
-            quantization: None,
-        })
-    }
-
     /// The facts with how an opened model's linears are stored.
     pub fn stored_as(mut self, model: &Decoder) -> BaseFacts {
         let mut types: Vec<String> =
@@ -127,17 +109,6 @@ impl BaseFacts {
         types.dedup();
         self.quantization = Some(types.join(","));
         self
-    }
-}
-
-fn tokenizer(model: &Path, cache: &mut HashCache) -> Result<Option<String>> {
-    if crate::gguf::is_file(model) {
-        return Ok(None);
-    }
-    let path = model.join("tokenizer.json");
-    match path.try_exists().map_err(Error::io(&path))? {
-        true => cache.file(&path).map(Some),
-        false => Ok(None),
     }
 }
 
@@ -197,53 +168,6 @@ impl AdapterFacts {
     }
 }
 
-/// Refuses an adapter whose `sftmix.json` names another base than `model`; one without the file passes. The
-/// base's weights are read in full the first time: their hash is kept in `cache_dir` (`None`: the user's cache
-/// folder) as long as their sizes and times stay.
-///
-/// # Errors
-/// [`Error::BaseMismatch`]; [`Error::Adapter`] when the file is damaged.
-pub fn check_base(adapter: &Path, model: &Path, cache_dir: Option<&Path>) -> Result<()> {
-    let Some(facts) = AdapterFacts::read(adapter)? else { return Ok(()) };
-    let mut cache = HashCache::open(&cache_dir.map_or_else(default_cache, Path::to_path_buf));
-    let mismatch = |what: &'static str, expected: &str, found: &str| {
-        Error::BaseMismatch(Box::new(BaseMismatch {
-            adapter: adapter.to_path_buf(),
-            what,
-            trained_on: facts.base.model.clone(),
-            expected: expected.into(),
-            base: model.to_path_buf(),
-            found: found.into(),
-        }))
-    };
-    // The small file first.
-    let found = tokenizer(model, &mut cache)?;
-    if found != facts.base.tokenizer {
-        let none = |hash: &Option<String>| hash.clone().unwrap_or_else(|| "none".into());
-        return Err(mismatch("tokenizer", &none(&facts.base.tokenizer), &none(&found)));
-    }
-    let found = hash_weights(model, &mut cache)?;
-    if found != facts.base.weights {
-        return Err(mismatch("weights", &facts.base.weights, &found));
-    }
-    // What its conversations were written with is said since it is known; before, only what the base had.
-    let trained = facts.chat_template.as_ref().or(facts.base.chat_template.get(DEFAULT));
-    let own = model_templates(model)?.remove(DEFAULT);
-    let own_hash = own.as_ref().map(|text| blake3::hash(text.as_bytes()).to_hex().to_string());
-    if trained.is_some() && trained != own_hash.as_ref() {
-        let beside = model_templates(adapter)?.remove(DEFAULT);
-        let same = matches!((&beside, &own), (Some(beside), Some(own)) if same_but_for_training(beside, own));
-        if !same {
-            log::warn!(
-                "{}: the chat template of {} is not the one it was trained with",
-                adapter.display(),
-                model.display()
-            );
-        }
-    }
-    Ok(())
-}
-
 /// Where hashes and token stores are kept when nothing else is said: the user's own cache folder, since what lies there is
 /// taken at its word, and rows are private.
 pub fn default_cache() -> PathBuf {
@@ -256,55 +180,6 @@ pub fn default_cache() -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn model(weight: f32, tokenizer: &str, template: Option<&str>) -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        let bytes = weight.to_le_bytes();
-        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![1], &bytes).unwrap();
-        std::fs::write(dir.path().join("model.safetensors"), safetensors::serialize([("a", view)], None).unwrap())
-            .unwrap();
-        std::fs::write(dir.path().join("tokenizer.json"), tokenizer).unwrap();
-        if let Some(text) = template {
-            std::fs::write(dir.path().join("chat_template.jinja"), text).unwrap();
-        }
-        dir
-    }
-
-    #[test]
-    fn an_adapter_stays_with_its_base() {
-        let cache = tempfile::tempdir().unwrap();
-        let at = Some(cache.path());
-        let base = model(1.0, "{}", Some("{{ x }}"));
-        let adapter = tempfile::tempdir().unwrap();
-        check_base(adapter.path(), base.path(), at).unwrap();
-
-        let lora = crate::config::LoraConfig { r: 5, ..Default::default() };
-        let facts = AdapterFacts::new(BaseFacts::of(base.path(), &mut HashCache::open(cache.path())).unwrap())
-            .with_run(
-                &TrainConfig { model: "/secret".into(), lora: Some(lora), ..Default::default() },
-                Some("d0"),
-                None,
-            );
-        facts.write(adapter.path()).unwrap();
-        assert_eq!(AdapterFacts::read(adapter.path()).unwrap().unwrap(), facts);
-        let recipe = facts.recipe.as_ref().unwrap();
-        assert_eq!((recipe["lora_r"].as_u64(), recipe.get("model"), recipe.get("threads")), (Some(5), None, None));
-        assert_eq!(facts.base.chat_template["default"], blake3::hash(b"{{ x }}").to_hex().to_string());
-
-        // The same contents elsewhere are the same base, whatever the template.
-        check_base(adapter.path(), base.path(), at).unwrap();
-        check_base(adapter.path(), model(1.0, "{}", None).path(), at).unwrap();
-        for (other, what) in [(model(2.0, "{}", None), "weights"), (model(1.0, "{ }", None), "tokenizer")] {
-            match check_base(adapter.path(), other.path(), at).unwrap_err() {
-                Error::BaseMismatch(m) => {
-                    assert_eq!((m.what, m.base.as_path()), (what, other.path()));
-                    assert_eq!(m.trained_on, base.path().to_string_lossy());
-                    assert!(m.expected != m.found && m.expected.len() == 64 && m.found.len() == 64, "{m}");
-                }
-                e => panic!("{e}"),
-            }
-        }
-    }
 
     /// A setting that is added must be put into the list, or here.
     #[test]

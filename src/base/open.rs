@@ -1,10 +1,10 @@
 //! Opening what a run needs: model, tokenizer, data.
 
 use std::path::{Path, PathBuf};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 
 use super::facts::BaseFacts;
-use super::hash::{hash_model, HashCache};
+use super::model::{Model, ModelHashes};
 use crate::config::DataOptions;
 use crate::data::rows::files::Kind;
 use crate::data::tokens::pipeline;
@@ -20,29 +20,33 @@ use crate::stop::StopHandle;
 /// What a run or an evaluation works on.
 pub(crate) struct Inputs {
     pub engine: Engine,
+    pub base: Model,
     pub model: Decoder,
     pub cache_dir: PathBuf,
 }
 
 impl Inputs {
-    /// Opens a model folder for rows of up to `max_length` tokens. The tokenizer is apart: it is large, and
+    /// Takes a model into use for rows of up to `max_length` tokens. The tokenizer is apart: it is large, and
     /// needed only until the rows are tokens.
     pub fn open(
-        model: &Path,
+        model: &Model,
         max_length: usize,
         options: EngineOptions,
         cache_dir: PathBuf,
     ) -> Result<(Inputs, ChargedTokenizer)> {
         let engine = Engine::new(options)?;
-        let tokenizer = Tokenizer::load(model)?;
+        let tokenizer = model.tokenizer()?;
         let charge = engine.account().charge(tokenizer.bytes());
         // Room for positions is made once the rows are known: see `room`.
-        let decoder = Decoder::open(&engine, model, 1)?;
+        let decoder = model.decoder(&engine, 1)?;
         let limit = decoder.config.max_position_embeddings;
         if max_length > limit {
             log::warn!("max_length {max_length} is beyond the {limit} positions the model was made for");
         }
-        Ok((Inputs { engine, model: decoder, cache_dir }, ChargedTokenizer { tokenizer, _charge: charge }))
+        Ok((
+            Inputs { engine, base: model.clone(), model: decoder, cache_dir },
+            ChargedTokenizer { tokenizer, _charge: charge },
+        ))
     }
 
     /// Makes room for the rows of these stores.
@@ -98,41 +102,31 @@ fn beyond_embeddings(store: &TokenStore, vocab: usize) -> Error {
 
 /// A tokenizer that stands in the account.
 pub(crate) struct ChargedTokenizer {
-    pub tokenizer: Tokenizer,
+    pub tokenizer: Arc<Tokenizer>,
     _charge: Charge,
 }
 
-/// Takes the base model's content hash beside the run; it may have to read gigabytes.
+/// The base model's content hash, which is taken beside the run.
 pub(crate) struct ModelHash {
-    path: PathBuf,
-    running: Option<JoinHandle<Result<(String, BaseFacts)>>>,
-    hash: Option<(String, BaseFacts)>,
+    model: Model,
+    cache_dir: PathBuf,
+    base: Option<BaseFacts>,
 }
 
 impl ModelHash {
-    pub fn start(model: &Path, cache_dir: &Path) -> Result<ModelHash> {
-        // Opened here: a folder that a refusal removes is not made again by the thread.
-        let (model, mut cache) = (model.to_path_buf(), HashCache::open(cache_dir));
-        let path = model.clone();
-        let builder = std::thread::Builder::new().name("sftmix-hash".into());
-        let body = move || Ok((hash_model(&model, &mut cache)?, BaseFacts::of(&model, &mut cache)?));
-        let running = builder.spawn(body).map_err(|e| Error::Threads(e.to_string()))?;
-        Ok(ModelHash { path, running: Some(running), hash: None })
+    pub fn start(model: &Model, cache_dir: &Path) -> Result<ModelHash> {
+        model.begin_hashes(cache_dir)?;
+        Ok(ModelHash { model: model.clone(), cache_dir: cache_dir.to_path_buf(), base: None })
     }
 
     /// The hash, waiting for it where needed. `expected` is what a resumed run was begun with.
     pub fn get(&mut self, expected: Option<&str>) -> Result<String> {
-        if let Some(thread) = self.running.take() {
-            let hash = thread.join().unwrap_or_else(|_| Err(Error::Threads("the hashing thread panicked".into())))?;
-            self.hash = Some(hash);
-        }
-        let Some(hash) = self.hash.as_ref().map(|(hash, _)| hash.clone()) else {
-            return Err(Error::Misuse("the model's hash is asked for again after it failed".into()));
-        };
+        let ModelHashes { model: hash, base } = self.model.hashes(&self.cache_dir)?;
+        self.base = Some(base);
         match expected.filter(|&e| e != hash) {
             Some(e) => {
                 let reason = format!("the run was begun on another base model: content hash {e}, now {hash}");
-                Err(Error::Checkpoint { path: self.path.clone(), reason })
+                Err(Error::Checkpoint { path: self.model.path().to_path_buf(), reason })
             }
             None => Ok(hash),
         }
@@ -142,7 +136,7 @@ impl ModelHash {
 impl ModelHash {
     /// The base by its parts, once the hash is taken.
     pub fn base(&self) -> Option<&BaseFacts> {
-        self.hash.as_ref().map(|(_, base)| base)
+        self.base.as_ref()
     }
 }
 

@@ -26,9 +26,9 @@ mod trial;
 
 use std::time::Instant;
 
+use crate::base::Model;
 use crate::device;
 use crate::error::Result;
-use crate::family::DecoderConfig;
 use crate::memory::{anonymous_bytes, peak_resident_bytes, PeakSampler};
 use crate::rate::process::{cpu_seconds, forget_peak, seconds_since_start};
 use crate::rate::Reference;
@@ -55,9 +55,10 @@ pub fn run(config: &BenchConfig, observe: &mut dyn FnMut(&BenchStep)) -> Result<
         }
     };
     let opened = Instant::now();
-    let vocab = DecoderConfig::from_dir(&dir)?.vocab_size;
+    let model = Model::at(&dir)?;
+    let vocab = model.config()?.vocab_size;
     let rows = RowShape { seed: config.seed, packed: config.packed, seq: config.seq, vocab };
-    let mut trial = Trial::open(config, &dir, &rows)?;
+    let mut trial = Trial::open(config, &model, &rows)?;
     if let Some(to) = &config.export {
         export::write(to, config, &dir, &trial.adapter, &rows)?;
     }
@@ -187,7 +188,7 @@ mod tests {
         let dir = shape.folder(cache.path(), 0).unwrap();
         let config = BenchConfig { batch_size: 2, seq: 100, packed: true, lora_r: 4, ..Default::default() };
         let shape = RowShape { seed: 0, packed: true, seq: 100, vocab: 512 };
-        let trial = Trial::open(&config, &dir, &shape).unwrap();
+        let trial = Trial::open(&config, &Model::at(&dir).unwrap(), &shape).unwrap();
         let rows = shape.batch(0, 2);
         let step = Step::new(&rows, 0, Recipe::Ntp, trial.choice.cut, 0);
         let linears = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 192);
@@ -226,7 +227,7 @@ mod tests {
         let model = Path::new(about["model"].as_str().unwrap());
         // The adapter loads beside the model that is named.
         let shape = RowShape { seed: 0, packed: false, seq: 64, vocab: 512 };
-        let trial = Trial::open(&config, model, &shape).unwrap();
+        let trial = Trial::open(&config, &Model::at(model).unwrap(), &shape).unwrap();
         let loaded = crate::model::Adapter::load(&trial.engine, &trial.model, &to.join("adapter")).unwrap();
         assert_eq!(loaded.hash().unwrap(), trial.adapter.hash().unwrap());
     }

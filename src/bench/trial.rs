@@ -1,12 +1,10 @@
 //! A model being trained, and the operations that a step of it cannot avoid.
 
-use std::path::Path;
-
 use super::config::BenchConfig;
 use super::rows::{RowShape, Step};
+use crate::base::Model;
 use crate::config::{LoraConfig, TrainConfig};
 use crate::error::Result;
-use crate::family::DecoderConfig;
 use crate::model::Adapter;
 use crate::model::{Decoder, Keep};
 use crate::ops::engine::available_threads;
@@ -14,7 +12,7 @@ use crate::ops::linear::SlotGrad;
 use crate::ops::{Engine, EngineOptions};
 use crate::plan::choice::Choice;
 use crate::plan::footprint::Parts;
-use crate::plan::settle::{limits_are_kept, settle, weight_bytes, Needs, RowFacts};
+use crate::plan::settle::{limits_are_kept, settle, Needs, RowFacts, WeightFacts};
 use crate::train::group::GroupRun;
 use crate::train::optimizer::{AdamW, AdamWConfig};
 
@@ -51,7 +49,7 @@ pub(super) struct Trial {
 }
 
 impl Trial {
-    pub fn open(config: &BenchConfig, dir: &Path, rows: &RowShape) -> Result<Trial> {
+    pub fn open(config: &BenchConfig, base: &Model, rows: &RowShape) -> Result<Trial> {
         let device = config.device.open()?;
         let matrix_units = config.matrix_units;
         let options = EngineOptions { threads: config.threads, matrix_units, ..EngineOptions::on(&device) };
@@ -59,7 +57,7 @@ impl Trial {
         let (r, use_dora) = (config.lora_r, config.use_dora);
         let lora = LoraConfig { r, lora_alpha: 2.0 * r as f64, use_dora, ..Default::default() };
         let like = TrainConfig {
-            model: dir.to_path_buf(),
+            model: base.path().to_path_buf(),
             recipe: config.recipe,
             batch_size: config.batch_size,
             micro_batch: config.micro_batch,
@@ -72,9 +70,10 @@ impl Trial {
         limits_are_kept(&like, options.form)?;
         let facts = RowFacts { examples: 0, longest: config.seq, mean: rows.mean() };
         let threads = options.threads.unwrap_or_else(available_threads);
-        let (needs, choice) = settle(&like, &DecoderConfig::from_dir(dir)?, weight_bytes(dir)?, threads, facts, None)?;
+        let weights = WeightFacts::of(base, base.weight_bytes()?)?;
+        let (needs, choice) = settle(&like, base.config()?, weights, threads, facts, None)?;
         let engine = Engine::new(EngineOptions { loss_chunk: Some(choice.cut.loss_chunk), ..options })?;
-        let mut model = Decoder::open(&engine, dir, config.seq)?;
+        let mut model = base.decoder(&engine, config.seq)?;
         if let Some(pinned) = choice.pinned {
             model.give_up_weights(pinned);
         }

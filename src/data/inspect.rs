@@ -15,6 +15,7 @@ use super::tokens::{Tokenizer, TARGET};
 use crate::config::DataOptions;
 use crate::config::DataSources;
 use crate::error::{Error, Result};
+use crate::files::ModelFiles;
 use crate::ops::engine::available_threads;
 
 /// Rows that are named of each that were cut or left out.
@@ -127,6 +128,14 @@ pub struct ShownToken {
 /// [`Error::InvalidConfig`] names a setting, as a row that the file does not have; otherwise as training would
 /// say of the data and the tokenizer.
 pub fn inspect(config: &InspectConfig) -> Result<Vec<InspectedFile>> {
+    inspect_on(&ModelFiles::open(&config.model)?, config)
+}
+
+/// As [`inspect`], by the tokenizer of a model that is open; the one that `config` names is not looked at.
+///
+/// # Errors
+/// As [`inspect`].
+pub fn inspect_on(model: &ModelFiles, config: &InspectConfig) -> Result<Vec<InspectedFile>> {
     config.data.validate()?;
     config.data_options.validate()?;
     if config.max_length < 2 {
@@ -138,7 +147,7 @@ pub fn inspect(config: &InspectConfig) -> Result<Vec<InspectedFile>> {
     if config.row.is_some() && config.data.0.len() > 1 {
         return Err(Error::config("row", "there are several data files: name the one whose row is meant"));
     }
-    let tokenizer = Tokenizer::load(&config.model)?;
+    let tokenizer = Tokenizer::of(model)?;
     let file = |source: &crate::config::DataSource| {
         let path = Split::Train.resolve(&source.path)?;
         Look { config, tokenizer: &tokenizer, path: &path }.file(source.weight)

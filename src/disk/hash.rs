@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::write::write_file;
 use crate::error::{Error, Result};
+use crate::held::HeldFile;
 
 const CACHE: &str = "hashes.json";
 
@@ -39,12 +40,9 @@ pub struct HashCache {
 }
 
 impl HashCache {
-    /// The cache kept in this folder, which is made where it can be; empty where there is none, or a damaged one.
+    /// The cache kept in this folder; empty where there is none, or a damaged one. An absent folder is not made, here or
+    /// later: a run that is refused may have taken its own away.
     pub fn open(dir: &Path) -> HashCache {
-        // Here and not as it is written: a folder that was removed meanwhile is not made again.
-        if let Err(e) = fs::create_dir_all(dir) {
-            log::debug!("{}: {e}", dir.display());
-        }
         let path = dir.join(CACHE);
         let entries = fs::read(&path).ok().and_then(|text| {
             let read: serde_json::Result<BTreeMap<String, Entry>> = serde_json::from_slice(&text);
@@ -59,17 +57,44 @@ impl HashCache {
     /// written is reported in the log only.
     pub fn file(&mut self, path: &Path) -> Result<String> {
         let absolute = fs::canonicalize(path).map_err(Error::io(path))?;
-        let stat = || fs::metadata(path).map(|m| stamp(&m)).map_err(Error::io(path));
+        let stat = || fs::metadata(path).map_err(Error::io(path));
+        self.known_or(Some(&absolute), stat, || Ok(hash_file(path)?.to_hex().to_string()))
+    }
+
+    /// As [`HashCache::file`], read through an open file, whatever its name stands for by now.
+    pub(crate) fn held(&mut self, file: &HeldFile) -> Result<String> {
+        // A file that has lost its name is hashed all the same, and not kept.
+        let absolute = fs::canonicalize(file.path()).ok();
+        let hash = || {
+            let mut hasher = blake3::Hasher::new();
+            file.read_through(|piece| {
+                hasher.update(piece);
+            })?;
+            file.unchanged()?;
+            Ok(hasher.finalize().to_hex().to_string())
+        };
+        file.unchanged()?;
+        self.known_or(absolute.as_deref(), || file.metadata(), hash)
+    }
+
+    /// The hash that is kept of this file while `stat` says what it said then, or else the one that `hash` takes.
+    fn known_or(
+        &mut self,
+        absolute: Option<&Path>,
+        stat: impl Fn() -> Result<Metadata>,
+        hash: impl FnOnce() -> Result<String>,
+    ) -> Result<String> {
+        let stat = || stat().map(|m| stamp(&m));
         let (size, modified) = stat()?;
         let nanos = modified.and_then(|t| u64::try_from(t.duration_since(UNIX_EPOCH).ok()?.as_nanos()).ok());
-        let key = absolute.to_str();
+        let key = absolute.and_then(Path::to_str);
         if let (Some(nanos), Some(known)) = (nanos, key.and_then(|k| self.entries.get(k))) {
             if (known.size, known.mtime_nanos) == (size, nanos) {
                 return Ok(known.hash.clone());
             }
         }
         let now = SystemTime::now();
-        let hash = hash_file(path)?.to_hex().to_string();
+        let hash = hash()?;
         let settled = modified.is_some_and(|t| now.duration_since(t).is_ok_and(|age| age >= SETTLED));
         if let (Some(mtime_nanos), Some(key), true) = (nanos, key, settled && stat()? == (size, modified)) {
             self.entries.insert(key.into(), Entry { size, mtime_nanos, hash: hash.clone() });
@@ -88,6 +113,17 @@ impl HashCache {
 
 fn stamp(metadata: &Metadata) -> (u64, Option<SystemTime>) {
     (metadata.len(), metadata.modified().ok())
+}
+
+/// One hash, in hexadecimal, over files by their names and content hashes, in the order of names.
+pub(crate) fn hash_of_files(files: &BTreeMap<String, String>) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for (name, hash) in files {
+        hasher.update(&(name.len() as u64).to_le_bytes());
+        hasher.update(name.as_bytes());
+        hasher.update(hash.as_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
 }
 
 #[cfg(test)]
@@ -120,6 +156,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (path, kept) = (dir.path().join("x"), dir.path().join("cache/deep"));
         write(&path, b"one", 0);
+        assert_eq!(HashCache::open(&kept).file(&path).unwrap(), hex(b"one"));
+        assert!(!kept.exists());
+        fs::create_dir_all(&kept).unwrap();
         assert_eq!(HashCache::open(&kept).file(&path).unwrap(), hex(b"one"));
         assert!(kept.join(CACHE).exists());
         // Same size and time: not read again.

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::base::Model;
 use crate::config::DataOptions;
 use crate::data::tokens::StoreRequest;
 use crate::data::tokens::TokenStore;
-use crate::data::tokens::Tokenizer;
 use crate::error::{Error, Result};
 use crate::model::Adapter;
 use crate::model::{Decoder, Keep};
@@ -33,16 +33,15 @@ pub(super) struct Rows {
 impl Rows {
     /// The first rows of a data file, cut.
     pub fn read(
-        model: &Path,
+        model: &Model,
         data: &Path,
         options: &DataOptions,
         max_length: usize,
         cache_dir: &Path,
         threads: usize,
     ) -> Result<Rows> {
-        let tokenizer = Tokenizer::load(model)?;
+        let tokenizer = &*model.tokenizer()?;
         let stop = || false;
-        let tokenizer = &tokenizer;
         let store = TokenStore::open_or_build(&StoreRequest {
             data,
             options,

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use memmap2::Mmap;
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::SafeTensors;
 use serde::Serialize;
@@ -19,11 +19,13 @@ use super::quantize;
 use super::quantize::QuantType;
 use super::quantize::QuantizeConfig;
 use super::source::{AdapterSource, Opened};
+use crate::base::Model;
 use crate::data::text::chat::stored::write_templates;
 use crate::disk::{place, put, replace_dir, with_temporary_dir, writing};
 use crate::error::{Error, Result};
+use crate::files::{ModelFiles, TOKENIZER};
+use crate::held::MappedFile;
 use crate::kernels::cpu::gemm::{gemm, View};
-use crate::model::Decoder;
 use crate::ops::linear::Slot;
 use crate::weights::WeightStore;
 
@@ -37,6 +39,7 @@ const ROUNDINGS: f32 = 32.0;
 const SUMS: f32 = 5e-5;
 /// Rows of each merged matrix that are computed again, in f64, beside what was written.
 const PROBES: usize = 4;
+const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 /// What is copied word for word, where the base has it. Templates are copied apart.
 const COPIED: [&str; 9] = [
@@ -98,6 +101,18 @@ pub struct Merged {
 /// base; [`Error::NonFinite`] when a number does not fit the type; [`Error::ExportMismatch`] when what was written is
 /// not base and adapter to the rounding of its type. Nothing is left behind then.
 pub fn merge(config: &MergeConfig) -> Result<Merged> {
+    merge_with(config, None)
+}
+
+/// As [`merge`], into a base that is open; the one that `config` names is not looked at.
+///
+/// # Errors
+/// As [`merge`].
+pub fn merge_on(base: &Model, config: &MergeConfig) -> Result<Merged> {
+    merge_with(config, Some(base))
+}
+
+fn merge_with(config: &MergeConfig, base: Option<&Model>) -> Result<Merged> {
     let out = &config.out;
     if out.as_os_str().is_empty() {
         return Err(Error::config("out", "expected a path, found nothing"));
@@ -108,9 +123,9 @@ pub fn merge(config: &MergeConfig) -> Result<Merged> {
     if config.gguf.is_some() && out.is_dir() {
         return Err(Error::config("out", format!("{} is a folder: name the GGUF file", out.display())));
     }
-    let opened = config.source.open()?;
-    if !opened.model_path.is_dir() {
-        let reason = format!("{} is no Hugging Face folder: merging keeps its layout", opened.model_path.display());
+    let opened = config.source.open(base)?;
+    if opened.base.files().gguf().is_some() {
+        let reason = format!("{} is no Hugging Face folder: merging keeps its layout", opened.base.path().display());
         return Err(Error::config("model", reason));
     }
     if opened.adapter.slots.iter().map(updates).collect::<Result<Vec<_>>>()?.iter().all(|u| !u) {
@@ -151,7 +166,7 @@ fn file(opened: &Opened, dtype: Option<Precision>, kind: QuantType, work: &Path,
     fs::create_dir_all(work.join("file")).map_err(Error::io(work))?;
     let merged = folder(opened, Some(dtype.unwrap_or(Precision::F32)), &model, out)?;
     let written = quantize(&QuantizeConfig { model, kind, out: path.clone() })?;
-    let decoder = Decoder::open(&opened.engine, &path, opened.rows.longest())?;
+    let decoder = Model::at(&path)?.decoder(&opened.engine, opened.rows.longest())?;
     let side = Side { model: &decoder, adapter: None };
     let difference = differences(&opened.engine, opened.side(), &[side], &opened.rows)?.remove(0);
     drop(decoder);
@@ -231,39 +246,40 @@ impl<'a> Writer<'a> {
     }
 
     fn write(mut self, dir: &Path) -> Result<Sums> {
-        let base = &self.opened.model_path;
-        let store = WeightStore::open(base)?;
-        for file in store.files() {
-            self.file(file, &inside(base, file, dir)?)?;
+        let (files, store) = (self.opened.base.files(), self.opened.base.weights()?);
+        let base = files.path();
+        for file in store.held() {
+            self.file(file, &inside(base, file.path(), dir)?)?;
         }
         if let Some(name) = self.updates.keys().next() {
             let reason = "the adapter changes it, but no weight file holds it".into();
-            return Err(Error::ModelFormat { path: base.clone(), tensor: name.clone(), reason });
+            return Err(Error::ModelFormat { path: base.into(), tensor: name.clone(), reason });
         }
-        let index = base.join(INDEX);
-        if store.files().len() > 1 || !base.join("model.safetensors").exists() {
-            let mut json = object(&index)?;
+        // A single file needs no index, even where one lies beside it.
+        if store.files().iter().all(|file| *file != base.join(SINGLE)) {
+            let mut json = object(files, INDEX)?;
             if let Some(Value::Object(metadata)) = json.get_mut("metadata") {
                 metadata.insert("total_size".into(), self.sums.bytes.into());
             }
             write_json(&dir.join(INDEX), &json)?;
         }
-        self.texts(base, dir)?;
+        self.texts(files, dir)?;
         write_templates(&self.opened.templates, dir)?;
         Ok(self.sums)
     }
 
     /// Config and tokenizer: as they are, but for the type in the config where it is another now.
-    fn texts(&self, base: &Path, dir: &Path) -> Result<()> {
+    fn texts(&self, base: &ModelFiles, dir: &Path) -> Result<()> {
         for name in COPIED {
-            let from = base.join(name);
-            if !from.try_exists().map_err(Error::io(&from))? {
-                continue;
-            }
+            let content = match name {
+                TOKENIZER => base.tokenizer()?.map(|file| file.read()).transpose()?.map(Arc::new),
+                _ => base.small(name)?,
+            };
+            let Some(content) = content else { continue };
             let to = dir.join(name);
             match self.dtype.filter(|_| name == "config.json") {
                 Some(dtype) => {
-                    let mut json = object(&from)?;
+                    let mut json = object(base, name)?;
                     for key in ["torch_dtype", "dtype"] {
                         if let Some(value) = json.get_mut(key) {
                             *value = dtype.hugging_face().into();
@@ -271,23 +287,22 @@ impl<'a> Writer<'a> {
                     }
                     write_json(&to, &json)?;
                 }
-                None => fs::copy(&from, &to).map(drop).map_err(Error::io(&to))?,
+                None => fs::write(&to, content.as_slice()).map_err(Error::io(&to))?,
             }
         }
         Ok(())
     }
 
     /// One weight file: the same tensors in the same order.
-    fn file(&mut self, from: &Path, to: &Path) -> Result<()> {
-        let file = File::open(from).map_err(Error::io(from))?;
-        // SAFETY: read-only; the base's files must not be changed meanwhile, as for every map of them.
-        let map = unsafe { Mmap::map(&file) }.map_err(Error::io(from))?;
+    fn file(&mut self, from: &MappedFile, to: &Path) -> Result<()> {
+        from.unchanged()?;
+        let map = from.map();
         let wrong = |e: safetensors::SafeTensorError| Error::ModelFormat {
-            path: from.into(),
+            path: from.path().into(),
             tensor: "header".into(),
             reason: format!("damaged: {e}"),
         };
-        let (length, metadata): (usize, Metadata) = SafeTensors::read_metadata(&map).map_err(wrong)?;
+        let (length, metadata): (usize, Metadata) = SafeTensors::read_metadata(map).map_err(wrong)?;
         let mut tensors: Vec<(String, &TensorInfo)> = metadata.tensors().into_iter().collect();
         tensors.sort_by_key(|(name, t)| (t.data_offsets, name.clone()));
 
@@ -317,7 +332,8 @@ impl<'a> Writer<'a> {
         out.write_all(&header).map_err(writing(to, whole))?;
         for (name, t) in &tensors {
             let bytes = &map[8 + length + t.data_offsets.0..8 + length + t.data_offsets.1];
-            self.tensor(name, t, bytes, &mut |part: &[u8]| out.write_all(part).map_err(writing(to, whole)))?;
+            let mut put = |part: &[u8]| out.write_all(part).map_err(writing(to, whole));
+            self.tensor(name, t, (from, bytes), &mut put)?;
         }
         out.flush().map_err(writing(to, whole))
     }
@@ -327,14 +343,15 @@ impl<'a> Writer<'a> {
         &mut self,
         name: &str,
         t: &TensorInfo,
-        bytes: &[u8],
+        (from, bytes): (&MappedFile, &[u8]),
         put: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
         let update = self.updates.remove(name);
-        let Some(had) = Precision::of_safetensors(t.dtype) else { return put(bytes) };
+        let mut unchanged = |part: &[u8]| from.unchanged().and_then(|()| put(part));
+        let Some(had) = Precision::of_safetensors(t.dtype) else { return unchanged(bytes) };
         let dtype = self.dtype.unwrap_or(had);
         if update.is_none() && had == dtype {
-            return bytes.chunks(4 * PANEL).try_for_each(put);
+            return bytes.chunks(4 * PANEL).try_for_each(unchanged);
         }
         let cols: usize = t.shape.iter().skip(1).product::<usize>().max(1);
         let rows = bytes.len() / had.size() / cols;
@@ -342,6 +359,7 @@ impl<'a> Writer<'a> {
         let (mut before, mut after, mut numbers) = (Vec::new(), Vec::new(), Vec::new());
         for first in (0..rows).step_by(at_once) {
             let end = (first + at_once).min(rows);
+            from.unchanged()?;
             numbers.resize((end - first) * cols, 0.0);
             had.decode(&bytes[first * cols * had.size()..end * cols * had.size()], &mut numbers);
             after.clear();
@@ -388,10 +406,9 @@ fn inside(base: &Path, file: &Path, dir: &Path) -> Result<PathBuf> {
     Ok(to)
 }
 
-fn object(path: &Path) -> Result<Map<String, Value>> {
-    let text = fs::read(path).map_err(Error::io(path))?;
-    serde_json::from_slice(&text).map_err(|e| Error::ModelFormat {
-        path: path.into(),
+fn object(files: &ModelFiles, name: &str) -> Result<Map<String, Value>> {
+    serde_json::from_slice(&files.needed(name)?).map_err(|e| Error::ModelFormat {
+        path: files.place(name),
         tensor: "json".into(),
         reason: format!("damaged: {e}"),
     })
@@ -403,13 +420,13 @@ fn write_json(path: &Path, json: &Map<String, Value>) -> Result<()> {
 
 /// Reads the merged folder `dir`, which will be `out`: some rows of every merged matrix against f64, then logits.
 fn verify(opened: &Opened, dir: &Path, out: &Path, sums: Sums) -> Result<Merged> {
-    let store = WeightStore::open(dir)?;
+    let merged = Model::at(dir)?;
     for linear in opened.model.linears() {
         let Some(slot) = opened.adapter.slot(linear) else { continue };
-        probe(out, &store, linear.weight.weight(), slot)?;
+        probe(out, merged.weights()?, linear.weight.weight(), slot)?;
     }
     let Opened { engine, rows, .. } = opened;
-    let model = Decoder::open(engine, dir, rows.longest())?;
+    let model = merged.decoder(engine, rows.longest())?;
     let sides = [&model, &opened.model].map(|model| Side { model, adapter: None });
     let found = differences(engine, opened.side(), &sides, rows)?;
     let (difference, effect) = (found[0], found[1].max);
@@ -438,7 +455,7 @@ fn verify(opened: &Opened, dir: &Path, out: &Path, sums: Sums) -> Result<Merged>
 }
 
 /// Some rows of a merged matrix against `W + s·B·A` in f64: each number is that one, rounded once.
-fn probe(out: &Path, store: &std::sync::Arc<WeightStore>, base: &crate::weights::Weight, slot: &Slot) -> Result<()> {
+fn probe(out: &Path, store: &Arc<WeightStore>, base: &crate::weights::Weight, slot: &Slot) -> Result<()> {
     let (rows, cols, r) = (slot.out_features, slot.in_features, slot.r);
     let stored = store.get(&format!("{}.weight", slot.module), &[rows, cols])?;
     let unit = Precision::of(stored.dtype()).map_or(0.0, Precision::unit) as f64;

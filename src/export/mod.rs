@@ -15,12 +15,13 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 pub use check::Difference;
-pub use merge::{merge, MergeConfig, Merged};
+pub use merge::{merge, merge_on, MergeConfig, Merged};
 pub use precision::Precision;
-pub use quantize::{quantize, QuantType, QuantizeConfig, Quantized};
+pub use quantize::{quantize, quantize_on, QuantType, QuantizeConfig, Quantized};
 pub use source::AdapterSource;
 
 use crate::base::facts::FILE as FACTS;
+use crate::base::Model;
 use crate::data::text::chat::stored::{write_templates, DEFAULT};
 use crate::disk::replace_dirs;
 use crate::error::{Error, Result};
@@ -119,11 +120,23 @@ pub struct ExportReport {
 /// [`Error::BaseMismatch`] when the adapter belongs to another base; [`Error::Adapter`] when a format cannot hold it;
 /// [`Error::ExportMismatch`] when what was written is not what it was made from. Nothing is left behind then.
 pub fn export(config: &ExportConfig) -> Result<ExportReport> {
-    export_with(config, &mut |_, _| Ok(()))
+    export_with(None, config, &mut |_, _| Ok(()))
+}
+
+/// As [`export`], of an adapter on a base that is open; the one that `config` names is not looked at.
+///
+/// # Errors
+/// As [`export`].
+pub fn export_on(base: &Model, config: &ExportConfig) -> Result<ExportReport> {
+    export_with(Some(base), config, &mut |_, _| Ok(()))
 }
 
 /// As [`export`]; `between` is given each folder when it is written and not yet read again.
-fn export_with(config: &ExportConfig, between: &mut dyn FnMut(Format, &Path) -> Result<()>) -> Result<ExportReport> {
+fn export_with(
+    base: Option<&Model>,
+    config: &ExportConfig,
+    between: &mut dyn FnMut(Format, &Path) -> Result<()>,
+) -> Result<ExportReport> {
     let mut formats = Vec::new();
     for &format in &config.formats {
         if !formats.contains(&format) {
@@ -145,7 +158,7 @@ fn export_with(config: &ExportConfig, between: &mut dyn FnMut(Format, &Path) -> 
             return Err(Error::config("out", reason));
         }
     }
-    let opened = config.source.open()?;
+    let opened = config.source.open(base)?;
     let lengths = opened.adapter.slots.iter().find(|s| s.dora.is_some());
     if let Some(slot) = lengths.filter(|_| formats.contains(&Format::Gguf)) {
         let reason = format!(
@@ -181,7 +194,7 @@ fn export_with(config: &ExportConfig, between: &mut dyn FnMut(Format, &Path) -> 
 /// # Errors
 /// As [`export`]; nothing is removed.
 pub fn verify(source: &AdapterSource, format: Format, dir: &Path) -> Result<ExportReport> {
-    let opened = source.open()?;
+    let opened = source.open(None)?;
     let exports = compare(&opened, &[(format, dir, dir)])?;
     Ok(opened.report(exports))
 }
@@ -243,7 +256,7 @@ impl Opened {
         let hash = |text: &String| blake3::hash(text.as_bytes()).to_hex().to_string();
         ExportReport {
             adapter: self.adapter_path.clone(),
-            model: self.model_path.clone(),
+            model: self.base.path().to_path_buf(),
             rows_from: self.rows.from.clone(),
             rows: self.rows.ids.len(),
             tokens: self.rows.tokens(),

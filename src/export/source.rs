@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::check::{Rows, Side};
-use crate::base::facts::{check_base, default_cache, AdapterFacts, BaseFacts};
-use crate::base::hash::HashCache;
+use crate::base::check::check_base;
+use crate::base::facts::{default_cache, AdapterFacts};
+use crate::base::Model;
 use crate::config::DataOptions;
-use crate::data::text::chat::stored::model_templates;
 use crate::error::{Error, Result};
 use crate::lora::peft::load_adapter;
 use crate::model::Adapter;
@@ -39,8 +39,8 @@ pub struct AdapterSource {
 /// An adapter and its base in memory.
 pub(super) struct Opened {
     pub engine: Engine,
+    pub base: Model,
     pub model: Decoder,
-    pub model_path: PathBuf,
     pub adapter: Adapter,
     pub adapter_path: PathBuf,
     /// What `base_model_name_or_path` says.
@@ -51,12 +51,17 @@ pub(super) struct Opened {
 }
 
 impl AdapterSource {
-    pub(super) fn open(&self) -> Result<Opened> {
+    /// Opens the adapter, and its base unless it is given.
+    pub(super) fn open(&self, base: Option<&Model>) -> Result<Opened> {
         let run = self.run.as_deref().map(read_run).transpose()?;
         let missing = |field: &str| Error::config(field, "neither a run nor this is given");
         let config = run.as_ref().map(|r| &r.config);
-        let model_path =
-            self.model.clone().or_else(|| config.map(|c| c.model.clone())).ok_or_else(|| missing("model"))?;
+        let base = match (base, &self.model, config) {
+            (Some(base), ..) => base.clone(),
+            (None, Some(path), _) => Model::at(path)?,
+            (None, None, Some(config)) => Model::at(&config.model)?,
+            (None, None, None) => return Err(missing("model")),
+        };
         let adapter_path = match (&self.adapter, &self.run) {
             (Some(adapter), _) => adapter.clone(),
             (None, Some(run)) => finished(run)?,
@@ -68,12 +73,12 @@ impl AdapterSource {
             _ => default_cache(),
         };
         if !self.force {
-            check_base(&adapter_path, &model_path, Some(&cache_dir))?;
+            check_base(&adapter_path, &base, Some(&cache_dir))?;
         }
         // Logits are compared in f32 whatever the machine, so that a difference is that of what was written.
         let engine = Engine::new(EngineOptions { threads: self.threads, matrix_units: false, ..Default::default() })?;
-        let mut model = Decoder::open(&engine, &model_path, 1)?;
-        let mut rows = self.rows(config, &model, &model_path, &cache_dir, engine.threads())?;
+        let mut model = base.decoder(&engine, 1)?;
+        let mut rows = self.rows(config, &base, &cache_dir, engine.threads())?;
         rows.fit(&model)?;
         model.grow(&engine, rows.longest())?;
         let file = load_adapter(&adapter_path)?;
@@ -81,17 +86,14 @@ impl AdapterSource {
         let adapter = Adapter::from_peft(&engine, &model, file, &adapter_path)?;
         let facts = match AdapterFacts::read(&adapter_path)? {
             Some(facts) => facts,
-            None => {
-                let base = BaseFacts::of(&model_path, &mut HashCache::open(&cache_dir))?;
-                AdapterFacts::new(base.stored_as(&model))
-            }
+            None => AdapterFacts::new(base.facts(&cache_dir)?.stored_as(&model)),
         };
         Ok(Opened {
-            base_name: base_name.unwrap_or_else(|| model_path.to_string_lossy().into_owned()),
-            templates: model_templates(&model_path)?,
+            base_name: base_name.unwrap_or_else(|| base.path().to_string_lossy().into_owned()),
+            templates: base.templates()?.clone(),
             engine,
+            base,
             model,
-            model_path,
             adapter,
             adapter_path,
             facts,
@@ -102,21 +104,20 @@ impl AdapterSource {
     fn rows(
         &self,
         run: Option<&crate::config::TrainConfig>,
-        model: &Decoder,
-        model_path: &Path,
+        base: &Model,
         cache_dir: &Path,
         threads: usize,
     ) -> Result<Rows> {
         match (&self.data, run) {
             (Some(data), _) => {
                 let length = run.map_or(1024, |c| c.max_length);
-                Rows::read(model_path, data, &self.data_options, length, cache_dir, threads)
+                Rows::read(base, data, &self.data_options, length, cache_dir, threads)
             }
             (None, Some(c)) => match c.valid.as_deref().filter(|p| p.exists()) {
-                Some(valid) => Rows::read(model_path, valid, &c.data_options, c.max_length, cache_dir, threads),
-                None => Ok(Rows::fixed(model.config.vocab_size)),
+                Some(valid) => Rows::read(base, valid, &c.data_options, c.max_length, cache_dir, threads),
+                None => Ok(Rows::fixed(base.config()?.vocab_size)),
             },
-            (None, None) => Ok(Rows::fixed(model.config.vocab_size)),
+            (None, None) => Ok(Rows::fixed(base.config()?.vocab_size)),
         }
     }
 }

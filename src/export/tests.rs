@@ -24,7 +24,7 @@ fn a_failed_check_leaves_nothing_behind() {
     };
     for bad in config.formats.clone() {
         let mut written = Vec::new();
-        let result = export_with(&config, &mut |format, dir| {
+        let result = export_with(None, &config, &mut |format, dir| {
             written.push(dir.to_path_buf());
             if format == bad {
                 let path = dir.join(match format {

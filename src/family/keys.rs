@@ -168,10 +168,9 @@ pub(crate) fn shown(value: &Value) -> String {
     }
 }
 
-/// Reads and parses a file.
-pub(crate) fn read_json(path: &Path) -> Result<Value> {
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    serde_json::from_slice(&bytes).map_err(|error| Error::ModelFormat {
+/// Parses a file's content.
+pub(crate) fn parse_json(path: &Path, bytes: &[u8]) -> Result<Value> {
+    serde_json::from_slice(bytes).map_err(|error| Error::ModelFormat {
         path: path.to_path_buf(),
         tensor: "JSON".to_string(),
         reason: error.to_string(),

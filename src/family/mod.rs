@@ -15,12 +15,16 @@ use std::path::Path;
 use serde_json::Value;
 
 use self::families::{Family, SUPPORTED};
-use self::keys::{read_json, shown, Keys};
+use self::keys::{parse_json, shown, Keys};
 pub use self::parts::{Layer, Norms, QkNorm};
 pub use self::rope::{Rope, RopeScaling};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::files::ModelFiles;
 pub use crate::kernels::cpu::elementwise::Gate as Activation;
+
+const CONFIG: &str = "config.json";
+const GENERATION: &str = "generation_config.json";
 
 /// The largest number of layers; a larger one is a damaged file.
 const MAX_LAYERS: usize = 10_000;
@@ -92,8 +96,8 @@ pub struct DecoderConfig {
 }
 
 /// `config.json` as it stands in a model folder.
-pub(crate) fn raw(dir: &Path) -> Result<Value> {
-    read_json(&dir.join("config.json"))
+pub(crate) fn raw(files: &ModelFiles) -> Result<Value> {
+    parse_json(&files.place(CONFIG), &files.needed(CONFIG)?)
 }
 
 impl DecoderConfig {
@@ -102,31 +106,37 @@ impl DecoderConfig {
         SUPPORTED.into_iter().map(|(name, _)| name)
     }
 
-    /// Reads `config.json` in `dir`; the end tokens are the union with those of any `generation_config.json`.
+    /// Reads a model's `config.json`; the end tokens are the union with those of any `generation_config.json`.
     /// A GGUF file's fields are read as the `config.json` they came from.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::ModelFormat`] when a file is not JSON; [`Error::ModelNotSupported`] names the key and
+    /// [`Error::Io`](crate::Error::Io); [`Error::ModelFormat`](crate::Error::ModelFormat) when a file is not JSON; [`Error::ModelNotSupported`](crate::Error::ModelNotSupported) names the key and
     /// its value.
-    pub fn from_dir(dir: &Path) -> Result<Self> {
-        if crate::gguf::is_file(dir) {
-            return Self::from_json(&crate::gguf::model_config(&crate::gguf::GgufFile::open(dir)?)?, dir);
+    pub fn of(files: &ModelFiles) -> Result<Self> {
+        if let Some(file) = files.gguf() {
+            file.file().unchanged()?;
+            return Self::from_json(&crate::gguf::model_config(file)?, files.path());
         }
-        let path = dir.join("config.json");
-        let mut config = Self::from_json(&read_json(&path)?, &path)?;
-        let path = dir.join("generation_config.json");
-        match read_json(&path) {
-            Ok(value) => config.add_eos(Keys::new(&value, &path)?.token_ids("eos_token_id")?),
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+        let mut config = Self::from_json(&raw(files)?, &files.place(CONFIG))?;
+        if let Some(bytes) = files.small(GENERATION)? {
+            let path = files.place(GENERATION);
+            config.add_eos(Keys::new(&parse_json(&path, &bytes)?, &path)?.token_ids("eos_token_id")?);
         }
         Ok(config)
+    }
+
+    /// As [`DecoderConfig::of`], of what lies at this path.
+    ///
+    /// # Errors
+    /// As [`DecoderConfig::of`].
+    pub fn from_dir(dir: &Path) -> Result<Self> {
+        Self::of(&ModelFiles::open(dir)?)
     }
 
     /// Reads a parsed `config.json`; `path` is for messages.
     ///
     /// # Errors
-    /// As [`DecoderConfig::from_dir`].
+    /// As [`DecoderConfig::of`].
     pub fn from_json(value: &Value, path: &Path) -> Result<Self> {
         let keys = Keys::new(value, path)?;
         let model_type = keys.text("model_type")?;

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::keys::{KNOWN, REFUSED};
 use super::*;
+use crate::error::Error;
 
 fn shared() -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");

@@ -59,13 +59,13 @@ impl Generator {
         match self.tokenizer.chat_source() {
             Some(source) => self.manner_of(source.clone()),
             None => {
-                let missing = match self.dir.is_file() {
+                let missing = match self.base.files().gguf().is_some() {
                     true => "no tokenizer.chat_template is in the file",
                     false => "neither chat_template.jinja nor chat_template in tokenizer_config.json is there",
                 };
                 let reason =
                     format!("the model has no chat template: {missing}; a base model continues prompts instead");
-                Err(Error::ChatTemplate { path: self.dir.clone(), reason })
+                Err(Error::ChatTemplate { path: self.base.path().to_path_buf(), reason })
             }
         }
     }

@@ -1,9 +1,10 @@
 //! A resident model with its adapters: how it is opened, which adapter is in use, and what a chat has left in it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use crate::base::facts::check_base;
+use crate::base::check::check_base;
+use crate::base::Model;
 use crate::config::DeviceSetting;
 use crate::data::text::ChatTemplate;
 use crate::data::tokens::Tokenizer;
@@ -41,8 +42,7 @@ pub(super) struct Kept {
 pub struct Generator {
     pub(super) engine: Engine,
     pub(super) model: Decoder,
-    /// Where the model is.
-    pub(super) dir: PathBuf,
+    pub(super) base: Model,
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) manner: Option<Manner>,
     pub(super) adapters: Vec<(String, Adapter)>,
@@ -77,13 +77,26 @@ impl Generator {
     /// # Errors
     /// As [`Generator::open`].
     pub fn open_on(engine: Engine, model: &Path, adapter: Option<&Path>) -> Result<Generator> {
-        let tokenizer = Arc::new(Tokenizer::load(model)?);
-        let dir = model.to_path_buf();
-        let model = Decoder::open(&engine, model, FIRST_POSITIONS)?;
-        let (adapters, active, manner, kept) = (Vec::new(), None, None, None);
-        let mut generator = Generator { engine, model, dir, tokenizer, manner, adapters, active, kept };
+        let mut generator = Generator::on_engine(engine, &Model::at(model)?)?;
         generator.set_adapter(adapter)?;
         Ok(generator)
+    }
+
+    /// Takes a model that is open into use on a device, without an adapter; its map is shared with whatever else works on
+    /// it. `threads` of `None` takes the machine's cores.
+    ///
+    /// # Errors
+    /// As [`Generator::open`].
+    pub fn on(model: &Model, device: DeviceSetting, threads: Option<usize>) -> Result<Generator> {
+        let options = EngineOptions { threads, ..EngineOptions::on(&device.open()?) };
+        Generator::on_engine(Engine::new(options)?, model)
+    }
+
+    fn on_engine(engine: Engine, base: &Model) -> Result<Generator> {
+        let tokenizer = base.tokenizer()?;
+        let model = base.decoder(&engine, FIRST_POSITIONS)?;
+        let (adapters, active, manner, kept) = (Vec::new(), None, None, None);
+        Ok(Generator { engine, model, base: base.clone(), tokenizer, manner, adapters, active, kept })
     }
 
     /// Puts another adapter on the resident model, named `default`, or uses none. After an error the former one
@@ -117,7 +130,7 @@ impl Generator {
     /// [`Error::Adapter`] when the folder is damaged or does not fit the model, [`Error::BaseMismatch`] when it
     /// names another base.
     pub fn add_adapter(&mut self, name: &str, dir: &Path) -> Result<()> {
-        check_base(dir, &self.dir, None)?;
+        check_base(dir, &self.base, None)?;
         self.put_adapter(name, dir)
     }
 

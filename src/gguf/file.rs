@@ -3,15 +3,14 @@
 //! asked for.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-
-use memmap2::Mmap;
+use std::path::Path;
+use std::sync::Arc;
 
 use super::reader::{fault, Reader, Value, TEXT};
 use crate::error::{Error, Result};
 use crate::formats::dtype::Dtype;
+use crate::held::MappedFile;
 
 /// The first bytes of a file.
 pub(crate) const MAGIC: &[u8; 4] = b"GGUF";
@@ -33,11 +32,10 @@ pub(crate) struct Info {
     pub bytes: Option<Range<usize>>,
 }
 
-/// A mapped GGUF file. It must not be changed or shortened while it lives.
+/// A mapped GGUF file. Who reads its lists or tensors asks before whether the file is unchanged.
 #[derive(Debug)]
 pub(crate) struct GgufFile {
-    path: PathBuf,
-    map: Mmap,
+    file: Arc<MappedFile>,
     fields: BTreeMap<String, Value>,
     tensors: BTreeMap<String, Info>,
     /// The bytes of the fields about the tokenizer, each with its name.
@@ -70,18 +68,16 @@ impl GgufFile {
     /// # Errors
     /// [`Error::Io`], or [`Error::ModelFormat`] that names the field or tensor at fault.
     pub fn open(path: &Path) -> Result<GgufFile> {
-        let file = File::open(path).map_err(Error::io(path))?;
-        let length = file.metadata().map_err(Error::io(path))?.len();
+        let file = MappedFile::open(path)?;
+        let (map, length) = (file.map(), file.length());
         let fail = |reason: String| Err(fault(path, "header", reason));
         if length < 24 {
             return fail(format!("expected at least 24 bytes, found {length}: the file is truncated"));
         }
-        // SAFETY: a read-only map; that nobody changes the file meanwhile is the documented condition.
-        let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
         if &map[..4] != MAGIC {
             return fail(format!("expected a GGUF file, which begins with \"GGUF\", found {:?}", ascii(&map[..4])));
         }
-        let mut r = Reader { path, bytes: &map, at: 4 };
+        let mut r = Reader { path, bytes: map, at: 4 };
         match r.u32("header")? {
             2 | 3 => {}
             v if matches!(v.swap_bytes(), 1..=3) => {
@@ -130,12 +126,21 @@ impl GgufFile {
                 return Err(fault(path, &name, "the file has this tensor twice".into()));
             }
         }
-        Ok(GgufFile { path: path.into(), map, fields, tensors, tokenizer })
+        Ok(GgufFile { file: Arc::new(file), fields, tensors, tokenizer })
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
+    }
+
+    /// The file itself.
+    pub fn file(&self) -> &Arc<MappedFile> {
+        &self.file
+    }
+
+    fn map(&self) -> &[u8] {
+        self.file.map()
     }
 
     /// The field of this name.
@@ -148,19 +153,14 @@ impl GgufFile {
         &self.tensors
     }
 
-    /// The map and the tensors.
-    pub fn into_parts(self) -> (Mmap, BTreeMap<String, Info>) {
-        (self.map, self.tensors)
-    }
-
     /// The elements of a tensor as stored.
     pub fn bytes(&self, info: &Info) -> Option<&[u8]> {
-        Some(&self.map[info.bytes.clone()?])
+        Some(&self.map()[info.bytes.clone()?])
     }
 
     /// The bytes of all fields about the tokenizer, in the order of the file.
     pub fn tokenizer_bytes(&self) -> impl Iterator<Item = &[u8]> {
-        self.tokenizer.iter().map(|r| &self.map[r.clone()])
+        self.tokenizer.iter().map(|r| &self.map()[r.clone()])
     }
 
     /// A text field; absent is `None`.
@@ -206,7 +206,7 @@ impl GgufFile {
         match self.field(name) {
             None => Ok(None),
             Some(Value::List { kind: TEXT, len, bytes }) => {
-                let mut r = Reader { path: &self.path, bytes: &self.map[..bytes.end], at: bytes.start };
+                let mut r = Reader { path: self.path(), bytes: &self.map()[..bytes.end], at: bytes.start };
                 (0..*len).map(|_| r.text(name)).collect::<Result<Vec<_>>>().map(Some)
             }
             Some(found) => Err(self.wrong(name, "a list of texts", found)),
@@ -218,7 +218,7 @@ impl GgufFile {
         match self.field(name) {
             None => Ok(None),
             Some(Value::List { kind: 6, bytes, .. }) => {
-                let four = self.map[bytes.clone()].chunks_exact(4);
+                let four = self.map()[bytes.clone()].chunks_exact(4);
                 Ok(Some(four.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()))
             }
             Some(found) => Err(self.wrong(name, "a list of singles", found)),
@@ -230,7 +230,7 @@ impl GgufFile {
         match self.field(name) {
             None => Ok(None),
             Some(Value::List { kind: 4 | 5, bytes, .. }) => {
-                let four = self.map[bytes.clone()].chunks_exact(4);
+                let four = self.map()[bytes.clone()].chunks_exact(4);
                 Ok(Some(four.map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()))
             }
             Some(found) => Err(self.wrong(name, "a list of integers", found)),
@@ -239,7 +239,7 @@ impl GgufFile {
 
     /// The error for a field or tensor of this file.
     pub fn fault(&self, name: &str, reason: impl Into<String>) -> Error {
-        fault(&self.path, name, reason.into())
+        fault(self.path(), name, reason.into())
     }
 
     fn wrong(&self, name: &str, expected: &str, found: &Value) -> Error {

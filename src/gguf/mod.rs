@@ -12,11 +12,5 @@ pub(crate) mod write;
 pub(crate) use config::{architecture, model_config};
 pub(crate) use file::{type_name, GgufFile};
 pub use names::{Architecture, RowOrder};
+pub(crate) use tokenizer::chat_template_of;
 pub use tokenizer::{chat_template, ChatTemplate};
-
-use std::path::Path;
-
-/// Whether a model is one file, which must be GGUF then, and no folder.
-pub(crate) fn is_file(model: &Path) -> bool {
-    model.is_file()
-}

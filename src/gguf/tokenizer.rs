@@ -49,7 +49,12 @@ pub struct ChatTemplate {
 /// # Errors
 /// When the file cannot be read, or a field has another type than it must have.
 pub fn chat_template(path: &Path) -> Result<ChatTemplate> {
-    let file = GgufFile::open(path)?;
+    chat_template_of(&GgufFile::open(path)?)
+}
+
+/// The same of an open file.
+pub(crate) fn chat_template_of(file: &GgufFile) -> Result<ChatTemplate> {
+    file.file().unchanged()?;
     let tokens = file.texts("tokenizer.ggml.tokens")?.unwrap_or_default();
     let text = |name: &str| -> Result<Option<String>> {
         let id = file.size(&format!("tokenizer.ggml.{name}_token_id"))?;
@@ -76,8 +81,9 @@ pub fn chat_template(path: &Path) -> Result<ChatTemplate> {
 ///
 /// # Errors
 /// [`Error::Tokenizer`] for one that is not known or does not fit together.
-pub(crate) fn load(path: &Path) -> Result<Read> {
-    let file = GgufFile::open(path)?;
+pub(crate) fn load(file: &GgufFile) -> Result<Read> {
+    let path = file.path();
+    file.file().unchanged()?;
     let fail = |reason: String| Error::Tokenizer { path: path.into(), reason };
     let model = file.text("tokenizer.ggml.model")?.unwrap_or("none").to_string();
     let tokens = file.texts("tokenizer.ggml.tokens")?.unwrap_or_default();
@@ -102,8 +108,8 @@ pub(crate) fn load(path: &Path) -> Result<Read> {
         }
     };
     let parts = match model.as_str() {
-        "gpt2" => byte_level(&file, vocabulary)?,
-        "llama" => sentence_piece(&file, &tokens, &kinds, vocabulary)?,
+        "gpt2" => byte_level(file, vocabulary)?,
+        "llama" => sentence_piece(file, &tokens, &kinds, vocabulary)?,
         other => {
             return Err(fail(format!(
                 "tokenizer.ggml.model {other:?} is not supported (expected \"gpt2\" or \"llama\")"
@@ -118,30 +124,33 @@ pub(crate) fn load(path: &Path) -> Result<Read> {
     let mut inner = assemble(&tokens, parts, first, last).map_err(|e| fail(e.to_string()))?;
     // llama.cpp tells them by the name.
     let called = file.text("general.name")?.unwrap_or_default().to_lowercase();
-    let phi3 = super::config::architecture(&file)?.model_type == "phi3";
+    let phi3 = super::config::architecture(file)?.model_type == "phi3";
     let strips = phi3 || called.contains("phi-3") || called.contains("phi3");
     let added = added_tokens(&tokens, &kinds, strips);
     inner.add_tokens(added).map_err(|e| fail(e.to_string()))?;
     let mut ends = vec![eos];
-    ends.extend(end_tokens(&file)?.into_iter().filter_map(|id| u32::try_from(id).ok()).filter(|&id| id != eos));
+    ends.extend(end_tokens(file)?.into_iter().filter_map(|id| u32::try_from(id).ok()).filter(|&id| id != eos));
     Ok(Read { inner, eos, ends, bos })
 }
 
 /// About the bytes that a `tokenizer.json` of the same would have.
-pub(crate) fn expected_bytes(path: &Path) -> Result<usize> {
-    let file = GgufFile::open(path)?;
+pub(crate) fn expected_bytes(file: &GgufFile) -> usize {
     let bytes = file.tokenizer_bytes().map(<[u8]>::len).sum::<usize>();
     // Measured: 9 bytes are held for each of a byte-level vocabulary's, 19 where merges are made from scores.
-    Ok(if file.field("tokenizer.ggml.scores").is_some() { bytes / 2 * 3 } else { bytes / 4 * 3 })
+    if file.field("tokenizer.ggml.scores").is_some() {
+        bytes / 2 * 3
+    } else {
+        bytes / 4 * 3
+    }
 }
 
 /// blake3 of the fields about the tokenizer.
-pub(crate) fn hash(path: &Path) -> Result<blake3::Hasher> {
+pub(crate) fn hash(file: &GgufFile) -> blake3::Hasher {
     let mut hasher = blake3::Hasher::new();
-    GgufFile::open(path)?.tokenizer_bytes().for_each(|bytes| {
+    file.tokenizer_bytes().for_each(|bytes| {
         hasher.update(bytes);
     });
-    Ok(hasher)
+    hasher
 }
 
 /// A model and what stands around it, as in a `tokenizer.json`.

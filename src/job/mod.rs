@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 pub use event::{Control, Event, Prepared, StepEvent};
 
+use crate::base::Model;
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::run::settings::taken_up;
@@ -20,6 +21,8 @@ use crate::stop::StopHandle;
 #[derive(Debug)]
 pub struct TrainingJob {
     config: TrainConfig,
+    /// The one that is open already; without, the one that the settings name is opened when the job runs.
+    model: Option<Model>,
     resume: bool,
     /// The run that is taken up, as it was read.
     known: Option<Box<RunFile>>,
@@ -36,7 +39,16 @@ impl TrainingJob {
         config.validate()?;
         let config = config.absolute();
         runner::empty(&config)?;
-        Ok(TrainingJob { config, resume: false, known: None, stop: StopHandle::default() })
+        Ok(TrainingJob { config, model: None, resume: false, known: None, stop: StopHandle::default() })
+    }
+
+    /// A new run on a model that is open, whose map it shares; the one that `config` names is not looked at.
+    ///
+    /// # Errors
+    /// As [`TrainingJob::new`].
+    pub fn on(model: &Model, config: TrainConfig) -> Result<TrainingJob> {
+        let job = TrainingJob::new(TrainConfig { model: model.path().to_path_buf(), ..config })?;
+        Ok(TrainingJob { model: Some(model.clone()), ..job })
     }
 
     /// The run in `out`, to be taken up where its newest whole checkpoint stands. Its settings come from the folder;
@@ -61,7 +73,7 @@ impl TrainingJob {
         if known.is_none() {
             runner::empty(&config)?;
         }
-        Ok(TrainingJob { config, resume: true, known, stop: StopHandle::default() })
+        Ok(TrainingJob { config, model: None, resume: true, known, stop: StopHandle::default() })
     }
 
     /// Its settings.
@@ -81,7 +93,7 @@ impl TrainingJob {
     /// written stays, and [`TrainingJob::resume`] takes it up.
     pub fn run(self, mut observer: impl FnMut(&Event) -> Control + Send) -> Result<TrainReport> {
         let known = self.known.as_deref();
-        runner::run(&self.config, self.resume, known, &self.stop, &mut observer)
+        runner::run(&self.config, self.model.as_ref(), self.resume, known, &self.stop, &mut observer)
     }
 
     /// Runs on a thread of its own.

@@ -33,6 +33,7 @@ impl Adapter {
             let a = (0..r * inp).map(|i| ((2.0 * key.uniform(i as u64) - 1.0) * bound) as f32).collect();
             // B is zero, so that the adapted weight's rows have the lengths of the base's.
             let magnitude = config.use_dora.then(|| {
+                model.unchanged()?;
                 let mut norms = engine.parameter(1, out, &vec![0.0; out])?;
                 engine.run(|| row_norms(engine, &lin.weight, None, &mut norms))?;
                 model.read_through(lin);

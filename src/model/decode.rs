@@ -122,6 +122,7 @@ impl Decoder {
         let (c, n) = (&self.config, ids.len());
         let layout = Layout::part((at as u32..(at + n) as u32).collect(), length as u32);
         self.check(ids, &layout)?;
+        self.unchanged()?;
         let width = c.num_kv_heads * c.head_dim;
         let mut x = self.embed(engine, ids, None)?;
         for (block, (keys, values)) in self.blocks.iter().zip(&mut cache.blocks) {

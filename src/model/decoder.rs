@@ -11,6 +11,7 @@ use super::projection::Projection;
 use crate::error::{Error, Result};
 use crate::family::shapes::LinearShape;
 use crate::family::{DecoderConfig, Norms, QkNorm};
+use crate::files::ModelFiles;
 use crate::ops::elementwise::{self, DropoutKey};
 use crate::ops::head_loss::Head;
 use crate::ops::linear::{Call, Linear, SlotGrad};
@@ -30,6 +31,8 @@ pub struct Decoder {
     positions: usize,
     /// Blocks from below whose weights are given up behind their use; `None` leaves all to the system.
     pub(super) streamed: Option<usize>,
+    /// The files that it reads while it runs.
+    mapped: Option<Arc<WeightStore>>,
 }
 
 /// What a forward pass keeps for its backward pass. Whatever is kept, the same bits come out.
@@ -89,8 +92,8 @@ impl Decoder {
     /// # Errors
     /// When the config is not supported, or a tensor is absent, of another shape or damaged.
     pub fn open(engine: &Engine, dir: &Path, positions: usize) -> Result<Decoder> {
-        let config = DecoderConfig::from_dir(dir)?;
-        Decoder::load(engine, config, &WeightStore::open(dir)?, positions)
+        let files = ModelFiles::open(dir)?;
+        Decoder::load(engine, DecoderConfig::of(&files)?, &WeightStore::of(&files)?, positions)
     }
 
     /// The decoder of these weights.
@@ -150,7 +153,9 @@ impl Decoder {
         let head = Head { weight, scale: c.logit_scale as f32, softcap: c.logit_softcap.map(|c| c as f32) };
         let norm = norm("model.norm", h)?;
         let ropes = tables(engine, &c, positions)?;
-        Ok(Decoder { config: c, embed, blocks, norm, head, ropes, positions, streamed: None })
+        // Where weights were copied to a device the files are done with.
+        let mapped = engine.fused().then(|| store.clone());
+        Ok(Decoder { config: c, embed, blocks, norm, head, ropes, positions, streamed: None, mapped })
     }
 
     /// Every linear that can carry an adapter, in order.
@@ -163,6 +168,14 @@ impl Decoder {
         let matrices = self.linears().map(|l| &l.weight).chain([&self.embed]);
         let head = (!self.config.tie_word_embeddings).then_some(&self.head.weight);
         matrices.chain(head).map(|m| m.weight().bytes().len()).sum()
+    }
+
+    /// Refuses weights whose files were changed since they were mapped; asked before each pass.
+    ///
+    /// # Errors
+    /// As [`WeightStore::unchanged`].
+    pub fn unchanged(&self) -> Result<()> {
+        self.mapped.as_ref().map_or(Ok(()), |store| store.unchanged())
     }
 
     /// The LM head.
@@ -248,6 +261,7 @@ impl Decoder {
         dropout: Option<DropoutKey>,
     ) -> Result<Pass> {
         self.check(ids, &layout)?;
+        self.unchanged()?;
         let lowest = adapter.and_then(Adapter::lowest_layer).unwrap_or(self.blocks.len());
         // The backward pass begins with the top block: what it saved is still here, so it is never run twice.
         let top = if let Keep::Top(k) = keep { k } else { 0 };
@@ -297,6 +311,7 @@ impl Decoder {
         grads: &mut [SlotGrad],
     ) -> Result<()> {
         let Some(lowest) = adapter.lowest_layer() else { return Ok(()) };
+        self.unchanged()?;
         let Pass { mut kept, out, layout, dropout, positions } = pass;
         let c = self.config.hidden_size;
         // The final norm's gradient on the supervised rows alone, then spread over the tokens.

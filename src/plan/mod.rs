@@ -11,15 +11,14 @@ use std::path::Path;
 use serde::Serialize;
 
 use self::forecast::{forecast, Forecast};
-use self::settle::{settle, weight_bytes, RowFacts};
+use self::settle::{settle, RowFacts, WeightFacts};
+use crate::base::Model;
 use crate::config::TrainConfig;
 use crate::data::tokens::select::{open_sets, Sets};
 use crate::data::tokens::StoreRequest;
 use crate::data::tokens::TokenStore;
-use crate::data::tokens::Tokenizer;
 use crate::dynamics::imported;
 use crate::error::{Error, Result};
-use crate::family::DecoderConfig;
 use crate::ops::engine::available_threads;
 use crate::ops::{Engine, EngineOptions};
 use crate::rate::reference_rate;
@@ -86,13 +85,21 @@ pub struct RunPlan {
 /// # Errors
 /// When a setting is out of range, or model or data cannot be used. That a run does not fit is no error.
 pub fn plan(config: &TrainConfig) -> Result<RunPlan> {
-    let config = &config.clone().with_data_files()?;
+    plan_on(&Model::at(&config.model)?, config)
+}
+
+/// As [`plan`], on a model that is open; the one that `config` names is not looked at.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_on(model: &Model, config: &TrainConfig) -> Result<RunPlan> {
+    let config = &TrainConfig { model: model.path().to_path_buf(), ..config.clone() }.with_data_files()?;
     config.validate()?;
     config.dynamics.check_there()?;
-    let c = DecoderConfig::from_dir(&config.model)?;
+    let c = model.config()?;
     let threads = config.threads.unwrap_or_else(available_threads);
     let cache_dir = config.cache_dir.clone().unwrap_or_else(|| config.out.join("cache"));
-    let tokenizer = Tokenizer::load(&config.model)?;
+    let tokenizer = model.tokenizer()?;
     let open = |data: &Path| {
         TokenStore::open_or_build(&StoreRequest {
             data,
@@ -129,7 +136,7 @@ pub fn plan(config: &TrainConfig) -> Result<RunPlan> {
         sgemm_gflops: None,
         seconds: None,
     };
-    let (needs, choice) = match settle(config, &c, weight_bytes(&config.model)?, threads, rows, None) {
+    let (needs, choice) = match settle(config, c, WeightFacts::of(model, model.weight_bytes()?)?, threads, rows, None) {
         Ok(settled) => settled,
         Err(Error::MemoryLimit { needed, savings, .. }) => {
             (out.fits, out.predicted_peak_bytes, out.savings) = (false, needed, savings);

@@ -1,9 +1,8 @@
 //! What a run's settings leave open, settled: how rows are cut, what is kept, what that needs.
 
-use std::path::Path;
-
 use super::choice::{choose, Asked, Choice, Short};
 use super::footprint::{Footprint, Parts, Slots};
+use crate::base::Model;
 use crate::config::{LoraConfig, Recipe, TrainConfig};
 use crate::data::tokens::pipeline;
 use crate::data::tokens::TokenStore;
@@ -16,7 +15,6 @@ use crate::lora::initial::{check_initial, in_training};
 use crate::lora::peft::load_adapter;
 use crate::ops::engine::{FIXED, PER_THREAD};
 use crate::steps::cut::{Cut, GroupRows};
-use crate::weights::WeightStore;
 
 /// Bytes an example of a run: its place in the order, its half, its confidence.
 pub(crate) const EXAMPLE: usize = 12;
@@ -44,6 +42,33 @@ impl RowFacts {
     }
 }
 
+/// A base's weights, as far as a plan asks about them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WeightFacts {
+    /// Bytes of all.
+    pub bytes: usize,
+    /// Bytes of a block's and of the head's.
+    pub streamed: (usize, usize),
+}
+
+impl WeightFacts {
+    /// Of a model whose weights have `bytes` bytes. A GGUF file has blocks and a head of several types: the largest
+    /// block counts.
+    pub fn of(model: &Model, bytes: usize) -> Result<WeightFacts> {
+        let c = model.config()?;
+        if model.files().gguf().is_none() {
+            return Ok(WeightFacts { bytes, streamed: (weights_a_block(c, bytes), head_bytes(c, bytes)) });
+        }
+        let store = model.weights()?;
+        let mut blocks = vec![0; c.num_layers];
+        for l in c.linears() {
+            blocks[l.layer] += store.stored_bytes(&format!("{}.weight", l.module));
+        }
+        let head = if c.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" };
+        Ok(WeightFacts { bytes, streamed: (blocks.into_iter().max().unwrap_or(0), store.stored_bytes(head)) })
+    }
+}
+
 /// What a run's memory follows from, before anything is opened.
 #[derive(Clone, Debug)]
 pub(crate) struct Needs {
@@ -57,11 +82,11 @@ pub(crate) struct Needs {
 }
 
 impl Needs {
-    /// Of a run on a model of this config whose weights have `weights` bytes.
+    /// Of a run on a model of this config and these weights.
     pub fn new(
         config: &TrainConfig,
         c: &DecoderConfig,
-        weights: usize,
+        weights: WeightFacts,
         threads: usize,
         rows: RowFacts,
     ) -> Result<Needs> {
@@ -81,9 +106,9 @@ impl Needs {
             recompute: config.recompute,
             memory_limit: config.memory_limit.map(|b| b as usize),
             resident_limit: config.resident_limit.map(|b| b as usize),
-            streamed: streamed(&config.model, c, weights)?,
+            streamed: weights.streamed,
             fixed: FIXED + threads * PER_THREAD + rope + EXAMPLE * rows.examples,
-            weights,
+            weights: weights.bytes,
             vocab: c.vocab_size,
         };
         Ok(Needs {
@@ -123,21 +148,6 @@ impl Needs {
     pub fn choose(&self) -> Result<Choice, Short> {
         choose(&self.footprint, &self.asked)
     }
-}
-
-/// Bytes of a block's weights and of the head's. A GGUF file has blocks and a head of several types: the largest
-/// block counts.
-fn streamed(model: &Path, c: &DecoderConfig, weights: usize) -> Result<(usize, usize)> {
-    if !crate::gguf::is_file(model) {
-        return Ok((weights_a_block(c, weights), head_bytes(c, weights)));
-    }
-    let store = WeightStore::open(model)?;
-    let mut blocks = vec![0; c.num_layers];
-    for l in c.linears() {
-        blocks[l.layer] += store.stored_bytes(&format!("{}.weight", l.module));
-    }
-    let head = if c.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" };
-    Ok((blocks.into_iter().max().unwrap_or(0), store.stored_bytes(head)))
 }
 
 /// Bytes of an element of the weights, from the bytes of all: embedding, head and linears are nearly all.
@@ -185,7 +195,7 @@ fn slots(config: &TrainConfig, c: &DecoderConfig) -> Result<(Slots, LoraConfig)>
 pub(crate) fn settle(
     config: &TrainConfig,
     c: &DecoderConfig,
-    weights: usize,
+    weights: WeightFacts,
     threads: usize,
     rows: RowFacts,
     settled: Option<Cut>,
@@ -215,7 +225,7 @@ pub(crate) fn settle(
 fn savings(
     config: &TrainConfig,
     c: &DecoderConfig,
-    weights: usize,
+    weights: WeightFacts,
     threads: usize,
     rows: RowFacts,
     needed: usize,
@@ -266,11 +276,6 @@ fn savings(
     Ok(out)
 }
 
-/// Bytes of a model folder's weights: of the files that a run maps, not of what else lies there.
-pub(crate) fn weight_bytes(model: &Path) -> Result<usize> {
-    Ok(WeightStore::open(model)?.mapped_bytes() as usize)
-}
-
 /// Refuses limits where nobody would keep them: candle's tensors stand in no account of ours.
 pub(crate) fn limits_are_kept(config: &TrainConfig, form: Form) -> Result<()> {
     let reason = "kept on the CPU only (--device cpu)";
@@ -282,17 +287,17 @@ pub(crate) fn limits_are_kept(config: &TrainConfig, form: Form) -> Result<()> {
 }
 
 /// Looks at the limit before anything is opened or read.
-pub(crate) fn refuse_early(config: &TrainConfig, threads: usize) -> Result<()> {
+pub(crate) fn refuse_early(config: &TrainConfig, model: &Model, threads: usize) -> Result<()> {
     // Rows become tokens first.
     let building =
-        FIXED + threads * PER_THREAD + Tokenizer::expected_bytes(&config.model) + pipeline::held_bytes(threads);
+        FIXED + threads * PER_THREAD + Tokenizer::expected_bytes(model.files()) + pipeline::held_bytes(threads);
     if let Some(limit) = config.memory_limit.filter(|&limit| limit < building as u64) {
         return Err(Error::MemoryLimit { limit, needed: building as u64, savings: Vec::new() });
     }
     if (config.memory_limit.is_none() && config.resident_limit.is_none()) || config.init_adapter.is_some() {
         return Ok(());
     }
-    let c = DecoderConfig::from_dir(&config.model)?;
-    settle(config, &c, weight_bytes(&config.model)?, threads, RowFacts::least(), None)?;
+    let weights = WeightFacts::of(model, model.weight_bytes()?)?;
+    settle(config, model.config()?, weights, threads, RowFacts::least(), None)?;
     Ok(())
 }

@@ -271,6 +271,7 @@ impl Group {
         let h = engine.passing(|| rows::stack(engine, states, model.config.hidden_size))?;
         let rows = self.rows();
         let (units, owners) = self.units(&rows)?;
+        model.unchanged()?;
         let loss = || head_loss::forward_backward(engine, model.head(), &h, &units, grads.is_some());
         let (stats, dh) = engine.passing(loss)?;
         drop(h);

@@ -2,7 +2,6 @@
 //! asked for, and the pages belong to the system's cache.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -12,10 +11,12 @@ use safetensors::SafeTensors;
 
 use crate::error::{Error, Result};
 use crate::family::DecoderConfig;
+use crate::files::ModelFiles;
 pub use crate::formats::dtype::Dtype;
 use crate::gguf;
 use crate::gguf::Architecture;
 use crate::gguf::GgufFile;
+use crate::held::MappedFile;
 pub use crate::kernels::cpu::blocks::Block;
 
 const SINGLE: &str = "model.safetensors";
@@ -30,11 +31,12 @@ pub(super) struct Entry {
     pub shard: usize,
 }
 
-/// Every tensor of a model, by Hugging Face's name. The files must not be changed or shortened while it lives.
+/// Every tensor of a model, by Hugging Face's name. The files must not be changed or shortened while it lives:
+/// [`WeightStore::unchanged`] tells before each use.
 #[derive(Debug)]
 pub struct WeightStore {
     pub(super) files: Vec<PathBuf>,
-    maps: Vec<Mmap>,
+    maps: Vec<Arc<MappedFile>>,
     pub(super) entries: BTreeMap<String, Entry>,
     /// What names the tensors: the index, or the only file.
     pub(super) listing: PathBuf,
@@ -44,18 +46,22 @@ pub struct WeightStore {
 
 impl WeightStore {
     /// Maps `model.safetensors` or, where there is none, the shards that `model.safetensors.index.json`
-    /// lists; or a GGUF file.
-    pub fn open(dir: &Path) -> Result<Arc<WeightStore>> {
-        if gguf::is_file(dir) {
-            return WeightStore::open_gguf(dir);
+    /// lists; or takes the GGUF file.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::ModelFormat`] for a file that is absent or damaged.
+    pub fn of(model: &ModelFiles) -> Result<Arc<WeightStore>> {
+        if let Some(file) = model.gguf() {
+            return WeightStore::of_gguf(file);
         }
+        let dir = model.path();
         let single = dir.join(SINGLE);
-        let index = dir.join(INDEX);
         let exists = |path: &Path| path.try_exists().map_err(Error::io(path));
         let (listing, files, placed) = if exists(&single)? {
             (single.clone(), vec![single], BTreeMap::new())
-        } else if exists(&index)? {
-            let placed = read_index(&index)?;
+        } else if let Some(text) = model.small(INDEX)? {
+            let index = model.place(INDEX);
+            let placed = read_index(&index, &text)?;
             let shards: BTreeSet<&String> = placed.values().collect();
             let files = shards.into_iter().map(|s| dir.join(s)).collect();
             (index, files, placed)
@@ -82,28 +88,36 @@ impl WeightStore {
         Ok(Arc::new(store))
     }
 
-    fn open_gguf(path: &Path) -> Result<Arc<WeightStore>> {
-        let file = GgufFile::open(path)?;
-        let arch = gguf::architecture(&file)?;
-        let c = DecoderConfig::from_json(&gguf::model_config(&file)?, path)?;
-        let (map, tensors) = file.into_parts();
+    /// As [`WeightStore::of`], of what lies at this path.
+    ///
+    /// # Errors
+    /// As [`WeightStore::of`].
+    pub fn open(dir: &Path) -> Result<Arc<WeightStore>> {
+        WeightStore::of(&ModelFiles::open(dir)?)
+    }
+
+    fn of_gguf(file: &GgufFile) -> Result<Arc<WeightStore>> {
+        let path = file.path();
+        file.file().unchanged()?;
+        let arch = gguf::architecture(file)?;
+        let c = DecoderConfig::from_json(&gguf::model_config(file)?, path)?;
         let mut entries = BTreeMap::new();
-        for (name, info) in tensors {
+        for (name, info) in file.tensors() {
             // What the config was made from.
             if name == "rope_freqs.weight" {
                 continue;
             }
-            let Some(original) = arch.original(&name) else {
+            let Some(original) = arch.original(name) else {
                 let reason = format!("models of the family {} have no such tensor", arch.name);
-                return Err(format_error(path, &name, reason));
+                return Err(format_error(path, name, reason));
             };
             let dtype = Dtype::from_ggml(info.kind).ok_or_else(|| gguf::type_name(info.kind));
-            let bytes = info.bytes.unwrap_or(0..0);
-            entries.insert(original, Entry { dtype, shape: info.shape, bytes, shard: 0 });
+            let bytes = info.bytes.clone().unwrap_or(0..0);
+            entries.insert(original, Entry { dtype, shape: info.shape.clone(), bytes, shard: 0 });
         }
         Ok(Arc::new(WeightStore {
             files: vec![path.into()],
-            maps: vec![map],
+            maps: vec![file.file().clone()],
             entries,
             listing: path.into(),
             gguf: Some((arch, [c.num_heads, c.num_kv_heads, c.head_dim])),
@@ -111,15 +125,15 @@ impl WeightStore {
     }
 
     fn add(&mut self, path: PathBuf) -> Result<()> {
-        let file = match File::open(&path) {
+        let file = match MappedFile::open(&path) {
             Ok(file) => file,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                 let reason = format!("this file is missing, but {} lists it", self.listing.display());
                 return Err(format_error(&path, "header", reason));
             }
-            Err(e) => return Err(Error::io(&path)(e)),
+            Err(e) => return Err(e),
         };
-        let length = file.metadata().map_err(Error::io(&path))?.len();
+        let length = file.length();
         if length < 8 {
             return Err(format_error(
                 &path,
@@ -127,9 +141,7 @@ impl WeightStore {
                 format!("expected at least 8 bytes, found {length}: the file is truncated"),
             ));
         }
-        // SAFETY: a read-only map; that nobody changes the file meanwhile is the documented condition.
-        let map = unsafe { Mmap::map(&file) }.map_err(Error::io(&path))?;
-        let (header, metadata) = read_header(&path, &map)?;
+        let (header, metadata) = read_header(&path, file.map())?;
         let shard = self.files.len();
         for (name, info) in metadata.tensors() {
             let (start, end) = info.data_offsets;
@@ -141,7 +153,7 @@ impl WeightStore {
             }
         }
         self.files.push(path);
-        self.maps.push(map);
+        self.maps.push(Arc::new(file));
         Ok(())
     }
 
@@ -172,12 +184,26 @@ impl WeightStore {
 
     /// A mapped file.
     pub(crate) fn map(&self, shard: usize) -> &Mmap {
-        &self.maps[shard]
+        self.maps[shard].map()
+    }
+
+    /// The open files, in name order.
+    pub(crate) fn held(&self) -> &[Arc<MappedFile>] {
+        &self.maps
+    }
+
+    /// Refuses to go on where a file has another length or time than at opening: to read a map of what was cut off
+    /// ends the process. A question to the system a file, so it can be asked before each pass.
+    ///
+    /// # Errors
+    /// [`Error::ModelFormat`] names the file, its length then and now.
+    pub fn unchanged(&self) -> Result<()> {
+        self.maps.iter().try_for_each(|file| file.unchanged())
     }
 
     /// Bytes mapped, headers included.
     pub fn mapped_bytes(&self) -> u64 {
-        self.maps.iter().map(|m| m.len() as u64).sum()
+        self.maps.iter().map(|m| m.length()).sum()
     }
 }
 
@@ -207,14 +233,13 @@ fn read_header(path: &Path, bytes: &[u8]) -> Result<(usize, safetensors::tensor:
 }
 
 /// Tensor name → file name.
-fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
+fn read_index(path: &Path, text: &[u8]) -> Result<BTreeMap<String, String>> {
     #[derive(serde::Deserialize)]
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
-    let text = fs::read(path).map_err(Error::io(path))?;
     let index: Index =
-        serde_json::from_slice(&text).map_err(|e| format_error(path, "weight_map", format!("damaged: {e}")))?;
+        serde_json::from_slice(text).map_err(|e| format_error(path, "weight_map", format!("damaged: {e}")))?;
     if index.weight_map.is_empty() {
         return Err(format_error(path, "weight_map", "expected at least one tensor, found none".into()));
     }
@@ -232,6 +257,8 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+
     use half::{bf16, f16};
     use safetensors::tensor::{Dtype as StDtype, TensorView};
 

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::store::WeightStore;
+use crate::error::Result;
 pub use crate::formats::dtype::Dtype;
 use crate::gguf::RowOrder;
 use crate::kernels::cpu::matvec::Source;
@@ -103,6 +104,17 @@ impl Weight {
         match &self.data {
             Data::Mapped { store, shard, bytes } => Some((store.map(*shard), bytes.clone())),
             Data::Owned(_) => None,
+        }
+    }
+
+    /// Refuses a mapped tensor whose file was changed since it was opened.
+    ///
+    /// # Errors
+    /// As [`WeightStore::unchanged`].
+    pub fn unchanged(&self) -> Result<()> {
+        match &self.data {
+            Data::Mapped { store, shard, .. } => store.held()[*shard].unchanged(),
+            Data::Owned(_) => Ok(()),
         }
     }
 

@@ -9,15 +9,14 @@ use sftmix::export::{
     export, merge, read, verify, AdapterSource, ExportConfig, Exported, Format, MergeConfig, Precision,
 };
 use sftmix::internal::base::facts::{AdapterFacts, BaseFacts};
-use sftmix::internal::base::hash::HashCache;
 use sftmix::internal::device::Form;
 use sftmix::internal::family::DecoderConfig;
 use sftmix::internal::lora::peft::{load_adapter, save_adapter, PeftAdapter, PeftTensor};
 use sftmix::internal::lora::peft::{load_tensors, Tensors};
 use sftmix::internal::ops::Engine;
 use sftmix::{
-    evaluate, Control, Error, EvalConfig, GenerateConfig, Generator, LoraConfig, Recipe, TargetModules, TrainConfig,
-    TrainingJob,
+    evaluate, Control, Error, EvalConfig, GenerateConfig, Generator, LoraConfig, Model, Recipe, TargetModules,
+    TrainConfig, TrainingJob,
 };
 
 use crate::support::{json, options, project, shared};
@@ -601,7 +600,7 @@ fn a_run_exports_merges_and_knows_its_base() {
 
     // The adapter and the checkpoints say what they stand on.
     let facts = AdapterFacts::read(&run.join("adapter")).unwrap().unwrap();
-    let base = BaseFacts::of(&model, &mut HashCache::open(&at("elsewhere"))).unwrap();
+    let base = Model::open(&model).unwrap().facts(&at("elsewhere")).unwrap();
     assert_eq!(BaseFacts { quantization: None, ..facts.base.clone() }, base);
     assert_eq!(facts.base.quantization.as_deref(), Some("bf16"));
     assert_eq!(facts.recipe.as_ref().unwrap()["recipe"], "ntp");

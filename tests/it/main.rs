@@ -19,6 +19,8 @@ mod golden;
 mod kill;
 #[cfg(feature = "cli")]
 mod memory;
+#[cfg(feature = "generate")]
+mod model;
 mod noise;
 mod ops;
 mod refused;

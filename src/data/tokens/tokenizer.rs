@@ -16,7 +16,8 @@ use tokenizers::processors::PostProcessorWrapper;
 use crate::data::text::chat::{ChatSource, SpecialTokens};
 use crate::data::text::Rendered;
 use crate::error::{Error, Result};
-use crate::gguf;
+use crate::files::{ModelFiles, TOKENIZER};
+use crate::gguf::{self, GgufFile};
 
 /// Bit of a stored token that says that the token is a training target; the rest is its id.
 pub const TARGET: u32 = 1 << 31;
@@ -57,12 +58,12 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    /// About how many bytes the tokenizer of a model folder will hold, by its file's size.
-    pub(crate) fn expected_bytes(model: &Path) -> usize {
-        if gguf::is_file(model) {
-            return gguf::tokenizer::expected_bytes(model).map_or(0, |n| HELD * n);
+    /// About how many bytes a model's tokenizer will hold, by its file's size; 0 where it cannot be opened.
+    pub(crate) fn expected_bytes(model: &ModelFiles) -> usize {
+        match model.gguf() {
+            Some(file) => HELD * gguf::tokenizer::expected_bytes(file),
+            None => model.tokenizer().ok().flatten().map_or(0, |file| HELD * file.length() as usize),
         }
-        std::fs::metadata(model.join("tokenizer.json")).map_or(0, |m| HELD * m.len() as usize)
     }
 
     /// About how many bytes it holds: the vocabulary stands in it several times, and merges beside it.
@@ -70,19 +71,17 @@ impl Tokenizer {
         self.bytes
     }
 
-    /// Loads the tokenizer that a GGUF file holds, or `tokenizer.json` of a model folder; its end tokens come from `config.json`,
+    /// Makes the tokenizer that a GGUF file holds, or that of `tokenizer.json`; its end tokens come from `config.json`,
     /// `generation_config.json` and `tokenizer_config.json`, where present.
     ///
     /// # Errors
     /// [`Error::Io`] without a `tokenizer.json`; [`Error::Tokenizer`] for a malformed file, or when
     /// no end token is named or known.
-    pub fn load(model: impl AsRef<Path>) -> Result<Tokenizer> {
-        let dir = model.as_ref();
-        if gguf::is_file(dir) {
-            return Tokenizer::load_gguf(dir);
+    pub fn of(model: &ModelFiles) -> Result<Tokenizer> {
+        if let Some(file) = model.gguf() {
+            return Tokenizer::of_gguf(file, Tokenizer::expected_bytes(model));
         }
-        let path = dir.join("tokenizer.json");
-        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+        let (path, bytes) = (model.place(TOKENIZER), model.read_tokenizer()?);
         let mut hasher = blake3::Hasher::new();
         hasher.update(&bytes);
         let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| fault(&path, e))?;
@@ -92,9 +91,9 @@ impl Tokenizer {
         inner.with_padding(None);
         keep_offsets_whole(&mut inner).map_err(|e| fault(&path, e))?;
 
-        let config = json_object(&dir.join("config.json"))?;
-        let generation = json_object(&dir.join("generation_config.json"))?;
-        let names = json_object(&dir.join("tokenizer_config.json"))?;
+        let config = json_object(model, "config.json")?;
+        let generation = json_object(model, "generation_config.json")?;
+        let names = json_object(model, "tokenizer_config.json")?;
         let model_eos = ids_of(&config, "eos_token_id");
         let named = |key| token_text(&names, key).and_then(|text| inner.token_to_id(text));
         let eos = model_eos.first().copied().or_else(|| named("eos_token")).ok_or_else(|| {
@@ -112,25 +111,33 @@ impl Tokenizer {
         let bos = ids_of(&config, "bos_token_id").first().copied().or_else(|| named("bos_token"));
         hasher.update(&eos.to_le_bytes());
         let ends = eos_ids.into_iter().collect();
-        let mut special = ChatSource::special_of(dir)?;
+        let mut special = ChatSource::special_of(model)?;
         if names.is_null() {
             // Nothing says how templates name them, so they are named by the model's configuration.
             let text = |id: Option<u32>| id.and_then(|id| inner.id_to_token(id));
             special = special.named(text(bos).as_deref(), Some(&eos_token));
         }
-        let (hash, chat) = (*hasher.finalize().as_bytes(), (ChatSource::from_dir(dir)?, special));
+        let (hash, chat) = (*hasher.finalize().as_bytes(), (ChatSource::of(model)?, special));
         Tokenizer::new(inner, path, (eos, eos_token), ends, bos, hash, HELD * size, chat)
     }
 
-    fn load_gguf(path: &Path) -> Result<Tokenizer> {
-        let gguf::tokenizer::Read { inner, eos, ends, bos } = gguf::tokenizer::load(path)?;
+    /// As [`Tokenizer::of`], of what lies at this path.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::of`].
+    pub fn load(model: impl AsRef<Path>) -> Result<Tokenizer> {
+        Tokenizer::of(&ModelFiles::open(model.as_ref())?)
+    }
+
+    fn of_gguf(file: &GgufFile, bytes: usize) -> Result<Tokenizer> {
+        let path = file.path();
+        let gguf::tokenizer::Read { inner, eos, ends, bos } = gguf::tokenizer::load(file)?;
         let text = inner.id_to_token(eos).ok_or_else(|| fault(path, format!("no token {eos}")))?;
-        let mut hasher = gguf::tokenizer::hash(path)?;
+        let mut hasher = gguf::tokenizer::hash(file);
         hasher.update(&eos.to_le_bytes());
         let ends: BTreeSet<u32> = ends.into_iter().collect();
         let (ends, hash) = (ends.into_iter().collect(), *hasher.finalize().as_bytes());
-        let bytes = Tokenizer::expected_bytes(path);
-        let chat = ChatSource::from_gguf(path)?;
+        let chat = ChatSource::of_gguf(file)?;
         Tokenizer::new(inner, path.to_path_buf(), (eos, text), ends, bos, hash, bytes, chat)
     }
 
@@ -379,11 +386,12 @@ fn fault(path: &Path, reason: impl std::fmt::Display) -> Error {
 }
 
 /// The object in a file; `Null` where there is no file.
-fn json_object(path: &Path) -> Result<Value> {
-    match std::fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| fault(path, format!("not valid JSON: {e}"))),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
-        Err(e) => Err(Error::io(path)(e)),
+fn json_object(model: &ModelFiles, name: &str) -> Result<Value> {
+    match model.small(name)? {
+        Some(bytes) => {
+            serde_json::from_slice(&bytes).map_err(|e| fault(&model.place(name), format!("not valid JSON: {e}")))
+        }
+        None => Ok(Value::Null),
     }
 }
 

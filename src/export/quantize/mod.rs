@@ -22,6 +22,7 @@ use self::mix::{tensor_type, Model};
 use crate::gguf::config::llama3_factors;
 use crate::gguf::{Architecture, RowOrder};
 
+use crate::base::Model as Base;
 use crate::disk::write_with;
 use crate::error::{Error, Result};
 use crate::family::DecoderConfig;
@@ -29,13 +30,13 @@ use crate::family::RopeScaling;
 use crate::formats::dtype::Dtype;
 use crate::gguf::write::{pad, Field, Fields, Planned};
 use crate::kernels::cpu::blocks::Block;
-use crate::model::Decoder;
 use crate::ops::{Engine, EngineOptions};
 use crate::weights::Weight;
 use crate::weights::WeightStore;
 
 /// Elements that a thread converts at once.
 const PIECE: usize = 1 << 18;
+const FOLDER: &str = "expected a Hugging Face model folder, found a file";
 
 /// What is to be written.
 #[derive(Clone, Debug)]
@@ -66,16 +67,26 @@ pub struct Quantized {
 /// # Errors
 /// When the model cannot be read or has no place in GGUF, or the file cannot be written.
 pub fn quantize(config: &QuantizeConfig) -> Result<Quantized> {
-    let model = &config.model;
-    if crate::gguf::is_file(model) {
-        return Err(Error::config("model", "expected a Hugging Face model folder, found a file"));
+    if config.model.is_file() {
+        return Err(Error::config("model", FOLDER));
     }
-    let c = DecoderConfig::from_dir(model)?;
+    quantize_on(&Base::at(&config.model)?, config)
+}
+
+/// As [`quantize`], of a model that is open; the one that `config` names is not looked at.
+///
+/// # Errors
+/// As [`quantize`].
+pub fn quantize_on(base: &Base, config: &QuantizeConfig) -> Result<Quantized> {
+    if base.files().gguf().is_some() {
+        return Err(Error::config("model", FOLDER));
+    }
+    let (model, c) = (base.path(), base.config()?);
     let path = model.join("config.json");
     let unsupported = |reason: String| Error::ModelNotSupported { path: path.clone(), reason };
     let arch = Architecture::of_model_type(&c.model_type)
         .ok_or_else(|| unsupported(format!("model_type {:?} has no place in GGUF", c.model_type)))?;
-    let json = crate::family::raw(model)?;
+    let json = crate::family::raw(base.files())?;
     if let Some((kind, _)) = scaling(&json).filter(|(kind, _)| !matches!(*kind, "llama3" | "linear")) {
         return Err(unsupported(format!("rotary scaling {kind:?} is not written to GGUF")));
     }
@@ -85,8 +96,8 @@ pub fn quantize(config: &QuantizeConfig) -> Result<Quantized> {
     }
     // That every tensor is there in its shape: a file that lacks one would be found out by its readers.
     let engine = Engine::new(EngineOptions { threads: Some(1), ..Default::default() })?;
-    drop(Decoder::open(&engine, model, 1)?);
-    let store = WeightStore::open(model)?;
+    drop(base.decoder(&engine, 1)?);
+    let store = base.weights()?;
     let mut done = Quantized::default();
     let mut fields = Fields::default();
     fields.add("general.architecture", Field::Text(arch.name.into()));
@@ -96,9 +107,9 @@ pub fn quantize(config: &QuantizeConfig) -> Result<Quantized> {
     }
     fields.add("general.file_type", Field::U32(config.kind.file_type()));
     fields.add("general.quantization_version", Field::U32(2));
-    architecture_fields(&mut fields, arch, &c, &json, &mut done.left_out);
-    vocabulary::add_fields(&mut fields, model, c.vocab_size)?;
-    let tensors = tensors(&store, arch, &c, config.kind, &mut done.left_out)?;
+    architecture_fields(&mut fields, arch, c, &json, &mut done.left_out);
+    vocabulary::add_fields(&mut fields, base, c.vocab_size)?;
+    let tensors = tensors(store, arch, c, config.kind, &mut done.left_out)?;
     let plan: Vec<Planned> = tensors.iter().map(|t| t.planned.clone()).collect();
     let matrices = || plan.iter().filter(|p| p.shape.len() > 1);
     let numbers: usize = matrices().map(|p| p.shape.iter().product::<usize>()).sum();
@@ -106,7 +117,7 @@ pub fn quantize(config: &QuantizeConfig) -> Result<Quantized> {
     plan.iter().for_each(|p| *done.tensors.entry(p.dtype.ggml_name().to_string()).or_default() += 1);
     done.bytes = write_with(&config.out, |file, temporary| {
         let bytes = write(file, &config.out, &fields.header(&plan), &tensors)?;
-        reads_as(&c, temporary).map_err(|e| match e {
+        reads_as(c, temporary).map_err(|e| match e {
             Error::ModelNotSupported { reason, .. } => unsupported(reason),
             e => e,
         })?;
@@ -247,6 +258,7 @@ impl Source {
         let pieces: Vec<usize> = (0..rows).step_by(some).collect();
         let mut bytes = 0;
         for together in pieces.chunks(2 * rayon::current_num_threads()) {
+            self.weight.unchanged()?;
             let made = together.par_iter().map(|&first| self.piece(first..(first + some).min(rows), cols));
             for piece in made.collect::<Result<Vec<_>>>()? {
                 bytes += piece.len();

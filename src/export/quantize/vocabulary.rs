@@ -1,23 +1,26 @@
 //! A model folder's tokenizer as GGUF's fields: what `tokenizer.json` and its neighbours say in llama.cpp's words.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::data::text::chat::stored::{model_templates, DEFAULT};
-use crate::data::tokens::Tokenizer;
+use crate::base::Model;
+use crate::data::text::chat::stored::DEFAULT;
 use crate::error::{Error, Result};
+use crate::files::TOKENIZER;
 use crate::gguf::pre::Pre;
 use crate::gguf::tokenizer::BLANK;
 use crate::gguf::tokens::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
 use crate::gguf::write::{Field, Fields};
 
+const CONFIG: &str = "tokenizer_config.json";
+
 /// Adds the fields about the tokenizer of a model whose embedding has `rows` rows.
 ///
 /// # Errors
 /// [`Error::Tokenizer`] for one that GGUF has no words for.
-pub(crate) fn add_fields(fields: &mut Fields, model: &Path, rows: usize) -> Result<()> {
+pub(crate) fn add_fields(fields: &mut Fields, model: &Model, rows: usize) -> Result<()> {
     let folder = Folder::open(model)?;
     let json = &folder.tokenizer["model"];
     if json["type"] != "BPE" {
@@ -58,20 +61,17 @@ struct Folder {
 }
 
 impl Folder {
-    fn open(model: &Path) -> Result<Folder> {
-        let path = model.join("tokenizer.json");
-        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+    fn open(model: &Model) -> Result<Folder> {
+        let files = model.files();
+        let (path, bytes) = (files.place(TOKENIZER), files.read_tokenizer()?);
         let tokenizer = serde_json::from_slice(&bytes)
             .map_err(|e| Error::Tokenizer { path: path.clone(), reason: format!("not valid JSON: {e}") })?;
-        let config = read_optional(&model.join("tokenizer_config.json"))?;
-        let config = match config {
-            Some(text) => serde_json::from_str(&text).map_err(|e| Error::Tokenizer {
-                path: model.join("tokenizer_config.json"),
-                reason: format!("not valid JSON: {e}"),
-            })?,
+        let config = match files.text(CONFIG)? {
+            Some(text) => serde_json::from_str(&text)
+                .map_err(|e| Error::Tokenizer { path: files.place(CONFIG), reason: format!("not valid JSON: {e}") })?,
             None => Value::Null,
         };
-        Ok(Folder { path, tokenizer, config, templates: model_templates(model)? })
+        Ok(Folder { path, tokenizer, config, templates: model.templates()?.clone() })
     }
 
     fn fault(&self, reason: String) -> Error {
@@ -164,11 +164,11 @@ impl Folder {
     fn special(
         &self,
         add: &mut impl FnMut(&str, Field),
-        model: &Path,
+        model: &Model,
         tokens: &[String],
         ids: &HashMap<String, u32>,
     ) -> Result<()> {
-        let tokenizer = Tokenizer::load(model)?;
+        let tokenizer = model.tokenizer()?;
         let around = tokenizer.encode("a")?;
         let (bos, eos) = (tokenizer.bos(), tokenizer.eos());
         if let Some(bos) = bos {
@@ -212,14 +212,6 @@ impl Folder {
         if let Some(text) = usual {
             add("chat_template", Field::Text(text));
         }
-    }
-}
-
-fn read_optional(path: &Path) -> Result<Option<String>> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::io(path)(e)),
     }
 }
 

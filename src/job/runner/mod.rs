@@ -15,6 +15,7 @@ use self::begin::{begin, Begun, Found};
 use self::opened::Opened;
 use self::parts::{Observer, OnDisk, Progress, Runner, Training};
 use super::event::{Event, Prepared};
+use crate::base::Model;
 use crate::config::TrainConfig;
 use crate::data::tokens::TokenStore;
 use crate::error::{Error, Result};
@@ -31,6 +32,7 @@ pub(crate) use begin::empty;
 /// Runs a job to its end; `known` is the run that is taken up, as its settings were read.
 pub(crate) fn run(
     config: &TrainConfig,
+    model: Option<&Model>,
     resume: bool,
     known: Option<&RunFile>,
     stop: &StopHandle,
@@ -38,14 +40,20 @@ pub(crate) fn run(
 ) -> Result<TrainReport> {
     match begin(config, resume, known)? {
         Found::Finished(report) => Ok(*report),
-        Found::Open(begun) => Runner::open(config, *begun, stop, observer)?.run(),
+        Found::Open(begun) => Runner::open(config, model, *begun, stop, observer)?.run(),
     }
 }
 
 impl<'a> Runner<'a> {
-    fn open(config: &'a TrainConfig, begun: Begun, stop: &'a StopHandle, observer: Observer<'a>) -> Result<Runner<'a>> {
+    fn open(
+        config: &'a TrainConfig,
+        model: Option<&Model>,
+        begun: Begun,
+        stop: &'a StopHandle,
+        observer: Observer<'a>,
+    ) -> Result<Runner<'a>> {
         let started = Instant::now();
-        let opened = Opened::new(config, &begun, stop)?;
+        let opened = Opened::new(config, model, &begun, stop)?;
         let progress = Progress::new(begun.going_on()?, started);
         let halves = opened.imported.as_deref().map(Halves::split).transpose()?;
         let unmatched = opened.imported.iter().flatten().filter(|c| c.is_nan()).count() as u64;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::begin::Begun;
 use crate::base::open::{hex, stopped, Inputs, ModelHash};
+use crate::base::Model;
 use crate::config::{Dynamics, TrainConfig};
 use crate::data::tokens::select::{open_sets, Sets};
 use crate::data::tokens::TokenStore;
@@ -16,7 +17,7 @@ use crate::model::Keep;
 use crate::ops::engine::available_threads;
 use crate::ops::EngineOptions;
 use crate::plan::choice::SCORE_ROWS;
-use crate::plan::settle::{limits_are_kept, refuse_early, settle, RowFacts, EXAMPLE};
+use crate::plan::settle::{limits_are_kept, refuse_early, settle, RowFacts, WeightFacts, EXAMPLE};
 use crate::run::{Input, Resolved, RunFile, StandsOn};
 use crate::stop::StopHandle;
 use crate::train::batches::Mixing;
@@ -46,7 +47,7 @@ impl Opened {
     /// # Errors
     /// When an input cannot be used, has other contents than the run was begun with, or needs more memory than is
     /// granted.
-    pub fn new(config: &TrainConfig, begun: &Begun, stop: &StopHandle) -> Result<Opened> {
+    pub fn new(config: &TrainConfig, model: Option<&Model>, begun: &Begun, stop: &StopHandle) -> Result<Opened> {
         let before = begun.before.as_ref();
         let given = config;
         // The run's own copy, once it has one, is what it starts from.
@@ -68,9 +69,10 @@ impl Opened {
             None => {}
         }
         limits_are_kept(config, options.form)?;
-        refuse_early(config, options.threads.unwrap_or_else(available_threads))?;
-        let hash = ModelHash::start(&config.model, &cache)?;
-        let (mut inputs, tokenizer) = Inputs::open(&config.model, config.max_length, options, cache)?;
+        let model = &model.map_or_else(|| Model::at(&config.model), |m| Ok(m.clone()))?;
+        refuse_early(config, model, options.threads.unwrap_or_else(available_threads))?;
+        let hash = ModelHash::start(model, &cache)?;
+        let (mut inputs, tokenizer) = Inputs::open(model, config.max_length, options, cache)?;
         // What the run was begun with counts, whatever the file says now.
         let template = before.and_then(|b| b.chat.as_ref()).and_then(|chat| chat.template.as_deref());
         let template = template.filter(|_| config.data_options.chat_template.is_some());
@@ -90,7 +92,8 @@ impl Opened {
         let rows = RowFacts::of(&store, valid.as_ref());
         let charge = inputs.engine.account().charge(EXAMPLE * rows.examples);
         let settled = before.map(|b| b.resolved.cut);
-        let (weights, threads) = (inputs.model.weight_bytes(), inputs.engine.threads());
+        let weights = WeightFacts::of(model, inputs.model.weight_bytes())?;
+        let threads = inputs.engine.threads();
         let (_, choice) = settle(config, &inputs.model.config, weights, threads, rows, settled)?;
         inputs.engine.options.loss_chunk = Some(choice.cut.loss_chunk);
         if let Some(pinned) = choice.pinned {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::dynamics::record;
 use super::opened::Opened;
 use super::parts::{Runner, Training};
-use crate::base::facts::check_base;
+use crate::base::check::check_base;
 use crate::base::open::Inputs;
 use crate::data::tokens::row_name;
 use crate::error::{Error, Result};
@@ -26,7 +26,7 @@ impl Runner<'_> {
         if !resumed {
             self.progress.state.stage = StageState::begin(self.stages[i].stage.as_str());
         }
-        let (Inputs { engine, model, cache_dir }, c) = (&self.opened.inputs, self.config);
+        let (Inputs { engine, base, model, cache_dir }, c) = (&self.opened.inputs, self.config);
         let from = self.progress.from.take().filter(|_| resumed);
         let kept = self.disk.folder.initial_adapter();
         // In the engine: it makes an error of memory that the system does not give.
@@ -36,7 +36,7 @@ impl Runner<'_> {
                 // The run's own copy, once it has one: what it began with is what every stage begins with.
                 let dir = if kept.exists() { &kept } else { dir };
                 if !c.force_base {
-                    check_base(dir, &c.model, Some(cache_dir))?;
+                    check_base(dir, base, Some(cache_dir))?;
                 }
                 let adapter = Adapter::load(engine, model, dir)?;
                 if let Some(said) = &c.lora {

@@ -16,6 +16,7 @@ use super::turns::{shortened, Manner};
 use super::{environment, source, tags, turns, twin};
 use crate::data::text::rendered::Rendered;
 use crate::error::Result;
+use crate::files::ModelFiles;
 
 /// How a conversation is rendered, besides what is in it.
 #[derive(Clone, Debug, Default)]
@@ -93,9 +94,9 @@ impl ChatTemplate {
     /// The template of a model folder; `None` where it has none.
     ///
     /// # Errors
-    /// As [`ChatSource::from_dir`] and [`ChatTemplate::new`].
+    /// As [`ChatSource::of`] and [`ChatTemplate::new`].
     pub fn from_dir(model: impl AsRef<Path>) -> Result<Option<ChatTemplate>> {
-        ChatSource::from_dir(model)?.map(ChatTemplate::new).transpose()
+        ChatSource::of(&ModelFiles::open(model.as_ref())?)?.map(ChatTemplate::new).transpose()
     }
 
     /// A template as text, with the special tokens that it sees; `path` stands in errors.

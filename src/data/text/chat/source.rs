@@ -6,7 +6,11 @@ use serde_json::{Map, Value};
 
 use super::stored;
 use crate::error::{Error, Result};
-use crate::gguf;
+use crate::files::ModelFiles;
+use crate::gguf::{self, GgufFile};
+
+const CONFIG: &str = "tokenizer_config.json";
+const OWN: &str = "chat_template.jinja";
 
 /// The special tokens that a template sees, and those that may end a turn.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,14 +93,11 @@ impl ChatSource {
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::ChatTemplate`] for a file that is not what it should be.
-    pub fn from_dir(model: impl AsRef<Path>) -> Result<Option<ChatSource>> {
-        let dir = model.as_ref();
-        let config_path = dir.join("tokenizer_config.json");
-        let config = json(&config_path)?;
-        let special = SpecialTokens::read(&config, &json(&dir.join("special_tokens_map.json"))?);
-        let own = dir.join("chat_template.jinja");
-        let path = if own.exists() { own } else { config_path };
-        let mut found = stored::model_templates(dir)?;
+    pub fn of(model: &ModelFiles) -> Result<Option<ChatSource>> {
+        let special = ChatSource::special_of(model)?;
+        let own = model.small(OWN)?.is_some();
+        let path = model.place(if own { OWN } else { CONFIG });
+        let mut found = stored::model_templates(model)?;
         if found.is_empty() {
             return Ok(None);
         }
@@ -110,8 +111,8 @@ impl ChatSource {
     ///
     /// # Errors
     /// As [`gguf::chat_template`].
-    pub(crate) fn from_gguf(path: &Path) -> Result<(Option<ChatSource>, SpecialTokens)> {
-        let found = gguf::chat_template(path)?;
+    pub(crate) fn of_gguf(file: &GgufFile) -> Result<(Option<ChatSource>, SpecialTokens)> {
+        let (path, found) = (file.path(), gguf::chat_template_of(file)?);
         let mut special = SpecialTokens::default();
         for (name, token) in [
             ("bos_token", found.bos_token),
@@ -144,10 +145,8 @@ impl ChatSource {
     }
 
     /// Special tokens of a model folder that has no template.
-    pub(crate) fn special_of(model: &Path) -> Result<SpecialTokens> {
-        let (config, map) =
-            (json(&model.join("tokenizer_config.json"))?, json(&model.join("special_tokens_map.json"))?);
-        Ok(SpecialTokens::read(&config, &map))
+    pub(crate) fn special_of(model: &ModelFiles) -> Result<SpecialTokens> {
+        Ok(SpecialTokens::read(&json(model, CONFIG)?, &json(model, "special_tokens_map.json")?))
     }
 }
 
@@ -155,18 +154,12 @@ pub(crate) fn fault(path: &Path, reason: impl Into<String>) -> Error {
     Error::ChatTemplate { path: path.to_path_buf(), reason: reason.into() }
 }
 
-/// What a file says; `None` where there is none.
-fn text(path: &Path) -> Result<Option<String>> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::io(path)(e)),
-    }
-}
-
-fn json(path: &Path) -> Result<Value> {
-    match text(path)? {
-        Some(text) => serde_json::from_str(&text).map_err(|e| fault(path, format!("not valid JSON: {e}"))),
+/// What a file of the model says; `Null` where there is none.
+fn json(model: &ModelFiles, name: &str) -> Result<Value> {
+    match model.text(name)? {
+        Some(text) => {
+            serde_json::from_str(&text).map_err(|e| fault(&model.place(name), format!("not valid JSON: {e}")))
+        }
         None => Ok(Value::Null),
     }
 }

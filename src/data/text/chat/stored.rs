@@ -3,15 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::files::ModelFiles;
 
 /// The template that is used when none is named.
 pub const DEFAULT: &str = "default";
+const CONFIG: &str = "tokenizer_config.json";
 const FILE: &str = "chat_template.jinja";
 const FOLDER: &str = "additional_chat_templates";
 
@@ -20,16 +21,16 @@ const FOLDER: &str = "additional_chat_templates";
 ///
 /// # Errors
 /// When a file cannot be read, or is not what it should be.
-pub fn model_templates(dir: &Path) -> Result<BTreeMap<String, String>> {
+pub fn model_templates(files: &ModelFiles) -> Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
-    if crate::gguf::is_file(dir) {
-        let held = crate::gguf::chat_template(dir)?;
+    if let Some(file) = files.gguf() {
+        let held = crate::gguf::chat_template_of(file)?;
         found.extend(held.template.map(|text| (DEFAULT.to_string(), text)));
         found.extend(held.named);
         return Ok(found);
     }
-    let path = dir.join("tokenizer_config.json");
-    if let Some(text) = read(&path)? {
+    if let Some(text) = files.text(CONFIG)? {
+        let path = files.place(CONFIG);
         let wrong = |reason: String| Error::ChatTemplate { path: path.clone(), reason };
         let config: Value = serde_json::from_str(&text).map_err(|e| wrong(format!("damaged: {e}")))?;
         match config.get("chat_template") {
@@ -49,20 +50,18 @@ pub fn model_templates(dir: &Path) -> Result<BTreeMap<String, String>> {
             Some(other) => return Err(wrong(format!("chat_template: expected text or a list, found {other}"))),
         }
     }
-    if let Some(text) = read(&dir.join(FILE))? {
-        found.insert(DEFAULT.into(), text);
-    }
-    let folder = dir.join(FOLDER);
-    if folder.is_dir() {
-        for entry in fs::read_dir(&folder).map_err(Error::io(&folder))? {
-            let path = entry.map_err(Error::io(&folder))?.path();
-            let name = path.file_stem().and_then(|n| n.to_str()).map(String::from);
-            if let (Some(name), Some("jinja")) = (name, path.extension().and_then(|e| e.to_str())) {
-                found.extend(read(&path)?.map(|text| (name, text)));
-            }
-        }
-    }
+    found.extend(files.text(FILE)?.map(|text| (DEFAULT.to_string(), text)));
+    found.extend(files.additional_templates()?);
     Ok(found)
+}
+
+/// The default template that lies in a folder as [`write_templates`] puts it; `None` where there is none.
+///
+/// # Errors
+/// When the file cannot be read.
+pub(crate) fn read_template(dir: &Path) -> Result<Option<String>> {
+    let bytes = crate::disk::read_if_there(&dir.join(FILE))?;
+    Ok(bytes.map(|b| String::from_utf8_lossy(&b).into_owned()))
 }
 
 /// Whether a template is another one with marks around what is trained (`{% generation %}`), which change nothing of what
@@ -107,37 +106,32 @@ pub(crate) fn write_templates(templates: &BTreeMap<String, String>, dir: &Path) 
     Ok(())
 }
 
-/// `None` where there is no such file, or no folder that could hold it.
-fn read(path: &Path) -> Result<Option<String>> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
-        Err(e) => Err(Error::io(path)(e)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn templates(dir: &Path) -> Result<BTreeMap<String, String>> {
+        model_templates(&ModelFiles::open(dir)?)
+    }
 
     #[test]
     fn templates_come_and_go_word_for_word() {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("tokenizer_config.json");
-        assert!(model_templates(dir.path()).unwrap().is_empty());
+        assert!(templates(dir.path()).unwrap().is_empty());
         fs::write(&config, r#"{"chat_template": "a\r\n{{ x }}\n"}"#).unwrap();
-        assert_eq!(model_templates(dir.path()).unwrap()[DEFAULT], "a\r\n{{ x }}\n");
+        assert_eq!(templates(dir.path()).unwrap()[DEFAULT], "a\r\n{{ x }}\n");
         fs::write(
             &config,
             r#"{"chat_template": [{"name":"default","template":"d"},{"name":"tool_use","template":"t"}]}"#,
         )
         .unwrap();
         fs::write(dir.path().join(FILE), "file\r\n").unwrap();
-        let found = model_templates(dir.path()).unwrap();
+        let found = templates(dir.path()).unwrap();
         assert_eq!((found[DEFAULT].as_str(), found["tool_use"].as_str(), found.len()), ("file\r\n", "t", 2));
         let out = tempfile::tempdir().unwrap();
         write_templates(&found, out.path()).unwrap();
-        assert_eq!(model_templates(out.path()).unwrap(), found);
+        assert_eq!(templates(out.path()).unwrap(), found);
         assert_eq!(fs::read(out.path().join(FILE)).unwrap(), b"file\r\n");
 
         let own = "{% for m in messages %}\n{{ m.content }}{% endfor %}";
@@ -148,7 +142,7 @@ mod tests {
         assert!(write_templates(&bad, out.path()).unwrap_err().to_string().contains("../x"));
         for bad in [r#"{"chat_template": 1}"#, r#"{"chat_template": [1]}"#, "{"] {
             fs::write(&config, bad).unwrap();
-            assert!(matches!(model_templates(dir.path()), Err(Error::ChatTemplate { .. })), "{bad}");
+            assert!(matches!(templates(dir.path()), Err(Error::ChatTemplate { .. })), "{bad}");
         }
     }
 }

@@ -1,0 +1,207 @@
+//! The files of a model: a Hugging Face folder's, or one GGUF file. Each is opened once, and what was absent stays
+//! absent.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use crate::error::{Error, Result};
+use crate::gguf::GgufFile;
+use crate::held::HeldFile;
+
+/// The folder of templates beside `chat_template.jinja`.
+const TEMPLATES: &str = "additional_chat_templates";
+pub(crate) const TOKENIZER: &str = "tokenizer.json";
+
+/// What is known of a small file: its content, or the system's number of the error that says that there is none.
+type Small = std::result::Result<Arc<Vec<u8>>, Option<i32>>;
+
+/// The files of a model, opened as they are asked for and no more than once.
+#[derive(Debug)]
+pub struct ModelFiles {
+    path: PathBuf,
+    gguf: Option<Arc<GgufFile>>,
+    small: Mutex<BTreeMap<String, Small>>,
+    tokenizer: Mutex<Option<Option<Arc<HeldFile>>>>,
+    tokenizer_hash: OnceLock<String>,
+    templates: Mutex<Option<BTreeMap<String, String>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl ModelFiles {
+    /// The files of a folder, none of which is opened yet, or a GGUF file, whose header is read.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::ModelFormat`], of a GGUF file.
+    pub fn open(path: &Path) -> Result<ModelFiles> {
+        let gguf = if path.is_file() { Some(Arc::new(GgufFile::open(path)?)) } else { None };
+        Ok(ModelFiles {
+            path: path.into(),
+            gguf,
+            small: Mutex::default(),
+            tokenizer: Mutex::default(),
+            tokenizer_hash: OnceLock::new(),
+            templates: Mutex::default(),
+        })
+    }
+
+    /// The folder, or the GGUF file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The GGUF file, where the model is one.
+    pub(crate) fn gguf(&self) -> Option<&Arc<GgufFile>> {
+        self.gguf.as_ref()
+    }
+
+    /// Where a file of the folder lies.
+    pub fn place(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// The content of a small file of the folder, which is kept; `None` where there is no such file.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn small(&self, name: &str) -> Result<Option<Arc<Vec<u8>>>> {
+        Ok(self.look(name)?.ok())
+    }
+
+    /// As [`ModelFiles::small`], of a file that must be there.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn needed(&self, name: &str) -> Result<Arc<Vec<u8>>> {
+        self.look(name)?.map_err(|number| {
+            let source = number.map_or_else(|| ErrorKind::NotFound.into(), std::io::Error::from_raw_os_error);
+            Error::Io { path: self.place(name), source }
+        })
+    }
+
+    /// A small file as text; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`Error::Io`], also where it is no text.
+    pub fn text(&self, name: &str) -> Result<Option<String>> {
+        let Some(bytes) = self.small(name)? else { return Ok(None) };
+        match String::from_utf8(bytes.to_vec()) {
+            Ok(text) => Ok(Some(text)),
+            Err(e) => Err(Error::io(self.place(name))(std::io::Error::new(ErrorKind::InvalidData, e.utf8_error()))),
+        }
+    }
+
+    fn look(&self, name: &str) -> Result<Small> {
+        let mut small = lock(&self.small);
+        if let Some(known) = small.get(name) {
+            return Ok(known.clone());
+        }
+        let path = self.place(name);
+        let found = match fs::read(&path) {
+            Ok(bytes) => Ok(Arc::new(bytes)),
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Err(e.raw_os_error()),
+            Err(e) => return Err(Error::io(&path)(e)),
+        };
+        small.insert(name.into(), found.clone());
+        Ok(found)
+    }
+
+    /// `tokenizer.json`, open and not kept in memory; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn tokenizer(&self) -> Result<Option<Arc<HeldFile>>> {
+        let mut known = lock(&self.tokenizer);
+        if let Some(file) = known.as_ref() {
+            return Ok(file.clone());
+        }
+        let found = match HeldFile::open(&self.place(TOKENIZER)) {
+            Ok(file) => Some(Arc::new(file)),
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => None,
+            Err(e) => return Err(e),
+        };
+        Ok(known.insert(found).clone())
+    }
+
+    /// The content of `tokenizer.json`, which must be there. Its hash is kept.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn read_tokenizer(&self) -> Result<Vec<u8>> {
+        // Both kinds of systems give this number to a file that is not there.
+        let absent = || Error::io(self.place(TOKENIZER))(std::io::Error::from_raw_os_error(2));
+        let file = self.tokenizer()?.ok_or_else(absent)?;
+        file.unchanged()?;
+        let bytes = file.read()?;
+        self.tokenizer_hash.get_or_init(|| blake3::hash(&bytes).to_hex().to_string());
+        Ok(bytes)
+    }
+
+    /// The hash of `tokenizer.json`, in hexadecimal, once it was read.
+    pub(crate) fn tokenizer_hash(&self) -> Option<&String> {
+        self.tokenizer_hash.get()
+    }
+
+    /// The texts of `additional_chat_templates/` by name.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn additional_templates(&self) -> Result<BTreeMap<String, String>> {
+        let mut known = lock(&self.templates);
+        if let Some(found) = known.as_ref() {
+            return Ok(found.clone());
+        }
+        let mut found = BTreeMap::new();
+        let folder = self.place(TEMPLATES);
+        if folder.is_dir() {
+            for entry in fs::read_dir(&folder).map_err(Error::io(&folder))? {
+                let path = entry.map_err(Error::io(&folder))?.path();
+                let name = path.file_stem().and_then(|n| n.to_str()).map(String::from);
+                if let (Some(name), Some("jinja")) = (name, path.extension().and_then(|e| e.to_str())) {
+                    found.insert(name, fs::read_to_string(&path).map_err(Error::io(&path))?);
+                }
+            }
+        }
+        Ok(known.insert(found).clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_read_or_absent_stays_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        write("config.json", "{}");
+        write("bad.json", "x");
+        fs::write(dir.path().join("bytes"), [0xff]).unwrap();
+        let files = ModelFiles::open(dir.path()).unwrap();
+        assert_eq!(files.small("config.json").unwrap().unwrap().as_slice(), b"{}");
+        assert!(files.small("generation_config.json").unwrap().is_none());
+        assert!(files.tokenizer().unwrap().is_none() && files.additional_templates().unwrap().is_empty());
+        assert!(matches!(files.text("bytes"), Err(Error::Io { path, .. }) if path.ends_with("bytes")));
+
+        write("config.json", "{ }");
+        write("generation_config.json", "{}");
+        write(TOKENIZER, "{}");
+        assert_eq!(files.needed("config.json").unwrap().as_slice(), b"{}");
+        assert!(files.small("generation_config.json").unwrap().is_none());
+        assert!(files.tokenizer().unwrap().is_none());
+        // Read as the system says it, also the second time.
+        for _ in 0..2 {
+            let absent = files.needed("absent.json").unwrap_err().to_string();
+            let system = fs::read(dir.path().join("absent.json")).unwrap_err().to_string();
+            assert!(absent.contains("absent.json") && absent.contains(&system), "{absent}");
+        }
+        let again = ModelFiles::open(dir.path()).unwrap();
+        assert_eq!(again.needed("config.json").unwrap().as_slice(), b"{ }");
+        assert_eq!(again.tokenizer().unwrap().unwrap().read().unwrap(), b"{}");
+    }
+}
