@@ -18,8 +18,10 @@ def tried():
     yield "an import that runs up", tree(low="use crate::high::H;", high="pub struct H;"), [up]
     yield "a path in code", tree(low="fn f() { crate::high::h(); }", high="pub fn h() {}"), [up]
     yield "a use inside a function", tree(low="fn f() { use crate::high::h; h() }", high="pub fn h() {}"), [up]
-    yield "a use tree", tree(low="use {crate::{mid::{self as m}, high::{a, b as c}}};"), [up, ["src/low.rs imports", "src/mid.rs"]]
-    yield "a name imported as another", tree(low="use crate::mid as m; fn f() { m::x::g() }", mid="pub mod x;", mid__x=""), [
+    yield "a use tree", tree(low="use {crate::{mid::{self as m}, high::{a, b as c}}};"), [
+        up, ["src/low.rs imports", "src/mid.rs"]]
+    yield "a name imported as another", tree(
+        low="use crate::mid as m; fn f() { m::x::g() }", mid="pub mod x;", mid__x=""), [
         ["src/low.rs", "src/mid.rs, which runs up"], ["src/low.rs imports m::x::g", "src/mid/x.rs, which runs up"]]
     yield "a neighbour", {**tree(mid="use crate::high;"), "FLOORS": "low\nmid high\nlib\n"}, [["src/mid.rs", "src/high.rs"]]
     yield "a name passed on", tree(low="use crate::mid::H;", mid="pub use crate::high::H;", high="pub struct H;"), [
@@ -31,7 +33,8 @@ def tried():
         ["src/low.rs", "src/high.rs"], ["src/low.rs", "src/mid.rs"], ["src/mid.rs", "src/high.rs"]]
     yield "the root's names are followed", tree(high="use crate::L; use crate::inner::all::L as A;", **{
         "lib": roots + "pub use low::L; pub mod inner { pub mod all { pub use crate::low::*; } }"}), []
-    yield "the root's own names", tree(high="use crate::R;", lib=roots + "pub struct R;"), [["src/high.rs", "src/lib.rs, which runs up"]]
+    yield "the root's own names", tree(high="use crate::R;", lib=roots + "pub struct R;"), [
+        ["src/high.rs", "src/lib.rs, which runs up"]]
     yield "a macro's path from the root", tree(low="macro_rules! m { () => { $crate::high::h() } }"), [up]
     yield "a macro's other paths are its callers'", tree(
         low="macro_rules! m { () => { super::high::h() } } mod inner { fn f() { m!() } }", high=""), []
@@ -59,6 +62,11 @@ def tried():
     yield "a circle through a name taken from a parent", tree(
         mid="mod a; use crate::low::L; fn f() { a::g() }", mid__a="use super::L; pub fn g() {}"), [
         ["a circle: src/mid.rs, src/mid/a.rs"]]
+    yield "a name that a parent imports for itself", tree(mid="mod a; use crate::high::H;", mid__a="use super::H;"), [
+        ["src/mid.rs imports", "src/high.rs"], ["src/mid/a.rs imports super::H", "src/high.rs"]]
+    yield "a crate of a module's name", tree(
+        mid="mod a; fn f() { ::a::g(); <T>::a::g() }", mid__a="use super::X;", low=""), []
+    yield "a visibility in a macro", tree(low="macro_rules! m { () => { pub(in crate::high) fn f() {} } }"), []
     yield "a circle through all of a parent", tree(mid="mod a; fn f() { a::g() }", mid__a="use super::*; pub fn g() {}"), [
         ["a circle: src/mid.rs, src/mid/a.rs"]]
     yield "files that cfg chooses between", tree(
