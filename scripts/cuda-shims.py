@@ -2,6 +2,7 @@
 """Writes link libraries that stand in for the driver, cuBLAS, cuRAND and nvrtc.
 
     cuda-shims.py CUDARC_SOURCES TOOLKIT_LIB OUT
+    cuda-shims.py --self-test
 
 A program linked against the real shared libraries does not start where one of them is absent. One that is
 linked against these starts everywhere: each function jumps through a table whose entries are looked up in
@@ -16,6 +17,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 
 # Library, folder in cudarc's sources, names to try, what an absent function returns.
 LIBRARIES = [
@@ -56,7 +58,8 @@ __attribute__((visibility("hidden"))) void *shim_{lib}_resolve(unsigned long ind
 """
 
 # The first call of a function comes here with its index on the stack, above the return address: every
-# register that may hold an argument is kept, for vector calls and variable arguments too.
+# register that may hold an argument is kept, for vector calls and variable arguments too. The ABI has the stack at a
+# multiple of 16 where a function is called: 8 for the return address, 8 for the index, 208 here.
 TRAMPOLINE = """
     .text
 shim_{lib}_first:
@@ -105,7 +108,50 @@ def quoted(names):
     return ", ".join(f'"{name}"' for name in names)
 
 
+def self_test():
+    """Calls a made-up library through a stand-in: its code and its start need an aligned stack, and its function many
+    arguments."""
+    real = """
+#include <xmmintrin.h>
+static void __attribute__((noinline)) aligned(void) { volatile __m128 v = _mm_set1_ps(1.0f); (void)v; }
+__attribute__((constructor)) static void start(void) { aligned(); }
+long many(long a, long b, long c, long d, long e, long f, long g, double x, double y) {
+    aligned();
+    return a + 2 * b + 3 * c + 4 * d + 5 * e + 6 * f + 7 * g + (long)(8 * x + 9 * y);
+}
+"""
+    caller = """
+long many(long, long, long, long, long, long, long, double, double);
+long lacks(void);
+int main(void) {
+    for (int i = 0; i < 2; i++)
+        if (many(1, 2, 3, 4, 5, 6, 7, 8.0, 9.0) != 285 || lacks() != 7) return 1;
+    return 0;
+}
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        at = pathlib.Path(folder)
+        (at / "real.c").write_text(real)
+        (at / "main.c").write_text(caller)
+        library = at / "libmade.so"
+        names = ["lacks", "many"]
+        (at / "made.c").write_text(RESOLVER.format(lib="made", names=quoted(names), files=quoted([str(library)]), code=7))
+        (at / "made-calls.s").write_text(assembly("made", names))
+        # Without a frame pointer nothing realigns the stack on the way.
+        flags = ["-O2", "-fomit-frame-pointer", "-mno-red-zone"]
+        subprocess.run(["gcc", *flags, "-shared", "-fPIC", str(at / "real.c"), "-o", str(library)], check=True)
+        sources = [str(at / name) for name in ("main.c", "made.c", "made-calls.s")]
+        subprocess.run(["gcc", *flags, "-fPIC", *sources, "-ldl", "-lpthread", "-o", str(at / "main")], check=True)
+        subprocess.run([str(at / "main")], check=True)
+        library.unlink()
+        if subprocess.run([str(at / "main")]).returncode != 1:
+            sys.exit("a library that is absent answered")
+    print("self-test: a stand-in keeps arguments and the stack's alignment, and answers where there is no library")
+
+
 def main():
+    if sys.argv[1:] == ["--self-test"]:
+        return self_test()
     cudarc, toolkit, out = (pathlib.Path(arg) for arg in sys.argv[1:4])
     out.mkdir(parents=True, exist_ok=True)
     for lib, folder, files, code in LIBRARIES:

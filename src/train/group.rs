@@ -263,18 +263,23 @@ impl Group {
             _ => Keep::Nothing,
         };
         let (mut passes, mut states) = (Vec::new(), Vec::new());
-        for m in &self.micros {
+        // Nothing is predicted in the others, and devices have no tensors without rows.
+        for m in self.micros.iter().filter(|m| m.supervised() > 0) {
             let mut pass = model.forward(engine, adapter, &m.ids, m.layout.clone(), keep, run.dropout)?;
             states.push(engine.passing(|| model.states(engine, &mut pass, m.positions.clone()))?);
             passes.push(pass);
         }
-        let h = engine.passing(|| rows::stack(engine, states, model.config.hidden_size))?;
         let rows = self.rows();
         let (units, owners) = self.units(&rows)?;
-        model.unchanged()?;
-        let loss = || head_loss::forward_backward(engine, model.head(), &h, &units, grads.is_some());
-        let (stats, dh) = engine.passing(loss)?;
-        drop(h);
+        let (stats, dh) = match units.is_empty() {
+            true => (Vec::new(), None),
+            false => {
+                let h = engine.passing(|| rows::stack(engine, states, model.config.hidden_size))?;
+                model.unchanged()?;
+                let loss = || head_loss::forward_backward(engine, model.head(), &h, &units, grads.is_some());
+                engine.passing(loss)?
+            }
+        };
         model.leave_head();
 
         let mut out = GroupResult {
