@@ -20,9 +20,9 @@ LIST = ROOT / "docs/public-api.txt"
 
 def documented():
     """rustdoc's JSON of the crate."""
-    target = ROOT / "target/public-api"
-    command = ["cargo", "rustdoc", "--locked", "--lib", "--quiet", "--target-dir", str(target), "--",
-               "-Z", "unstable-options", "--output-format", "json", "--cap-lints", "allow"]
+    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    command = ["cargo", "rustdoc", "--release", "--locked", "--lib", "--quiet", "--", "-Z", "unstable-options",
+               "--output-format", "json", "--cap-lints", "allow"]
     # The stable compiler writes JSON too when it is told that it may.
     subprocess.run(command, cwd=ROOT, env={**os.environ, "RUSTC_BOOTSTRAP": "1"}, check=True)
     return json.loads((target / "doc/sftmix.json").read_text())

@@ -35,7 +35,7 @@ impl Rows {
     pub fn read(
         model: &Model,
         data: &Path,
-        options: &DataOptions,
+        (options, template): (&DataOptions, Option<&str>),
         max_length: usize,
         cache_dir: &Path,
         threads: usize,
@@ -45,7 +45,7 @@ impl Rows {
         let store = TokenStore::open_or_build(&StoreRequest {
             data,
             options,
-            template: None,
+            template,
             tokenizer,
             max_length,
             cache_dir,

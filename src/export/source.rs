@@ -1,5 +1,6 @@
 //! What is exported or merged: an adapter and its base, opened, with rows to compare on.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::check::{Rows, Side};
@@ -7,6 +8,7 @@ use crate::base::check::check_base;
 use crate::base::facts::{default_cache, AdapterFacts};
 use crate::base::Model;
 use crate::config::DataOptions;
+use crate::data::text::chat::stored::{read_template, same_but_for_training, DEFAULT};
 use crate::error::{Error, Result};
 use crate::lora::peft::load_adapter;
 use crate::model::Adapter;
@@ -46,7 +48,7 @@ pub(super) struct Opened {
     /// What `base_model_name_or_path` says.
     pub base_name: String,
     pub facts: AdapterFacts,
-    pub templates: std::collections::BTreeMap<String, String>,
+    pub templates: BTreeMap<String, String>,
     pub rows: Rows,
 }
 
@@ -78,7 +80,7 @@ impl AdapterSource {
         // Logits are compared in f32 whatever the machine, so that a difference is that of what was written.
         let engine = Engine::new(EngineOptions { threads: self.threads, matrix_units: false, ..Default::default() })?;
         let mut model = base.decoder(&engine, 1)?;
-        let mut rows = self.rows(config, &base, &cache_dir, engine.threads())?;
+        let mut rows = self.rows(run.as_ref(), &base, &cache_dir, engine.threads())?;
         rows.fit(&model)?;
         model.grow(&engine, rows.longest())?;
         let file = load_adapter(&adapter_path)?;
@@ -88,9 +90,10 @@ impl AdapterSource {
             Some(facts) => facts,
             None => AdapterFacts::new(base.facts(&cache_dir)?.stored_as(&model)),
         };
+        let templates = templates(&base, &adapter_path, run.as_ref().filter(|_| self.adapter.is_none()))?;
         Ok(Opened {
             base_name: base_name.unwrap_or_else(|| base.path().to_string_lossy().into_owned()),
-            templates: base.templates()?.clone(),
+            templates,
             engine,
             base,
             model,
@@ -101,20 +104,18 @@ impl AdapterSource {
         })
     }
 
-    fn rows(
-        &self,
-        run: Option<&crate::config::TrainConfig>,
-        base: &Model,
-        cache_dir: &Path,
-        threads: usize,
-    ) -> Result<Rows> {
+    fn rows(&self, run: Option<&RunFile>, base: &Model, cache_dir: &Path, threads: usize) -> Result<Rows> {
         match (&self.data, run) {
             (Some(data), _) => {
-                let length = run.map_or(1024, |c| c.max_length);
-                Rows::read(base, data, &self.data_options, length, cache_dir, threads)
+                let length = run.map_or(1024, |r| r.config.max_length);
+                Rows::read(base, data, (&self.data_options, None), length, cache_dir, threads)
             }
-            (None, Some(c)) => match c.valid.as_deref().filter(|p| p.exists()) {
-                Some(valid) => Rows::read(base, valid, &c.data_options, c.max_length, cache_dir, threads),
+            (None, Some(RunFile { config: c, chat, .. })) => match c.valid.as_deref().filter(|p| p.exists()) {
+                Some(valid) => {
+                    // What the run was begun with, whatever the file says now.
+                    let template = chat.as_ref().and_then(|chat| chat.template.as_deref());
+                    Rows::read(base, valid, (&c.data_options, template), c.max_length, cache_dir, threads)
+                }
                 None => Ok(Rows::fixed(base.config()?.vocab_size)),
             },
             (None, None) => Ok(Rows::fixed(base.config()?.vocab_size)),
@@ -127,6 +128,23 @@ impl Opened {
     pub fn side(&self) -> Side<'_> {
         Side { model: &self.model, adapter: Some(&self.adapter) }
     }
+}
+
+/// The chat templates that go out with an adapter: the one that it was trained with, in the place of the base's, unless
+/// that is the base's own but for marks around what is trained.
+fn templates(base: &Model, adapter: &Path, run: Option<&RunFile>) -> Result<BTreeMap<String, String>> {
+    let own = base.templates()?;
+    let of_run = run.and_then(|run| run.chat.as_ref()?.template.clone());
+    let trained = match of_run {
+        Some(text) => Some(text),
+        None => read_template(adapter)?,
+    };
+    Ok(match trained {
+        Some(text) if !own.get(DEFAULT).is_some_and(|own| same_but_for_training(&text, own)) => {
+            BTreeMap::from([(DEFAULT.to_string(), text)])
+        }
+        _ => own.clone(),
+    })
 }
 
 fn read_run(dir: &Path) -> Result<RunFile> {

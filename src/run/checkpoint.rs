@@ -1,12 +1,14 @@
 //! `checkpoint-<step>/`: a loadable PEFT adapter, the optimizer, where the run stands. Built under a
 //! temporary name and renamed, so one that has its name is whole.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 
 use crate::base::facts::AdapterFacts;
+use crate::data::text::chat::stored::write_templates;
 use crate::disk::{pretty, put, replace_dir};
 use crate::dynamics::Position;
 use crate::error::{Error, Result};
@@ -147,6 +149,8 @@ pub fn folder(run: &Path, global_step: u64) -> PathBuf {
 pub struct Contents<'a> {
     /// What the adapter's folder says beside its tensors.
     pub facts: &'a AdapterFacts,
+    /// The chat template that its conversations were written with, by its name.
+    pub templates: &'a BTreeMap<String, String>,
     /// The weights.
     pub adapter: &'a Adapter,
     /// Their moments.
@@ -171,6 +175,7 @@ pub fn save(run: &Path, (keep, keep_best): (usize, bool), of: &Contents) -> Resu
     replace_dir(&path, |dir| {
         of.adapter.save(dir, &of.facts.base.model)?;
         of.facts.write(dir)?;
+        write_templates(of.templates, dir)?;
         save_optimizer(&dir.join(OPTIMIZER), of.adapter, of.adam)?;
         put(&dir.join("trainer_state.json"), &pretty(&trainer_state(of, best.map(|b| folder(run, b)))))?;
         put(&dir.join(STATE), &pretty(state))

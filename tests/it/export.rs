@@ -686,6 +686,69 @@ fn a_run_exports_merges_and_knows_its_base() {
     eval(&other, false).unwrap();
 }
 
+/// The template that a run was given goes out with its adapter; one that is the base's own with marks around what is
+/// trained goes out as the base's.
+#[test]
+fn the_template_that_was_trained_goes_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let end = "{{ eos_token }}";
+    let written = |mark: &str, open: &str, close: &str| {
+        format!(
+            "{{% for m in messages %}}{{{{ m.role }}}}{mark}{{% if m.role == 'assistant' %}}{open}{{{{ m.content }}}}{end}\
+             {close}{{% else %}}{{{{ m.content }}}}\n{{% endif %}}{{% endfor %}}"
+        )
+    };
+    let own = written(": ", "", "");
+    let tagged = written(": ", "{% generation %}", "{% endgeneration %}");
+    let other = written("> ", "{% generation %}", "{% endgeneration %}");
+    let row = |i: usize| serde_json::json!({"messages": [{"role": "user", "content": format!("light {i}?")}, {"role": "assistant", "content": "red"}]});
+    std::fs::write(at("rows.jsonl"), (0..16).map(|i| format!("{}\n", row(i))).collect::<String>()).unwrap();
+    for (name, base, given, goes) in
+        [("other", Some(&own), &other, &other), ("tagged", Some(&own), &tagged, &own), ("none", None, &other, &other)]
+    {
+        let (model, run, file) = (at(&format!("{name}-model")), at(name), at(&format!("{name}.jinja")));
+        copy(&project("assets/demo"), &model);
+        if let Some(text) = base {
+            std::fs::write(model.join("chat_template.jinja"), text).unwrap();
+        }
+        std::fs::write(&file, given).unwrap();
+        let mut config = TrainConfig {
+            model: model.clone(),
+            data: at("rows.jsonl").into(),
+            out: run.clone(),
+            recipe: Recipe::Ntp,
+            max_length: 64,
+            batch_size: 4,
+            epochs: 1,
+            threads: Some(2),
+            lora: Some(LoraConfig { r: 2, ..Default::default() }),
+            ..Default::default()
+        };
+        config.data_options.chat_template = Some(file.clone());
+        TrainingJob::new(config).unwrap().run(|_| Control::Continue).unwrap();
+        // The run has its text.
+        std::fs::remove_file(&file).unwrap();
+
+        let of_run = AdapterSource { run: Some(run.clone()), threads: Some(2), ..Default::default() };
+        let alone = source(&model, &run.join("adapter"), dir.path());
+        for (i, source) in [of_run.clone(), alone].into_iter().enumerate() {
+            let out = at(&format!("{name}-export-{i}"));
+            let report = export(&ExportConfig { source, formats: FORMATS.to_vec(), out: Some(out.clone()) }).unwrap();
+            assert_eq!(report.chat_template.unwrap(), blake3::hash(goes.as_bytes()).to_hex().to_string(), "{name}");
+            for format in FORMATS {
+                let text = std::fs::read_to_string(out.join(format.as_str()).join("chat_template.jinja")).unwrap();
+                assert_eq!(&text, goes, "{name} {}", format.as_str());
+            }
+            let gguf = std::fs::read(out.join("gguf/adapter.gguf")).unwrap();
+            assert!(gguf.windows(goes.len()).any(|w| w == goes.as_bytes()), "{name}");
+        }
+        merge_into(of_run, &at(&format!("{name}-merged")), None).unwrap();
+        let merged = Model::open(at(&format!("{name}-merged"))).unwrap().facts(dir.path()).unwrap();
+        assert_eq!(merged.chat_template["default"], blake3::hash(goes.as_bytes()).to_hex().to_string(), "{name}");
+    }
+}
+
 #[test]
 fn what_is_no_run_is_said() {
     let dir = tempfile::tempdir().unwrap();

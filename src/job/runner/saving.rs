@@ -1,5 +1,6 @@
 //! What a run leaves on disk while it goes on and at its end: settings, metrics, checkpoints, the adapter, the report.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -80,6 +81,12 @@ impl Runner<'_> {
         Ok(AdapterFacts::new(base).with_run(&run.config, run.stands_on.data.hash.as_deref(), template))
     }
 
+    /// The chat template that conversations were written with, to lie beside the adapter.
+    fn templates(&self) -> BTreeMap<String, String> {
+        let text = self.opened.run_file.chat.as_ref().and_then(|c| c.template.clone());
+        text.map(|text| (DEFAULT.to_string(), text)).into_iter().collect()
+    }
+
     /// Whether a checkpoint is due at this step that is not on disk yet.
     pub(super) fn checkpoint_due(&self, stage: &StageRun) -> bool {
         let state = &self.progress.state;
@@ -100,7 +107,7 @@ impl Runner<'_> {
         if let Some(log) = &mut self.disk.log {
             log.flush()?;
         }
-        let elapsed = self.progress.elapsed();
+        let (elapsed, templates) = (self.progress.elapsed(), self.templates());
         let state = &mut self.progress.state;
         state.metrics_bytes = self.disk.metrics.as_ref().map_or(0, Metrics::bytes);
         state.dynamics = self.disk.log.as_ref().map(DynamicsWriter::position);
@@ -111,6 +118,7 @@ impl Runner<'_> {
         }
         let contents = Contents {
             facts: &facts,
+            templates: &templates,
             adapter: &t.adapter,
             adam: &t.adam,
             state,
@@ -137,8 +145,7 @@ impl Runner<'_> {
         let (path, facts) = (self.disk.folder.adapter(), self.facts()?);
         let state = &self.progress.state;
         let best = state.stage.best;
-        let chat = self.opened.run_file.chat.as_ref().and_then(|c| c.template.clone());
-        let template = chat.map(|text| (DEFAULT.to_string(), text)).into_iter().collect();
+        let templates = self.templates();
         let other = best.filter(|b| self.config.keep_best && b.global_step != state.global_step);
         replace_dir(&path, |dir| {
             match other {
@@ -148,7 +155,7 @@ impl Runner<'_> {
                 }
                 None => adapter.save(dir, &facts.base.model)?,
             }
-            write_templates(&template, dir)?;
+            write_templates(&templates, dir)?;
             facts.write(dir)
         })?;
         let last = state.stage.last_eval.map(|(_, loss)| loss);
