@@ -298,9 +298,9 @@ mod tests {
         fn is<T: Send + Sync + Clone>(_: &T) {}
         let model = demo();
         is(&model);
-        let (other, cache) = (model.clone(), tempfile::tempdir().unwrap());
+        let (other, [cache, elsewhere]) = (model.clone(), [(); 2].map(|()| tempfile::tempdir().unwrap()));
         model.begin_hashes(cache.path()).unwrap();
-        let hashes = std::thread::spawn(move || other.hashes(Path::new("nowhere")).unwrap()).join().unwrap();
+        let hashes = std::thread::spawn(move || other.hashes(elsewhere.path()).unwrap()).join().unwrap();
         assert_eq!(hashes.model, Model::at(model.path()).unwrap().hash(cache.path()).unwrap());
         assert_eq!(hashes.base, model.facts(cache.path()).unwrap());
         model.unchanged().unwrap();
