@@ -116,7 +116,8 @@ impl<'a> Runner<'a> {
             }
             let stage = self.stages[i].clone();
             self.run_stage(&stage, &mut training)?;
-            check_moved(&training.adapter, self.config.init_adapter.as_deref(), stage.stage.as_str())?;
+            let kept = self.config.init_adapter.as_ref().map(|_| self.disk.folder.initial_adapter());
+            check_moved(&training.adapter, kept.as_deref(), stage.stage.as_str())?;
         }
         self.finish(training.adapter)
     }
