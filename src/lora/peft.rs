@@ -10,8 +10,9 @@ use serde_json::{json, Map, Value};
 use crate::config::{is_regex, Layers, ModulePattern};
 use crate::config::{LoraConfig, TargetModules};
 use crate::error::{Error, Result};
-use crate::lora::tensors::{le_bytes, write_tensors, Matrix};
+use crate::formats::dtype::le_bytes;
 pub use crate::lora::tensors::{load_tensors, Tensors};
+use crate::lora::tensors::{write_tensors, Matrix};
 
 const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapter_model.safetensors";
