@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
-use super::halves::{first_nonzero, pair_up, scaled, Half};
+use super::halves::{exact_scale, first_nonzero, pair_up, scaled, Half};
 use crate::error::{Error, Result};
 use crate::family::DecoderConfig;
 use crate::formats::dtype::{le_bytes, Dtype};
@@ -17,6 +17,7 @@ use crate::gguf::{type_name, GgufFile};
 use crate::gguf::{Architecture, RowOrder};
 use crate::lora::peft::PeftAdapter;
 use crate::model::Adapter;
+use crate::ops::linear::Slot;
 
 /// The file's name in its folder.
 pub(super) const FILE: &str = "adapter.gguf";
@@ -39,13 +40,14 @@ pub(super) fn write(path: &Path, config: &DecoderConfig, adapter: &Adapter, text
     let wrong = |reason: String| Error::Adapter { path: path.into(), reason };
     let family = architecture(path, config)?;
     // llama.cpp takes an alpha of 0 for none, and multiplies with 1.
-    let alpha = first_nonzero(adapter.slots.iter().map(|s| s.scale as f64 * s.r as f64)).unwrap_or(1.0) as f32;
+    let of = |s: &Slot| exact_scale(&adapter.config, s) * s.r as f64;
+    let alpha = first_nonzero(adapter.slots.iter().map(of)).unwrap_or(1.0) as f32;
     let mut tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)> = BTreeMap::new();
     for s in &adapter.slots {
         let Some(name) = family.tensor(&format!("{}.weight", s.module)) else {
             return Err(wrong(format!("gguf: {} has no name in {:?} files", s.module, family.name)));
         };
-        let b = scaled(&s.b.numbers()?, s.scale as f64 * s.r as f64 / alpha as f64);
+        let b = scaled(&s.b.numbers()?, of(s) / alpha as f64);
         let b = match row_order(family, &s.module, config) {
             Some(order) => order.to_gguf(&b, s.r),
             None => b,
@@ -91,7 +93,7 @@ pub(super) fn read(path: &Path, config: &DecoderConfig) -> Result<PeftAdapter> {
         }
     }
     let alpha = match file.number(ALPHA)? {
-        Some(alpha) if alpha.is_finite() => alpha,
+        Some(alpha) if (alpha as f32).is_finite() => alpha,
         found => return Err(wrong(format!("{ALPHA}: expected a number, found {found:?}"))),
     };
     let mut halves = Vec::new();
