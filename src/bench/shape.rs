@@ -2,12 +2,15 @@
 //! usual deviation of 0.02, norms are 1: a step costs what it costs with trained weights.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use half::bf16;
+use safetensors::Dtype;
 
 use crate::error::{Error, Result};
+use crate::formats;
+use crate::formats::safetensors::Entry;
+use crate::formats::Put;
 use crate::rng::{fnv1a, Key, Stream};
 
 /// Part of a folder's name: changes with what is written.
@@ -100,7 +103,7 @@ impl Shape {
 
     fn is_whole(&self, dir: &Path) -> bool {
         let length = fs::metadata(dir.join("model.safetensors")).map_or(0, |m| m.len());
-        dir.join("config.json").exists() && length == self.header().1
+        dir.join("config.json").exists() && length == self.length()
     }
 
     fn tensors(&self) -> Vec<(String, Vec<usize>)> {
@@ -125,21 +128,12 @@ impl Shape {
         out
     }
 
-    /// The safetensors header with its length in front, and the bytes of the whole file.
-    fn header(&self) -> (Vec<u8>, u64) {
-        let mut entries = serde_json::Map::new();
-        let mut at = 0;
-        for (name, shape) in self.tensors() {
-            let end = at + 2 * shape.iter().product::<usize>();
-            entries.insert(name, serde_json::json!({ "dtype": "BF16", "shape": shape, "data_offsets": [at, end] }));
-            at = end;
-        }
-        let mut text = serde_json::Value::Object(entries).to_string();
-        // The data begins at a multiple of 8.
-        text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
-        let header = [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
-        let length = header.len() + at;
-        (header, length as u64)
+    /// Bytes of the weight file.
+    fn length(&self) -> u64 {
+        let tensors = self.tensors();
+        let entries = entries(&tensors);
+        let numbers: usize = entries.iter().map(|e| e.bytes).sum();
+        (formats::safetensors::header(None, &entries).len() + numbers) as u64
     }
 
     fn config(&self) -> serde_json::Value {
@@ -178,23 +172,25 @@ impl Shape {
         let path = dir.join("config.json");
         fs::write(&path, format!("{:#}\n", self.config())).map_err(Error::io(&path))?;
         let path = dir.join("model.safetensors");
-        let tensors = || -> std::io::Result<()> {
-            let mut file = BufWriter::with_capacity(1 << 20, File::create(&path)?);
-            file.write_all(&self.header().0)?;
-            for (name, shape) in self.tensors() {
-                write_tensor(&mut file, Key::new(seed, Stream::Bench, &[fnv1a(&name)]), &shape)?;
-            }
-            file.into_inner()?.sync_all()
-        };
-        tensors().map_err(Error::io(&path))
+        let tensors = self.tensors();
+        formats::safetensors::write(&path, None, &entries(&tensors), |i, put| {
+            let (name, shape) = &tensors[i];
+            write_tensor(put, Key::new(seed, Stream::Bench, &[fnv1a(name)]), shape)
+        })?;
+        File::options().write(true).open(&path).and_then(|file| file.sync_all()).map_err(Error::io(&path))
     }
 }
 
+fn entries(tensors: &[(String, Vec<usize>)]) -> Vec<Entry<'_>> {
+    let bytes = |shape: &[usize]| 2 * shape.iter().product::<usize>();
+    tensors.iter().map(|(name, shape)| Entry { name, dtype: Dtype::BF16, shape, bytes: bytes(shape) }).collect()
+}
+
 /// Uniform numbers of deviation 0.02 for a matrix, four of each 64 random bits; ones for a vector.
-fn write_tensor(file: &mut impl Write, key: Key, shape: &[usize]) -> std::io::Result<()> {
+fn write_tensor(put: Put, key: Key, shape: &[usize]) -> Result<()> {
     let n = shape.iter().product::<usize>();
     if shape.len() == 1 {
-        return file.write_all(&bf16::ONE.to_le_bytes().repeat(n));
+        return put(&bf16::ONE.to_le_bytes().repeat(n));
     }
     let bound = 0.02 * 3f32.sqrt();
     for i in 0..n.div_ceil(4) {
@@ -204,7 +200,7 @@ fn write_tensor(file: &mut impl Write, key: Key, shape: &[usize]) -> std::io::Re
             let u = (bits >> (16 * j)) as u16 as f32 * (2.0 / 65535.0) - 1.0;
             out.copy_from_slice(&bf16::from_f32(u * bound).to_le_bytes());
         }
-        file.write_all(&four[..2 * (n - 4 * i).min(4)])?;
+        put(&four[..2 * (n - 4 * i).min(4)])?;
     }
     Ok(())
 }

@@ -10,7 +10,8 @@ use super::{format, output};
 
 /// Write an adapter as PEFT, llama.cpp and MLX read it
 ///
-/// Each export is read again from its files, and its logits are compared with the adapter's before it gets its name.
+/// Each export is read again from its files, and its weights and logits are compared with the adapter's before it gets
+/// its name.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     #[command(flatten)]
@@ -89,8 +90,12 @@ fn table(r: &ExportReport) -> String {
     let mut rows: Vec<(&str, String)> = Vec::new();
     for e in &r.exports {
         rows.push((e.format.as_str(), e.path.display().to_string()));
+        rows.push(("  weights differ by", format!("{:.1e} of each number at most", e.weights)));
         rows.push(("  logits differ by", apart(&e.difference, Some(e.bound))));
     }
+    let unseen = r.exports.iter().any(|e| r.effect <= e.bound);
+    let only = if unseen { " (within what is allowed: only the weights tell)" } else { "" };
+    rows.push(("adapter moves logits by", format!("{:.1e} at most{only}", r.effect)));
     let compared = format!(
         "{} of {} ({})",
         format::plural(r.tokens as u64, "position"),

@@ -150,7 +150,7 @@ pub struct Flags {
     /// Alphas of some linears, by name or path [default: --lora-alpha for all]
     #[arg(long, value_name = "NAME=X,…", value_parser = ModulePattern::<f64>::parse, help_heading = "LoRA")]
     alpha_pattern: Option<ModulePattern<f64>>,
-    /// The learning rate of B is --lr times this (LoRA+) [default: 1]
+    /// The learning rate of B is --lr times this (LoRA+); --weight-decay goes by it too [default: 1]
     #[arg(long, value_name = "X", value_parser = number, help_heading = "LoRA")]
     loraplus_lr_ratio: Option<f64>,
     /// Start from this PEFT adapter, with its rank, alpha and modules [default: a fresh one]

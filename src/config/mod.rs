@@ -73,7 +73,9 @@ pub struct TrainConfig {
     /// settings its fields stand among the others, `r` as `lora_r`.
     #[serde(flatten, with = "flat")]
     pub lora: Option<LoraConfig>,
-    /// The learning rate of B (and of DoRA's magnitudes) is `lr` times this, ≥ 1 as a rule (LoRA+).
+    /// The learning rate of B (and of DoRA's magnitudes) is `lr` times this, ≥ 1 as a rule (LoRA+). `weight_decay` decays
+    /// A at the rate `lr` and B at its own: it is `loraplus_weight_decay` of PEFT's `create_loraplus_optimizer`, which is 0
+    /// there unless it is given.
     pub loraplus_lr_ratio: Option<f64>,
     /// Noise on the embeddings in training, uniform in ±α/√(tokens of the row · hidden size) (NEFTune).
     pub neftune_noise_alpha: Option<f64>,
@@ -88,7 +90,7 @@ pub struct TrainConfig {
     pub schedule: Schedule,
     /// Share of the steps in which the rate rises from 0, 0 ≤ w ≤ 1.
     pub warmup_ratio: f64,
-    /// Decoupled weight decay.
+    /// Decoupled weight decay of every trained number, at its own learning rate; also with LoRA+.
     pub weight_decay: f64,
     /// AdamW's β₁, β₂.
     pub adam_betas: (f64, f64),

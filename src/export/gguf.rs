@@ -5,21 +5,19 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use candle_core::quantized::gguf_file::{self, Value};
-use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{Device, Tensor};
-
-use super::halves::{first_nonzero, pair_up, scaled, Half};
+use super::halves::{exact_scale, first_nonzero, pair_up, scaled, Half};
 use crate::error::{Error, Result};
 use crate::family::DecoderConfig;
-use crate::formats::dtype::Dtype;
+use crate::formats::dtype::{le_bytes, Dtype};
+use crate::gguf;
+use crate::gguf::write::{Field, Fields, Planned};
 use crate::gguf::{type_name, GgufFile};
 use crate::gguf::{Architecture, RowOrder};
 use crate::lora::peft::PeftAdapter;
 use crate::model::Adapter;
+use crate::ops::linear::Slot;
 
 /// The file's name in its folder.
 pub(super) const FILE: &str = "adapter.gguf";
@@ -42,38 +40,40 @@ pub(super) fn write(path: &Path, config: &DecoderConfig, adapter: &Adapter, text
     let wrong = |reason: String| Error::Adapter { path: path.into(), reason };
     let family = architecture(path, config)?;
     // llama.cpp takes an alpha of 0 for none, and multiplies with 1.
-    let alpha = first_nonzero(adapter.slots.iter().map(|s| s.scale as f64 * s.r as f64)).unwrap_or(1.0) as f32;
-    let mut tensors = BTreeMap::new();
+    let of = |s: &Slot| exact_scale(&adapter.config, s) * s.r as f64;
+    let alpha = first_nonzero(adapter.slots.iter().map(of)).unwrap_or(1.0) as f32;
+    let mut tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)> = BTreeMap::new();
     for s in &adapter.slots {
         let Some(name) = family.tensor(&format!("{}.weight", s.module)) else {
             return Err(wrong(format!("gguf: {} has no name in {:?} files", s.module, family.name)));
         };
-        let b = scaled(&s.b.numbers()?, s.scale as f64 * s.r as f64 / alpha as f64);
+        let b = scaled(&s.b.numbers()?, of(s) / alpha as f64);
         let b = match row_order(family, &s.module, config) {
             Some(order) => order.to_gguf(&b, s.r),
             None => b,
         };
         for (suffix, data, shape) in
-            [("lora_a", s.a.numbers()?.into_owned(), (s.r, s.in_features)), ("lora_b", b, (s.out_features, s.r))]
+            [("lora_a", s.a.numbers()?.into_owned(), [s.r, s.in_features]), ("lora_b", b, [s.out_features, s.r])]
         {
-            let tensor = Tensor::from_vec(data, shape, &Device::Cpu)?;
-            tensors.insert(format!("{name}.{suffix}"), QTensor::quantize(&tensor, GgmlDType::F32)?);
+            tensors.insert(format!("{name}.{suffix}"), (shape.to_vec(), data));
         }
     }
-    let text = |s: &str| Value::String(s.into());
-    let mut keys = vec![
-        ("general.type", text("adapter")),
-        ("general.architecture", text(family.name)),
-        ("adapter.type", text("lora")),
-        (ALPHA, Value::F32(alpha)),
-    ];
-    keys.extend(texts.iter().map(|(key, value)| (*key, text(value))));
-    let keys: Vec<(&str, &Value)> = keys.iter().map(|(key, value)| (*key, value)).collect();
-    let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, t)| (name.as_str(), t)).collect();
+    let mut fields = Fields::default();
+    let text = |s: &str| Field::Text(s.into());
+    fields.add("general.type", text("adapter"));
+    fields.add("general.architecture", text(family.name));
+    fields.add("adapter.type", text("lora"));
+    fields.add(ALPHA, Field::F32(alpha));
+    texts.iter().for_each(|(key, value)| fields.add(*key, text(value)));
+    let planned = |(name, (shape, _)): (&String, &(Vec<usize>, Vec<f32>))| Planned {
+        name: name.clone(),
+        shape: shape.clone(),
+        dtype: Dtype::F32,
+    };
+    let plan: Vec<Planned> = tensors.iter().map(planned).collect();
+    let numbers: Vec<&Vec<f32>> = tensors.values().map(|(_, numbers)| numbers).collect();
     let file = File::create(path).map_err(Error::io(path))?;
-    let mut out = BufWriter::new(file);
-    gguf_file::write(&mut out, &keys, &tensors).map_err(|e| wrong(e.to_string()))?;
-    out.flush().map_err(Error::io(path))
+    gguf::write::write(file, path, &fields, &plan, |i, put| put(&le_bytes(numbers[i]))).map(drop)
 }
 
 /// Reads such a file as llama.cpp does: both of each pair, nothing else, scaled by alpha over its own rank.
@@ -93,7 +93,7 @@ pub(super) fn read(path: &Path, config: &DecoderConfig) -> Result<PeftAdapter> {
         }
     }
     let alpha = match file.number(ALPHA)? {
-        Some(alpha) if alpha.is_finite() => alpha,
+        Some(alpha) if (alpha as f32).is_finite() => alpha,
         found => return Err(wrong(format!("{ALPHA}: expected a number, found {found:?}"))),
     };
     let mut halves = Vec::new();

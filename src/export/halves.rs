@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::config::{LoraConfig, TargetModules};
 use crate::error::{Error, Result};
 use crate::lora::peft::{LoraPair, PeftAdapter};
+use crate::ops::linear::Slot;
 
 /// A or B of a module, as a reader found it, in PEFT's orientation.
 pub(super) struct Half {
@@ -61,6 +62,15 @@ pub(super) fn pair_up(
     let target_modules = TargetModules::Names(modules.keys().cloned().collect());
     let config = LoraConfig { r, lora_alpha: scale(r) * r as f64, target_modules, use_dora, ..Default::default() };
     Ok(PeftAdapter { config, base_model: None, modules, scales })
+}
+
+/// What a slot's update is multiplied with: the config's own value where the slot's, which is kept in f32, is that one.
+pub(super) fn exact_scale(config: &LoraConfig, slot: &Slot) -> f64 {
+    let said = config.scale_of(&slot.module);
+    match said as f32 == slot.scale {
+        true => said,
+        false => slot.scale as f64,
+    }
 }
 
 /// The numbers times a factor; as they are where it is 1 to rounding.

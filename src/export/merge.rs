@@ -3,8 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,9 +20,12 @@ use super::quantize::QuantizeConfig;
 use super::source::{AdapterSource, Opened};
 use crate::base::Model;
 use crate::data::text::chat::stored::write_templates;
-use crate::disk::{place, put, replace_dir, with_temporary_dir, writing};
+use crate::disk::{place, put, replace_dir, with_temporary_dir};
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, TOKENIZER};
+use crate::formats;
+use crate::formats::safetensors::Entry;
+use crate::formats::Put;
 use crate::held::MappedFile;
 use crate::kernels::cpu::gemm::{gemm, View};
 use crate::ops::linear::Slot;
@@ -306,46 +308,28 @@ impl<'a> Writer<'a> {
         let mut tensors: Vec<(String, &TensorInfo)> = metadata.tensors().into_iter().collect();
         tensors.sort_by_key(|(name, t)| (t.data_offsets, name.clone()));
 
-        let mut header = Map::new();
-        if let Some(about) = metadata.metadata() {
-            header.insert("__metadata__".into(), json!(about.iter().collect::<BTreeMap<_, _>>()));
-        }
-        let mut offset = 0;
-        for (name, t) in &tensors {
-            let stored = t.data_offsets.1 - t.data_offsets.0;
-            let (dtype, bytes) = match (Precision::of_safetensors(t.dtype), self.dtype) {
-                (Some(had), Some(dtype)) => (json!(dtype.safetensors()), stored / had.size() * dtype.size()),
-                _ => (json!(t.dtype), stored),
-            };
-            header.insert(
-                name.clone(),
-                json!({"dtype": dtype, "shape": t.shape, "data_offsets": [offset, offset + bytes]}),
-            );
-            offset += bytes;
-        }
-        self.sums.bytes += offset as u64;
-        let mut header = serde_json::to_vec(&header).map_err(|e| Error::io(to)(e.into()))?;
-        header.resize(header.len().next_multiple_of(8), b' ');
-        let mut out = BufWriter::new(File::create(to).map_err(Error::io(to))?);
-        let whole = Some((8 + header.len() + offset) as u64);
-        out.write_all(&(header.len() as u64).to_le_bytes()).map_err(writing(to, whole))?;
-        out.write_all(&header).map_err(writing(to, whole))?;
-        for (name, t) in &tensors {
+        let entries: Vec<Entry> = tensors
+            .iter()
+            .map(|(name, t)| {
+                let stored = t.data_offsets.1 - t.data_offsets.0;
+                let (dtype, bytes) = match (Precision::of_safetensors(t.dtype), self.dtype) {
+                    (Some(had), Some(dtype)) => (dtype.safetensors(), stored / had.size() * dtype.size()),
+                    _ => (t.dtype, stored),
+                };
+                Entry { name, dtype, shape: &t.shape, bytes }
+            })
+            .collect();
+        self.sums.bytes += entries.iter().map(|e| e.bytes as u64).sum::<u64>();
+        let about = metadata.metadata().as_ref().map(|about| json!(about.iter().collect::<BTreeMap<_, _>>()));
+        formats::safetensors::write(to, about, &entries, |i, put| {
+            let (name, t) = &tensors[i];
             let bytes = &map[8 + length + t.data_offsets.0..8 + length + t.data_offsets.1];
-            let mut put = |part: &[u8]| out.write_all(part).map_err(writing(to, whole));
-            self.tensor(name, t, (from, bytes), &mut put)?;
-        }
-        out.flush().map_err(writing(to, whole))
+            self.tensor(name, t, (from, bytes), put)
+        })
     }
 
     /// One tensor, as it is, converted or merged, in panels of whole rows.
-    fn tensor(
-        &mut self,
-        name: &str,
-        t: &TensorInfo,
-        (from, bytes): (&MappedFile, &[u8]),
-        put: &mut dyn FnMut(&[u8]) -> Result<()>,
-    ) -> Result<()> {
+    fn tensor(&mut self, name: &str, t: &TensorInfo, (from, bytes): (&MappedFile, &[u8]), put: Put) -> Result<()> {
         let update = self.updates.remove(name);
         let mut unchanged = |part: &[u8]| from.unchanged().and_then(|()| put(part));
         let Some(had) = Precision::of_safetensors(t.dtype) else { return unchanged(bytes) };
@@ -365,7 +349,7 @@ impl<'a> Writer<'a> {
             after.clear();
             if let Some(u) = &update {
                 before.clear();
-                dtype.encode(&numbers, &mut before);
+                dtype.encode(&numbers, &mut before)?;
                 let (r, m) = (u.slot.r, end - first);
                 let rows = View::rows(&u.b[first * r..end * r], r);
                 let (into, a, scale) = (&mut numbers, View::rows(&u.a, cols), u.slot.scale);
@@ -379,7 +363,7 @@ impl<'a> Writer<'a> {
                     row.iter_mut().for_each(|v| *v = (*v as f64 * factor) as f32);
                 }
             }
-            dtype.encode(&numbers, &mut after);
+            dtype.encode(&numbers, &mut after)?;
             if numbers.iter().any(|v| dtype.overflows(*v)) {
                 let what = format!("a number of {name} that is too large for {}", dtype.as_str());
                 return Err(Error::NonFinite { what });

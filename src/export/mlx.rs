@@ -10,9 +10,10 @@ use std::path::Path;
 
 use serde_json::{json, Value};
 
-use super::halves::{first_nonzero, pair_up, scaled, Half};
+use super::halves::{exact_scale, first_nonzero, pair_up, scaled, Half};
 use crate::error::{Error, Result};
 use crate::family::DecoderConfig;
+use crate::formats::json::damage;
 use crate::lora::peft::PeftAdapter;
 use crate::lora::tensors::{load_tensors, write_tensors, Matrix};
 use crate::model::Adapter;
@@ -40,7 +41,7 @@ fn filled(mut data: Vec<f32>, cols: usize, rank: usize) -> Vec<f32> {
 pub(super) fn write(dir: &Path, config: &DecoderConfig, adapter: &Adapter) -> Result<()> {
     let wrong = |reason: String| Error::Adapter { path: dir.into(), reason };
     let rank = adapter.slots.iter().map(|s| s.r).max().unwrap_or(0);
-    let scale = first_nonzero(adapter.slots.iter().map(|s| s.scale as f64)).unwrap_or(1.0);
+    let scale = first_nonzero(adapter.slots.iter().map(|s| exact_scale(&adapter.config, s))).unwrap_or(1.0);
     let mut tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)> = BTreeMap::new();
     let (mut keys, mut lowest) = (BTreeSet::new(), config.num_layers);
     for s in &adapter.slots {
@@ -51,7 +52,7 @@ pub(super) fn write(dir: &Path, config: &DecoderConfig, adapter: &Adapter) -> Re
         lowest = lowest.min(layer);
         let a = filled(s.a.numbers()?.into_owned(), s.in_features, rank);
         // B's columns of smaller ranks are rows here, and what is beyond them is zero.
-        let b = scaled(&s.b.numbers()?, s.scale as f64 / scale);
+        let b = scaled(&s.b.numbers()?, exact_scale(&adapter.config, s) / scale);
         let b = filled(transposed(&b, s.out_features, s.r), s.out_features, rank);
         let a = transposed(&a, rank, s.in_features);
         tensors.insert(format!("{}.lora_a", s.module), (vec![s.in_features, rank], a));
@@ -88,15 +89,28 @@ pub(super) fn read(dir: &Path, config: &DecoderConfig) -> Result<PeftAdapter> {
     let path = dir.join(CONFIG);
     let wrong = |reason: String| Error::Adapter { path: path.clone(), reason };
     let text = std::fs::read(&path).map_err(Error::io(&path))?;
-    let json: Value = serde_json::from_slice(&text).map_err(|e| wrong(format!("damaged: {e}")))?;
+    let json: Value = serde_json::from_slice(&text).map_err(|e| wrong(damage(&text, &e)))?;
     let with_lengths = json["fine_tune_type"] == "dora";
     if !with_lengths && json["fine_tune_type"] != "lora" {
         return Err(wrong(format!("fine_tune_type: expected \"lora\" or \"dora\", found {}", json["fine_tune_type"])));
     }
-    let layers = json["num_layers"].as_u64().ok_or_else(|| wrong("num_layers: expected a number".into()))? as usize;
     let settings = &json["lora_parameters"];
-    let scale = settings["scale"].as_f64().ok_or_else(|| wrong("scale: expected a number".into()))?;
-    let rank = settings["rank"].as_u64().ok_or_else(|| wrong("rank: expected a number".into()))? as usize;
+    let other = |key: &str, expected: &str, found: &Value| wrong(format!("{key}: expected {expected}, found {found}"));
+    let whole = |key: &str, found: &Value| match found.as_u64().and_then(|n| usize::try_from(n).ok()) {
+        Some(n) if n > 0 => Ok(n),
+        _ => Err(other(key, "a whole number ≥ 1", found)),
+    };
+    let layers = whole("num_layers", &json["num_layers"])?;
+    let rank = whole("rank", &settings["rank"])?;
+    // MLX multiplies with any number; one of 0, also in f32, is an adapter that does nothing.
+    let scale = match settings["scale"].as_f64() {
+        Some(scale) if (scale as f32).is_finite() && scale as f32 != 0.0 => scale,
+        _ => return Err(other("scale", "a number other than 0", &settings["scale"])),
+    };
+    // MLX refuses others too.
+    if !settings["dropout"].is_null() && !settings["dropout"].as_f64().is_some_and(|p| (0.0..1.0).contains(&p)) {
+        return Err(other("dropout", "a number, 0 ≤ p < 1", &settings["dropout"]));
+    }
     let keys: Option<BTreeSet<&str>> = settings["keys"].as_array().and_then(|k| k.iter().map(Value::as_str).collect());
     let keys = keys.ok_or_else(|| wrong("keys: expected a list of names".into()))?;
 

@@ -1,11 +1,12 @@
 //! Adapters in the formats of other runtimes, and models with their adapter merged in. What is written is read again
-//! from its files, and its logits are compared with the adapter's, before it gets its name.
+//! from its files, and its weights and logits are compared with the adapter's, before it gets its name.
 
 mod check;
 mod gguf;
 mod halves;
 mod merge;
 mod mlx;
+mod numbers;
 mod precision;
 mod quantize;
 mod source;
@@ -89,6 +90,8 @@ pub struct Exported {
     pub format: Format,
     /// Its folder.
     pub path: PathBuf,
+    /// How far its numbers are from the adapter's, as shares of themselves: A, B times its scale, magnitudes.
+    pub weights: f32,
     /// How far its logits are from the adapter's.
     pub difference: Difference,
     /// What rounding explains.
@@ -110,6 +113,8 @@ pub struct ExportReport {
     pub tokens: usize,
     /// Content hash of the chat template that lies beside each export; `None` where the base has none.
     pub chat_template: Option<String>,
+    /// How far the base's logits are from those of base and adapter: what the adapter does.
+    pub effect: f32,
     /// What was written.
     pub exports: Vec<Exported>,
 }
@@ -168,7 +173,7 @@ fn export_with(
         return Err(Error::Adapter { path: opened.adapter_path.clone(), reason });
     }
     let was_there = out.exists();
-    let mut exports = Vec::new();
+    let (mut exports, mut effect) = (Vec::new(), 0.0);
     let finals: Vec<&Path> = targets.iter().map(PathBuf::as_path).collect();
     let done = replace_dirs(&finals, |folders| {
         let each = || formats.iter().copied().zip(folders.iter().map(PathBuf::as_path)).zip(&targets);
@@ -176,7 +181,8 @@ fn export_with(
             write(format, dir, &opened)?;
             between(format, dir)?;
         }
-        exports = compare(&opened, &each().map(|((f, dir), target)| (f, dir, target.as_path())).collect::<Vec<_>>())?;
+        let each = each().map(|((f, dir), target)| (f, dir, target.as_path()));
+        (exports, effect) = compare(&opened, &each.collect::<Vec<_>>())?;
         Ok(())
     });
     if let Err(e) = done {
@@ -186,7 +192,7 @@ fn export_with(
         }
         return Err(e);
     }
-    Ok(opened.report(exports))
+    Ok(opened.report(exports, effect))
 }
 
 /// Compares an export that lies in `dir` with the adapter it should be.
@@ -195,8 +201,8 @@ fn export_with(
 /// As [`export`]; nothing is removed.
 pub fn verify(source: &AdapterSource, format: Format, dir: &Path) -> Result<ExportReport> {
     let opened = source.open(None)?;
-    let exports = compare(&opened, &[(format, dir, dir)])?;
-    Ok(opened.report(exports))
+    let (exports, effect) = compare(&opened, &[(format, dir, dir)])?;
+    Ok(opened.report(exports, effect))
 }
 
 /// Reads an export from its files.
@@ -228,31 +234,39 @@ fn write(format: Format, dir: &Path, opened: &Opened) -> Result<()> {
     write_templates(&opened.templates, dir)
 }
 
-/// Reads the exports (format, where it lies, where it will lie) and compares their logits with the adapter's.
-fn compare(opened: &Opened, written: &[(Format, &Path, &Path)]) -> Result<Vec<Exported>> {
+/// Reads the exports (format, where it lies, where it will lie) and compares their weights and logits with the
+/// adapter's; gives the adapter's effect beside them.
+fn compare(opened: &Opened, written: &[(Format, &Path, &Path)]) -> Result<(Vec<Exported>, f32)> {
     let Opened { engine, model, .. } = opened;
     let read = |(format, dir, _): &(Format, &Path, &Path)| {
         Adapter::from_peft(engine, model, read(*format, dir, &model.config)?, dir)
     };
     let adapters = written.iter().map(read).collect::<Result<Vec<_>>>()?;
-    let sides: Vec<Side> = adapters.iter().map(|a| Side { model, adapter: Some(a) }).collect();
-    let found = differences(engine, opened.side(), &sides, &opened.rows)?;
-    written
+    let both = written.iter().zip(&adapters);
+    let weights = both.map(|(&(format, _, path), got)| numbers::compare(&opened.adapter, got, format, path));
+    let weights = weights.collect::<Result<Vec<_>>>()?;
+    let mut sides: Vec<Side> = adapters.iter().map(|a| Side { model, adapter: Some(a) }).collect();
+    sides.push(Side { model, adapter: None });
+    let mut found = differences(engine, opened.side(), &sides, &opened.rows)?;
+    let effect = found.pop().map_or(0.0, |base| base.max);
+    let exports = written
         .iter()
+        .zip(weights)
         .zip(found)
-        .map(|(&(format, _, path), difference)| {
+        .map(|((&(format, _, path), weights), difference)| {
             let bound = difference.bound(ROUNDING);
             if difference.max > bound {
                 let (path, what) = (path.to_path_buf(), format!("logits of the {} export", format.as_str()));
                 return Err(Error::ExportMismatch { path, what, difference: difference.max, bound });
             }
-            Ok(Exported { format, path: path.to_path_buf(), difference, bound })
+            Ok(Exported { format, path: path.to_path_buf(), weights, difference, bound })
         })
-        .collect()
+        .collect::<Result<Vec<_>>>()?;
+    Ok((exports, effect))
 }
 
 impl Opened {
-    fn report(&self, exports: Vec<Exported>) -> ExportReport {
+    fn report(&self, exports: Vec<Exported>, effect: f32) -> ExportReport {
         let hash = |text: &String| blake3::hash(text.as_bytes()).to_hex().to_string();
         ExportReport {
             adapter: self.adapter_path.clone(),
@@ -261,6 +275,7 @@ impl Opened {
             rows: self.rows.ids.len(),
             tokens: self.rows.tokens(),
             chat_template: self.templates.get(DEFAULT).map(hash),
+            effect,
             exports,
         }
     }

@@ -88,12 +88,8 @@ impl Precision {
     }
 
     /// Appends numbers as they are stored, rounded to the nearest.
-    pub(super) fn encode(self, numbers: &[f32], out: &mut Vec<u8>) {
-        match self {
-            Precision::F32 => out.extend(numbers.iter().flat_map(|v| v.to_le_bytes())),
-            Precision::F16 => out.extend(numbers.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes())),
-            Precision::BF16 => out.extend(numbers.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes())),
-        }
+    pub(super) fn encode(self, numbers: &[f32], out: &mut Vec<u8>) -> crate::error::Result<()> {
+        self.dtype().encode(numbers, out)
     }
 
     /// Whether a finite number becomes infinite.
@@ -124,7 +120,7 @@ mod tests {
         for p in Precision::ALL {
             assert_eq!((p.as_str().parse(), Precision::of_safetensors(p.safetensors())), (Ok(p), Some(p)));
             let (numbers, mut bytes) = ([1.0 + 1.4 * p.unit(), 1.0 + 0.4 * p.unit(), -3.0], Vec::new());
-            p.encode(&numbers, &mut bytes);
+            p.encode(&numbers, &mut bytes).unwrap();
             let mut back = [0.0; 3];
             assert_eq!(bytes.len(), 3 * p.size());
             p.decode(&bytes, &mut back);

@@ -1,10 +1,14 @@
-//! How the elements of a stored tensor are written, and how they become f32.
+//! How the elements of a stored tensor are written, how they become f32, and how f32 become them.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
-use half::f16;
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
+use half::{bf16, f16};
 
+use crate::error::Result;
 use crate::kernels::cpu::blocks;
 use crate::kernels::cpu::blocks::Block;
 use crate::kernels::cpu::simd::simd_kernel;
@@ -139,6 +143,50 @@ impl Dtype {
             }
             Dtype::Blocks(block) => blocks::read(block, bytes, 0..out.len(), out),
         }
+    }
+
+    /// Appends numbers, which fill whole blocks, as they are stored: each rounded to the nearest, blocks by ggml's rule.
+    ///
+    /// # Errors
+    /// When candle refuses to make the blocks.
+    pub(crate) fn encode(self, numbers: &[f32], out: &mut Vec<u8>) -> Result<()> {
+        match self {
+            Dtype::F32 => out.extend_from_slice(&le_bytes(numbers)),
+            Dtype::F16 => out.extend(numbers.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes())),
+            Dtype::BF16 => out.extend(numbers.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes())),
+            Dtype::Blocks(block) => {
+                let numbers = Tensor::from_slice(numbers, (1, numbers.len()), &Device::Cpu)?;
+                out.extend_from_slice(&QTensor::quantize(&numbers, candle_type(block))?.data()?);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Singles as files hold them, without a copy where memory holds them so.
+pub(crate) fn le_bytes(numbers: &[f32]) -> Cow<'_, [u8]> {
+    if cfg!(target_endian = "little") {
+        // SAFETY: f32 has no padding, and every byte is a u8.
+        Cow::Borrowed(unsafe { numbers.align_to::<u8>().1 })
+    } else {
+        Cow::Owned(numbers.iter().flat_map(|x| x.to_le_bytes()).collect())
+    }
+}
+
+fn candle_type(block: Block) -> GgmlDType {
+    match block {
+        Block::Q4_0 => GgmlDType::Q4_0,
+        Block::Q4_1 => GgmlDType::Q4_1,
+        Block::Q5_0 => GgmlDType::Q5_0,
+        Block::Q5_1 => GgmlDType::Q5_1,
+        Block::Q8_0 => GgmlDType::Q8_0,
+        Block::Q8_1 => GgmlDType::Q8_1,
+        Block::Q2K => GgmlDType::Q2K,
+        Block::Q3K => GgmlDType::Q3K,
+        Block::Q4K => GgmlDType::Q4K,
+        Block::Q5K => GgmlDType::Q5K,
+        Block::Q6K => GgmlDType::Q6K,
+        Block::Q8K => GgmlDType::Q8K,
     }
 }
 

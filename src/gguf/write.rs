@@ -1,9 +1,13 @@
 //! Writing GGUF: fields and the table of tensors first, then the tensors one after the other as they are made.
 
-use std::io::Write;
+use std::io::{BufWriter, Write};
+use std::path::Path;
 
 use super::file::{ALIGNMENT, MAGIC, VERSION};
+use crate::disk::writing;
+use crate::error::{Error, Result};
 use crate::formats::dtype::Dtype;
+use crate::formats::Put;
 
 /// A field to be written.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,7 +48,7 @@ impl Fields {
     }
 
     /// The header of a file with these fields and tensors, filled up to where the first tensor begins.
-    pub fn header(&self, tensors: &[Planned]) -> Vec<u8> {
+    pub(super) fn header(&self, tensors: &[Planned]) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
         out.extend(VERSION.to_le_bytes());
         out.extend((tensors.len() as u64).to_le_bytes());
@@ -67,9 +71,39 @@ impl Fields {
     }
 }
 
-/// Zeros behind a tensor of so many bytes.
-pub(crate) fn pad(out: &mut impl Write, bytes: usize) -> std::io::Result<()> {
-    out.write_all(&vec![0; bytes.next_multiple_of(ALIGNMENT) - bytes])
+/// Writes a whole file, whose name is for messages, and gives its bytes; `make` hands the bytes of the tensor of this
+/// number on, in as many parts as it likes.
+///
+/// # Errors
+/// When the file cannot be written; [`Error::Misuse`] where a tensor has other bytes than its shape and type take.
+pub(crate) fn write(
+    file: impl Write,
+    path: &Path,
+    fields: &Fields,
+    tensors: &[Planned],
+    mut make: impl FnMut(usize, Put) -> Result<()>,
+) -> Result<u64> {
+    let mut out = BufWriter::with_capacity(1 << 20, file);
+    let header = fields.header(tensors);
+    let planned = tensors.iter().map(|t| t.bytes().next_multiple_of(ALIGNMENT)).sum::<usize>();
+    let whole = Some((header.len() + planned) as u64);
+    out.write_all(&header).map_err(writing(path, whole))?;
+    let mut total = header.len();
+    for (i, t) in tensors.iter().enumerate() {
+        let mut made = 0;
+        make(i, &mut |part| {
+            made += part.len();
+            out.write_all(part).map_err(writing(path, whole))
+        })?;
+        if made != t.bytes() {
+            return Err(Error::Misuse(format!("{}: {made} bytes were made, {} were planned", t.name, t.bytes())));
+        }
+        let padded = made.next_multiple_of(ALIGNMENT);
+        out.write_all(&vec![0; padded - made]).map_err(writing(path, whole))?;
+        total += padded;
+    }
+    out.flush().map_err(writing(path, whole))?;
+    Ok(total as u64)
 }
 
 fn text(out: &mut Vec<u8>, text: &str) {

@@ -11,8 +11,10 @@ use crate::config::{is_regex, Layers, ModulePattern};
 use crate::config::{LoraConfig, TargetModules};
 use crate::disk::put;
 use crate::error::{Error, Result};
-use crate::lora::tensors::{le_bytes, write_tensors, Matrix};
+use crate::formats::dtype::le_bytes;
+use crate::formats::json::damage;
 pub use crate::lora::tensors::{load_tensors, Tensors};
+use crate::lora::tensors::{write_tensors, Matrix};
 
 const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapter_model.safetensors";
@@ -42,6 +44,9 @@ const UNSUPPORTED: [&str; 14] = [
     "use_qalora",
     "velora_config",
 ];
+
+/// What ranks are.
+const WHOLE: &str = "a whole number ≥ 1";
 
 /// Initialisations that leave the base weights alone. The others (PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ)
 /// subtract the first A and B from them, so the saved tensors do not fit the base as published.
@@ -145,10 +150,7 @@ pub fn save_adapter(dir: &Path, config: &LoraConfig, base_model: &str, tensors: 
         if t.r != config.rank_of(t.module) {
             ranks.insert(t.module.into(), t.r.into());
         }
-        let r = t.r as f64;
-        let alpha = t.scale * if config.use_rslora { r.sqrt() } else { r };
-        let said = config.alpha_of(t.module);
-        if (alpha - said).abs() > 1e-6 * said.abs() {
+        if let Some(alpha) = own_alpha(t, config) {
             alphas.insert(t.module.into(), alpha_json(alpha));
         }
     }
@@ -179,8 +181,8 @@ pub fn save_adapter(dir: &Path, config: &LoraConfig, base_model: &str, tensors: 
 pub fn load_adapter(dir: &Path) -> Result<PeftAdapter> {
     let path = dir.join(CONFIG);
     let text = fs::read(&path).map_err(Error::io(&path))?;
-    let json: Map<String, Value> = serde_json::from_slice(&text)
-        .map_err(|e| Error::Adapter { path: path.clone(), reason: format!("damaged: {e}") })?;
+    let json: Map<String, Value> =
+        serde_json::from_slice(&text).map_err(|e| Error::Adapter { path: path.clone(), reason: damage(&text, &e) })?;
     let file = ConfigFile { path: &path, json: &json };
     file.refuse_unsupported()?;
 
@@ -213,6 +215,9 @@ pub fn load_adapter(dir: &Path) -> Result<PeftAdapter> {
         }
         scales.insert(module.clone(), config.scale_of(module));
     }
+    if scales.values().all(|scale| *scale == 0.0) {
+        return Err(file.fault("alpha_pattern: every module has an alpha of 0, so the adapter does nothing".into()));
+    }
     let base_model = file.get("base_model_name_or_path").and_then(Value::as_str).map(String::from);
     Ok(PeftAdapter { config, base_model, modules, scales })
 }
@@ -244,15 +249,31 @@ fn matrices_of<'a>(t: &PeftTensor<'a>) -> Vec<(String, Matrix<'a>)> {
     all
 }
 
-/// PEFT declares the type as int; readers in other languages insist. A scale went through f32, so an alpha
-/// next to a whole number is that number.
+/// The alpha of a module whose scale is not what the config says of it. Scales are kept in f32, so it is as f32 that
+/// they are compared, and a whole number stands for those beside it that give the same scale.
+fn own_alpha(t: &PeftTensor, config: &LoraConfig) -> Option<f64> {
+    let divisor = if config.use_rslora { (t.r as f64).sqrt() } else { t.r as f64 };
+    let same = |alpha: f64| (alpha / divisor) as f32 == t.scale as f32;
+    let alpha = t.scale * divisor;
+    let whole = Some(alpha.round()).filter(|whole| same(*whole));
+    (!same(config.alpha_of(t.module))).then(|| whole.unwrap_or(alpha))
+}
+
+/// An alpha, exactly. PEFT declares the type as int, and readers in other languages insist.
 fn alpha_json(alpha: f64) -> Value {
-    let whole = alpha.round();
-    if (alpha - whole).abs() <= 1e-6 * alpha.abs() && whole.abs() < 1e15 {
-        json!(whole as i64)
-    } else {
-        json!(alpha)
+    match alpha.fract() == 0.0 && alpha.abs() < (1u64 << 53) as f64 {
+        true => json!(alpha as i64),
+        false => json!(alpha),
     }
+}
+
+/// An alpha that a scale in f32 can be made of. PEFT multiplies with any number: a negative one takes the update away.
+fn alpha_of(value: &Value) -> Option<f64> {
+    value.as_f64().filter(|x| (*x as f32).is_finite() && (*x == 0.0 || *x as f32 != 0.0))
+}
+
+fn rank_of(value: &Value) -> Option<usize> {
+    value.as_u64().and_then(|r| usize::try_from(r).ok()).filter(|r| *r > 0)
 }
 
 /// The keys in the order in which PEFT sorts them.
@@ -403,33 +424,29 @@ impl ConfigFile<'_> {
         Ok(())
     }
 
-    fn number(&self, key: &str, default: f64) -> Result<f64> {
+    /// What `read` makes of a key's value; where it is absent, PEFT's default.
+    fn value<T>(&self, key: &str, default: T, expected: &str, read: impl Fn(&Value) -> Option<T>) -> Result<T> {
         let Some(value) = self.get(key) else { return Ok(default) };
-        match value.as_f64() {
-            Some(x) if x.is_finite() => Ok(x),
-            _ => Err(self.fault(format!("{key}: expected a number, found {value}"))),
-        }
+        read(value).ok_or_else(|| self.fault(format!("{key}: expected {expected}, found {value}")))
     }
 
-    /// Where a key is absent, PEFT's default holds.
+    /// Where a key is absent, PEFT's default holds. PEFT takes an alpha of 0, which makes an adapter that does nothing,
+    /// and any `lora_dropout` below 0 for none: both are refused, as slips. It is of use in `alpha_pattern`, where it
+    /// turns one module off.
     fn lora_config(&self, modules: &BTreeMap<String, LoraPair>) -> Result<LoraConfig> {
-        let r = match self.get("r") {
-            None => 8,
-            Some(value) => match value.as_u64().and_then(|r| usize::try_from(r).ok()) {
-                Some(r) if r > 0 => r,
-                _ => return Err(self.fault(format!("r: expected a whole number ≥ 1, found {value}"))),
-            },
-        };
+        // Of f32, in which masks are scaled by 1 / (1 − p).
+        let share = |v: &Value| v.as_f64().filter(|p| *p >= 0.0 && (*p as f32) < 1.0);
+        let nonzero = |v: &Value| alpha_of(v).filter(|x| *x != 0.0);
         Ok(LoraConfig {
-            r,
-            lora_alpha: self.number("lora_alpha", 8.0)?,
-            lora_dropout: self.number("lora_dropout", 0.0)?,
+            r: self.value("r", 8, WHOLE, rank_of)?,
+            lora_alpha: self.value("lora_alpha", 8.0, "a number other than 0", nonzero)?,
+            lora_dropout: self.value("lora_dropout", 0.0, "a number, 0 ≤ p < 1", share)?,
             use_rslora: self.flag("use_rslora")?,
             use_dora: self.flag("use_dora")?,
             target_modules: self.target_modules(modules)?,
             layers_to_transform: self.layers()?,
-            rank_pattern: self.pattern("rank_pattern", |v| v.as_u64().and_then(|r| usize::try_from(r).ok()))?,
-            alpha_pattern: self.pattern("alpha_pattern", |v| v.as_f64().filter(|x| x.is_finite()))?,
+            rank_pattern: self.pattern("rank_pattern", WHOLE, rank_of)?,
+            alpha_pattern: self.pattern("alpha_pattern", "a number", alpha_of)?,
         })
     }
 
@@ -444,13 +461,14 @@ impl ConfigFile<'_> {
     /// `layers_to_transform`, where `target_modules` are names: a regular expression has selected already.
     fn layers(&self) -> Result<Option<Layers>> {
         let Some(value) = self.get("layers_to_transform") else { return Ok(None) };
-        let numbers: Option<Vec<u64>> = match value {
-            Value::Array(items) => items.iter().map(Value::as_u64).collect(),
-            one => one.as_u64().map(|n| vec![n]),
+        let number = |v: &Value| v.as_u64().and_then(|n| usize::try_from(n).ok());
+        let numbers: Option<Vec<usize>> = match value {
+            Value::Array(items) => items.iter().map(number).collect(),
+            one => number(one).map(|n| vec![n]),
         };
         match numbers {
             Some(n) if n.is_empty() || self.is_narrowed() || !self.names_modules() => Ok(None),
-            Some(n) => Ok(Some(Layers::new(n.into_iter().map(|n| n as usize)))),
+            Some(n) => Ok(Some(Layers::new(n))),
             None => Err(self.fault(format!("layers_to_transform: expected numbers of blocks, found {value}"))),
         }
     }
@@ -486,7 +504,7 @@ impl ConfigFile<'_> {
     }
 
     /// A pattern, in the file's order.
-    fn pattern<T>(&self, key: &str, read: impl Fn(&Value) -> Option<T>) -> Result<ModulePattern<T>> {
+    fn pattern<T>(&self, key: &str, expected: &str, read: impl Fn(&Value) -> Option<T>) -> Result<ModulePattern<T>> {
         let map = match self.get(key) {
             None => return Ok(ModulePattern::default()),
             Some(Value::Object(map)) => map,
@@ -501,7 +519,7 @@ impl ConfigFile<'_> {
                 }
                 match read(value) {
                     Some(x) => Ok((pattern.clone(), x)),
-                    None => Err(self.fault(format!("{key}: {pattern}: expected a number, found {value}"))),
+                    None => Err(self.fault(format!("{key}: {pattern}: expected {expected}, found {value}"))),
                 }
             })
             .collect()

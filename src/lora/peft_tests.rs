@@ -218,6 +218,48 @@ fn patterns_follow_peft() {
     Folder::new().set("rank_pattern", json!({"q_proj": "4"})).fails(&["rank_pattern", "q_proj", "number"]);
 }
 
+/// 32.00002 was written as 32, and a run that was taken up ended at other bytes.
+#[test]
+fn alphas_are_written_exactly() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(CONFIG);
+    let third = 1.0 / 3.0;
+    for (use_rslora, use_dora) in [(false, false), (true, false), (false, true)] {
+        for alpha in [32.00002, 32.0, 31.999998, third, 1e-7, 16777217.0, 1e15 + 0.5, 3e20, -2.5] {
+            let pattern = ModulePattern::parse("up_proj=7.0000001").unwrap();
+            let config = LoraConfig { lora_alpha: alpha, use_rslora, use_dora, alpha_pattern: pattern, ..config() };
+            let mut pairs = pairs();
+            pairs.values_mut().filter(|_| use_dora).for_each(|p| p.magnitude = Some(vec![1.0; p.out_features]));
+            let all = views(&pairs, &config);
+            // As a slot keeps them.
+            let slot = |t: &PeftTensor| config.scale_of(t.module) as f32 as f64;
+            let tensors: Vec<PeftTensor> = all.iter().map(|t| PeftTensor { scale: slot(t), ..*t }).collect();
+            save_adapter(dir.path(), &config, "base", &tensors).unwrap();
+            let json: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+            assert_eq!(json["alpha_pattern"], json!({"up_proj": 7.0000001}), "{alpha}");
+            assert_eq!(json["lora_alpha"].is_i64(), alpha.fract() == 0.0 && alpha < 1e15, "{alpha}");
+            let read = load_adapter(dir.path()).unwrap();
+            assert_eq!(read.config.lora_alpha.to_bits(), alpha.to_bits());
+            assert_eq!(read.scales[Q].to_bits(), config.scale_of(Q).to_bits());
+            assert_eq!(read.config.alpha_pattern, config.alpha_pattern);
+        }
+    }
+    // A scale that is not the config's: the whole number that gives it in f32, or what it is.
+    let of = |scale: f32| {
+        let pairs = pairs();
+        let mut tensors = views(&pairs, &config());
+        tensors[0].scale = scale as f64;
+        save_adapter(dir.path(), &config(), "base", &tensors).unwrap();
+        let read = load_adapter(dir.path()).unwrap();
+        assert_eq!(read.scales[Q] as f32, scale);
+        let json: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        json["alpha_pattern"].clone()
+    };
+    assert_eq!(of(2.0), json!({}));
+    assert_eq!(of(0.75), json!({Q: 3}));
+    assert_eq!(of(2.0000002), json!({Q: 4.0 * 2.0000002f32 as f64}));
+}
+
 #[test]
 fn target_modules_take_every_form() {
     let paths = TargetModules::Names(vec![Q.into(), UP.into()]);
@@ -288,11 +330,48 @@ fn refuses_what_is_not_plain_lora() {
         ("init_lora_weights", json!("pissa")),
         ("r", json!(0)),
         ("r", json!(1.5)),
+        ("r", json!(-4)),
+        ("r", json!(1e300)),
         ("lora_alpha", json!("8")),
+        ("lora_alpha", json!(0)),
+        ("lora_alpha", json!(1e300)),
+        ("lora_alpha", json!(-1e-300)),
+        ("lora_dropout", json!(-1)),
+        ("lora_dropout", json!(-0.1)),
+        ("lora_dropout", json!(1)),
+        ("lora_dropout", json!(0.999999999)),
+        ("lora_dropout", json!(1u64 << 63)),
+        ("lora_dropout", json!("0.1")),
+        ("layers_to_transform", json!([-1])),
         ("use_rslora", json!(1)),
         ("rank_pattern", json!([1])),
     ] {
         Folder::new().set(key, value.clone()).fails(&[CONFIG, key, &value.to_string()]);
+    }
+    for (key, value) in [
+        ("rank_pattern", json!(0)),
+        ("rank_pattern", json!(1e300)),
+        ("alpha_pattern", json!(1e300)),
+        ("alpha_pattern", json!(null)),
+    ] {
+        Folder::new().set(key, json!({"q_proj": value})).fails(&[CONFIG, key, "q_proj", &value.to_string()]);
+    }
+    Folder::new().set("alpha_pattern", json!({"q_proj": 0, "up_proj": 0})).fails(&[CONFIG, "alpha_pattern", "0"]);
+    // PEFT's own meaning: the update is taken away, a module is turned off.
+    let folder = Folder::new();
+    folder.set("lora_alpha", json!(-8)).set("alpha_pattern", json!({"up_proj": 0}));
+    let read = load_adapter(folder.path()).unwrap();
+    assert_eq!((read.scales[Q], read.scales[UP]), (-2.0, 0.0));
+    // What Python's json writes of numbers that are none.
+    for number in ["NaN", "Infinity", "-Infinity", "1e999"] {
+        for key in ["lora_alpha", "lora_dropout"] {
+            let folder = Folder::new();
+            folder.set(key, json!("HERE"));
+            let path = folder.path().join(CONFIG);
+            let text = fs::read_to_string(&path).unwrap().replace("\"HERE\"", number);
+            fs::write(&path, text).unwrap();
+            folder.fails(&[CONFIG, key, number]);
+        }
     }
     let folder = Folder::new();
     folder.set("init_lora_weights", json!("gaussian")).set("modules_to_save", json!([])).set("novel", json!(1));

@@ -1,17 +1,17 @@
 //! Files of f32 matrices, read and written one matrix at a time.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use memmap2::Mmap;
 use safetensors::SafeTensors;
-use serde_json::{json, Map, Value};
+use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::formats::dtype::Dtype;
+use crate::formats;
+use crate::formats::dtype::{le_bytes, Dtype};
+use crate::formats::safetensors::Entry;
 
 /// Tensors by name: shape and numbers.
 pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
@@ -22,16 +22,6 @@ pub struct Matrix<'a> {
     pub shape: Vec<usize>,
     /// Row-major.
     pub data: &'a [f32],
-}
-
-/// Numbers as files hold them.
-pub(super) fn le_bytes(data: &[f32]) -> Cow<'_, [u8]> {
-    if cfg!(target_endian = "little") {
-        // SAFETY: f32 has no padding, and every byte is a u8.
-        Cow::Borrowed(unsafe { data.align_to::<u8>().1 })
-    } else {
-        Cow::Owned(data.iter().flat_map(|x| x.to_le_bytes()).collect())
-    }
 }
 
 /// Every tensor of a safetensors file, converted from F32, F16 or BF16.
@@ -58,26 +48,13 @@ pub fn load_tensors(path: &Path) -> Result<Tensors> {
     Ok(out)
 }
 
-/// What `safetensors::serialize` writes, without a second copy in memory.
+/// What `safetensors::serialize` writes, without a second copy in memory. Fails when the file cannot be written.
 pub fn write_tensors(path: &Path, metadata: Value, matrices: &BTreeMap<String, Matrix>) -> Result<()> {
-    let mut header = Map::new();
-    header.insert("__metadata__".into(), metadata);
-    let mut offset = 0;
-    for (key, matrix) in matrices {
-        let end = offset + matrix.data.len() * 4;
-        header.insert(key.clone(), json!({"dtype": "F32", "shape": matrix.shape, "data_offsets": [offset, end]}));
-        offset = end;
-    }
-    let mut header = serde_json::to_vec(&header).map_err(|e| Error::io(path)(e.into()))?;
-    header.resize(header.len().next_multiple_of(8), b' ');
-    let write = || -> std::io::Result<()> {
-        let mut out = BufWriter::new(File::create(path)?);
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
-        out.write_all(&header)?;
-        for matrix in matrices.values() {
-            out.write_all(&le_bytes(matrix.data))?;
-        }
-        out.flush()
-    };
-    write().map_err(crate::disk::writing(path, Some((8 + header.len() + offset) as u64)))
+    let entries: Vec<Entry> = matrices.iter().map(|(name, m)| entry(name, m)).collect();
+    let all: Vec<&Matrix> = matrices.values().collect();
+    formats::safetensors::write(path, Some(metadata), &entries, |i, put| put(&le_bytes(all[i].data)))
+}
+
+fn entry<'a>(name: &'a str, m: &'a Matrix) -> Entry<'a> {
+    Entry { name, dtype: safetensors::Dtype::F32, shape: &m.shape, bytes: m.data.len() * 4 }
 }

@@ -299,6 +299,212 @@ fn damage_to_an_export_is_seen() {
     check(Format::Mlx).unwrap();
 }
 
+/// The place of a tensor in a GGUF file, by candle's reader.
+fn place_in_gguf(path: &Path, name: &str) -> (usize, Vec<usize>) {
+    let content = Content::read(&mut std::fs::File::open(path).unwrap()).unwrap();
+    let info = &content.tensor_infos[name];
+    ((content.tensor_data_offset + info.offset) as usize, info.shape.dims().to_vec())
+}
+
+/// Changes the two B of an export on q_proj, as their format lays them.
+fn change_b(format: Format, dir: &Path, change: &dyn Fn(&mut [Vec<f32>; 2])) {
+    let numbers = |bytes: &[u8]| bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    if format == Format::Gguf {
+        let path = dir.join("adapter.gguf");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let places = [0, 1].map(|l| {
+            let (at, shape) = place_in_gguf(&path, &format!("blk.{l}.attn_q.weight.lora_b"));
+            at..at + 4 * shape.iter().product::<usize>()
+        });
+        let mut both: [Vec<f32>; 2] = [0, 1].map(|l: usize| numbers(&bytes[places[l].clone()]));
+        change(&mut both);
+        for (place, b) in places.into_iter().zip(both) {
+            bytes[place].copy_from_slice(&b.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
+        }
+        return std::fs::write(&path, bytes).unwrap();
+    }
+    let (file, before, after) = match format {
+        Format::Mlx => ("adapters.safetensors", "model", "lora_b"),
+        _ => ("adapter_model.safetensors", "base_model.model.model", "lora_B.weight"),
+    };
+    let mut tensors = load_tensors(&dir.join(file)).unwrap();
+    let names = [0, 1].map(|l| format!("{before}.layers.{l}.self_attn.q_proj.{after}"));
+    let mut both = names.clone().map(|name| tensors[&name].1.clone());
+    change(&mut both);
+    for (name, b) in names.iter().zip(both) {
+        tensors.get_mut(name).unwrap().1 = b;
+    }
+    write(&dir.join(file), &tensors);
+}
+
+/// Makes the scale that an export states 1 % larger.
+fn change_scale(format: Format, dir: &Path) {
+    if format == Format::Gguf {
+        let path = dir.join("adapter.gguf");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = bytes.windows(18).position(|w| w == b"adapter.lora.alpha").unwrap() + 18 + 4;
+        bytes[at..at + 4].copy_from_slice(&8.08f32.to_le_bytes());
+        return std::fs::write(&path, bytes).unwrap();
+    }
+    let path = dir.join("adapter_config.json");
+    let mut config = json(&path);
+    match format {
+        Format::Mlx => config["lora_parameters"]["scale"] = 0.2525.into(),
+        _ => config["lora_alpha"] = 8.08.into(),
+    }
+    std::fs::write(&path, config.to_string()).unwrap();
+}
+
+/// An export whose B was zero throughout passed where the adapter moved logits by less than rounding explains.
+#[test]
+fn a_tiny_adapter_is_checked_by_its_weights() {
+    let (dir, model) = (tempfile::tempdir().unwrap(), golden("llama"));
+    let adapter = dir.path().join("adapter");
+    // Of full rank on square matrices, so that every transposition has the right shape.
+    let config = LoraConfig { r: 32, lora_alpha: 8.0, ..Default::default() };
+    make_adapter(&model, &adapter, &config, |_, m| m.ends_with("q_proj").then_some((32, 0.25)));
+    rewrite(&adapter.join("adapter_model.safetensors"), |name, _, data| {
+        if name.contains("lora_B") {
+            data.iter_mut().for_each(|v| *v *= 2e-7);
+        }
+    });
+    let (source, out) = (source(&model, &adapter, dir.path()), dir.path().join("out"));
+    type Damage<'a> = (&'a str, &'a dyn Fn(&mut [Vec<f32>; 2]));
+    let damages: [Damage; 4] = [
+        ("B zero", &|both| both.iter_mut().for_each(|b| b.fill(0.0))),
+        ("B of one module zero", &|both| both[1].fill(0.0)),
+        ("B of another module", &|both| both[0] = both[1].clone()),
+        ("B the wrong way round", &|both| {
+            let old = both[0].clone();
+            (0..32 * 32).for_each(|i| both[0][i] = old[i % 32 * 32 + i / 32]);
+        }),
+    ];
+    let report = export(&ExportConfig { source: source.clone(), formats: FORMATS.to_vec(), out: Some(out.clone()) });
+    let report = report.unwrap();
+    for e in &report.exports {
+        assert!(report.effect > 0.0 && report.effect < e.bound && e.weights == 0.0, "{report:?}");
+        let (format, dir) = (e.format, e.path.as_path());
+        let refused = |what: &str| match verify(&source, format, dir) {
+            Err(Error::ExportMismatch { what: said, difference, bound, path }) => {
+                assert!(
+                    said.contains("B times its scale of model.layers.") && said.contains(format.as_str()),
+                    "{said}"
+                );
+                assert!(difference > bound && bound > 0.0 && path == dir, "{what}: {difference:e} {bound:e}");
+            }
+            other => panic!("{format:?}, {what}: {other:?}"),
+        };
+        for (what, damage) in damages {
+            change_b(format, dir, damage);
+            refused(what);
+            export_all(source.clone(), &out);
+        }
+        change_scale(format, dir);
+        refused("the scale 1 % larger");
+        export_all(source.clone(), &out);
+        assert_eq!(verify(&source, format, dir).unwrap().effect, report.effect);
+    }
+    // An adapter that does nothing is said to.
+    rewrite(&adapter.join("adapter_model.safetensors"), |name, _, data| {
+        if name.contains("lora_B") {
+            data.fill(0.0);
+        }
+    });
+    let report = export(&ExportConfig { source, formats: vec![Format::Mlx], out: Some(out) }).unwrap();
+    assert_eq!(report.effect, 0.0);
+}
+
+/// The settings of other formats hold the adapter's alpha as it was given, not as f32 made it.
+#[test]
+fn scales_are_exact_in_every_format() {
+    let (dir, model) = (tempfile::tempdir().unwrap(), golden("llama"));
+    for (i, (alpha, use_rslora)) in [(2.1, false), (32.00002, false), (2.1, true)].into_iter().enumerate() {
+        let (adapter, out) = (dir.path().join(format!("a{i}")), dir.path().join(format!("out{i}")));
+        let config = LoraConfig { r: 7, lora_alpha: alpha, use_rslora, ..Default::default() };
+        make_adapter(&model, &adapter, &config, |_, m| m.ends_with("v_proj").then(|| (7, config.scale())));
+        export_all(source(&model, &adapter, dir.path()), &out);
+        assert_eq!(json(&out.join("peft/adapter_config.json"))["lora_alpha"], alpha);
+        assert_eq!(json(&out.join("mlx/adapter_config.json"))["lora_parameters"]["scale"], config.scale());
+        let mut file = std::fs::File::open(out.join("gguf/adapter.gguf")).unwrap();
+        let found = Content::read(&mut file).unwrap().metadata["adapter.lora.alpha"].to_f32().unwrap();
+        assert_eq!(found, (config.scale() * 7.0) as f32);
+    }
+}
+
+/// What MLX itself refuses, or what says nothing, is named with its value.
+#[test]
+fn settings_of_mlx_out_of_range_are_named() {
+    let (dir, model) = (tempfile::tempdir().unwrap(), golden("llama"));
+    let source = source(&model, &model.join("adapter"), dir.path());
+    export_all(source.clone(), &dir.path().join("out"));
+    let mlx = dir.path().join("out/mlx");
+    let path = mlx.join("adapter_config.json");
+    let whole = std::fs::read_to_string(&path).unwrap();
+    for (key, values) in [
+        ("scale", vec!["0", "0.0", "NaN", "1e300", "1e-300", "\"2\"", "null"]),
+        ("rank", vec!["0", "-1", "1.5", "18446744073709551616"]),
+        ("dropout", vec!["-1", "1", "9223372036854775808", "\"0\""]),
+        ("num_layers", vec!["0", "-1", "1e300"]),
+    ] {
+        let had = whole.lines().find(|l| l.contains(&format!("\"{key}\":"))).unwrap();
+        for value in values {
+            let comma = if had.ends_with(',') { "," } else { "" };
+            std::fs::write(&path, whole.replace(had, &format!("\"{key}\": {value}{comma}"))).unwrap();
+            let error = verify(&source, Format::Mlx, &mlx).unwrap_err().to_string();
+            let shown = if value.ends_with("e300") || value.ends_with("e-300") { &value[..1] } else { value };
+            assert!(error.contains(&format!("{key}:")) && error.contains(shown), "{key} {value}: {error}");
+        }
+    }
+    std::fs::write(&path, &whole).unwrap();
+    verify(&source, Format::Mlx, &mlx).unwrap();
+}
+
+/// The GGUF file by candle's reader: where each tensor lies, what it is, and that nothing is between them.
+#[test]
+fn adapters_in_gguf_are_laid_out_as_llama_cpp_reads_them() {
+    let (dir, model) = (tempfile::tempdir().unwrap(), golden("llama"));
+    export_all(source(&model, &model.join("adapter"), dir.path()), &dir.path().join("out"));
+    let path = dir.path().join("out/gguf/adapter.gguf");
+    let bytes = std::fs::read(&path).unwrap();
+    assert_eq!((&bytes[..4], &bytes[4..8]), (&b"GGUF"[..], &3u32.to_le_bytes()[..]));
+    let content = Content::read(&mut std::fs::File::open(&path).unwrap()).unwrap();
+    let mut tensors: Vec<_> = content.tensor_infos.values().collect();
+    tensors.sort_by_key(|t| t.offset);
+    let mut end = 0;
+    for t in &tensors {
+        assert_eq!((t.offset, t.ggml_dtype), (end, candle_core::quantized::GgmlDType::F32));
+        end += (4 * t.shape.elem_count() as u64).next_multiple_of(32);
+    }
+    assert_eq!(content.tensor_data_offset % 32, 0);
+    assert_eq!((content.tensor_data_offset + end, tensors.len()), (bytes.len() as u64, 28));
+}
+
+/// Fails unless the safetensors library writes the same bytes; gives the number of tensors.
+fn as_the_library_writes(path: &Path) -> usize {
+    let bytes = std::fs::read(path).unwrap();
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let again = safetensors::serialize(tensors.tensors(), header.metadata().clone()).unwrap();
+    assert!(again == bytes, "{}", path.display());
+    tensors.len()
+}
+
+/// Adapters and merged models have the bytes that the safetensors library writes; a run's optimizer state below.
+#[test]
+fn every_safetensors_file_is_as_the_library_writes_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let same = as_the_library_writes;
+    let (model, out) = (golden("llama"), dir.path().join("out"));
+    export_all(source(&model, &model.join("adapter"), dir.path()), &out);
+    assert_eq!(same(&out.join("peft/adapter_model.safetensors")), 28);
+    assert_eq!(same(&out.join("mlx/adapters.safetensors")), 28);
+    for (i, dtype) in [None, Some(Precision::F16), Some(Precision::BF16)].into_iter().enumerate() {
+        let merged = dir.path().join(format!("m{i}"));
+        merge_into(source(&model, &model.join("adapter"), dir.path()), &merged, dtype).unwrap();
+        assert!(same(&merged.join("model.safetensors")) > 14);
+    }
+}
+
 #[test]
 fn nothing_is_left_of_an_export_that_fails() {
     let (dir, model) = (tempfile::tempdir().unwrap(), golden("llama"));
@@ -597,6 +803,9 @@ fn a_run_exports_merges_and_knows_its_base() {
     copy(&project("assets/demo"), &model);
     std::fs::write(model.join("chat_template.jinja"), "{{ messages[0] }}").unwrap();
     let run = tiny_run(&model, &at("run"), None, false).unwrap();
+    for file in ["optimizer.safetensors", "adapter_model.safetensors"] {
+        assert!(as_the_library_writes(&run.join("checkpoint-2").join(file)) > 1);
+    }
 
     // The adapter and the checkpoints say what they stand on.
     let facts = AdapterFacts::read(&run.join("adapter")).unwrap().unwrap();
@@ -775,6 +984,7 @@ fn the_program_exports_and_merges() {
     let (code, shown, err) = run(&[&["export", "--to", "peft,gguf,mlx"], &common[..], &[&out]].concat());
     assert_eq!(code, Some(0), "{err}");
     assert!(shown.contains("logits differ by") && shown.contains("0.0e0 at most"), "{shown}");
+    assert!(shown.contains("weights differ by") && shown.contains("adapter moves logits by"), "{shown}");
     let (code, shown, err) = run(&[&["merge", "--json"], &common[..], &[&merged]].concat());
     assert_eq!(code, Some(0), "{err}");
     let report: serde_json::Value = serde_json::from_str(&shown).unwrap();

@@ -244,6 +244,30 @@ fn variants_follow_peft() {
     }
 }
 
+/// PEFT's `loraplus_weight_decay` is for A and for B, each by its own rate: what `weight_decay` is here. Without gradients
+/// a step is decay alone.
+#[test]
+fn loraplus_decays_b_by_its_own_rate() {
+    let e = engine(Form::Fused, 128, 1);
+    let m = Decoder::open(&e, &golden_dir().join("llama"), 64).unwrap();
+    for (name, ratio) in [("loraplus", 4.0), ("dora", 4.0), ("loraplus", 1.0)] {
+        let mut adapter =
+            Adapter::load(&e, &m, &golden_dir().join("lora_variants").join(name).join("adapter")).unwrap();
+        adapter.slots.iter_mut().for_each(|s| s.lr_factor = ratio as f32);
+        let mut grads = adapter.zero_gradients(&e).unwrap();
+        let before = named(&adapter, &grads);
+        let config = AdamWConfig { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.1, clip: 0.0 };
+        let mut adam = AdamW::new(&e, &adapter, config).unwrap();
+        e.run(|| adam.apply(&e, &mut adapter, &mut grads, 0.01)).unwrap();
+        for ((name, before, _), (_, after, _)) in before.iter().zip(named(&adapter, &grads)) {
+            let rate = if name.contains("lora_A") { 0.01 } else { 0.01 * ratio };
+            let kept = (1.0 - rate * 0.1) as f32;
+            assert!(before.iter().any(|v| *v != 0.0), "{name}");
+            assert!(before.iter().zip(&after).all(|(b, a)| b * kept == *a), "{name}");
+        }
+    }
+}
+
 #[test]
 fn folders_of_peft_are_written_again_byte_for_byte() {
     for dir in lora_variants() {

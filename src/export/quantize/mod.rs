@@ -7,14 +7,9 @@ mod vocabulary;
 pub use mix::QuantType;
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{Device, Tensor};
-use half::{bf16, f16};
 use rayon::prelude::*;
 use serde_json::Value;
 
@@ -28,8 +23,9 @@ use crate::error::{Error, Result};
 use crate::family::DecoderConfig;
 use crate::family::RopeScaling;
 use crate::formats::dtype::Dtype;
-use crate::gguf::write::{pad, Field, Fields, Planned};
-use crate::kernels::cpu::blocks::Block;
+use crate::formats::Put;
+use crate::gguf;
+use crate::gguf::write::{Field, Fields, Planned};
 use crate::ops::{Engine, EngineOptions};
 use crate::weights::Weight;
 use crate::weights::WeightStore;
@@ -116,7 +112,7 @@ pub fn quantize_on(base: &Base, config: &QuantizeConfig) -> Result<Quantized> {
     done.bits_per_weight = 8.0 * matrices().map(Planned::bytes).sum::<usize>() as f64 / numbers.max(1) as f64;
     plan.iter().for_each(|p| *done.tensors.entry(p.dtype.ggml_name().to_string()).or_default() += 1);
     done.bytes = write_with(&config.out, |file, temporary| {
-        let bytes = write(file, &config.out, &fields.header(&plan), &tensors)?;
+        let bytes = gguf::write::write(file, &config.out, &fields, &plan, |i, put| tensors[i].write(put))?;
         reads_as(c, temporary).map_err(|e| match e {
             Error::ModelNotSupported { reason, .. } => unsupported(reason),
             e => e,
@@ -229,26 +225,9 @@ fn tensors(
     Ok(out)
 }
 
-fn write(file: &mut File, path: &Path, header: &[u8], tensors: &[Source]) -> Result<u64> {
-    let mut out = BufWriter::with_capacity(1 << 20, file);
-    out.write_all(header).map_err(Error::io(path))?;
-    let mut bytes = header.len();
-    for source in tensors {
-        let size = source.write(|piece| out.write_all(piece).map_err(Error::io(path)))?;
-        if size != source.planned.bytes() {
-            let (name, expected) = (&source.planned.name, source.planned.bytes());
-            return Err(Error::Misuse(format!("{name}: {size} bytes were made, {expected} were planned")));
-        }
-        pad(&mut out, size).map_err(Error::io(path))?;
-        bytes += size.next_multiple_of(crate::gguf::file::ALIGNMENT);
-    }
-    out.flush().map_err(Error::io(path))?;
-    Ok(bytes as u64)
-}
-
 impl Source {
-    /// Hands its bytes on, piece by piece; gives how many they were.
-    fn write(&self, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<usize> {
+    /// Hands its bytes on, piece by piece.
+    fn write(&self, put: Put) -> Result<()> {
         // A vector is one row, unless its elements are to be reordered.
         let (rows, cols) = match (self.planned.shape.as_slice(), self.order) {
             ([n], None) => (1, *n),
@@ -256,16 +235,14 @@ impl Source {
         };
         let some = (PIECE / cols.max(1)).max(1);
         let pieces: Vec<usize> = (0..rows).step_by(some).collect();
-        let mut bytes = 0;
         for together in pieces.chunks(2 * rayon::current_num_threads()) {
             self.weight.unchanged()?;
             let made = together.par_iter().map(|&first| self.piece(first..(first + some).min(rows), cols));
             for piece in made.collect::<Result<Vec<_>>>()? {
-                bytes += piece.len();
-                take(&piece)?;
+                put(&piece)?;
             }
         }
-        Ok(bytes)
+        Ok(())
     }
 
     fn piece(&self, rows: std::ops::Range<usize>, cols: usize) -> Result<Vec<u8>> {
@@ -284,7 +261,7 @@ impl Source {
         if self.plus != 0.0 {
             numbers.iter_mut().for_each(|x| *x += self.plus);
         }
-        encode(self.planned.dtype, numbers, &self.planned.name)
+        encode(self.planned.dtype, &numbers, &self.planned.name)
     }
 }
 
@@ -292,45 +269,14 @@ impl Source {
 ///
 /// # Errors
 /// [`Error::NonFinite`] where one, or the scale of a block, is beyond the type.
-fn encode(dtype: Dtype, numbers: Vec<f32>, name: &str) -> Result<Vec<u8>> {
-    let (n, finite) = (numbers.len(), numbers.iter().all(|x| x.is_finite()));
-    let bytes = encoded(dtype, numbers)?;
-    let mut read = vec![0f32; n];
-    dtype.read(&bytes, 0..n, &mut read);
-    if !finite || read.iter().any(|x| !x.is_finite()) {
+fn encode(dtype: Dtype, numbers: &[f32], name: &str) -> Result<Vec<u8>> {
+    let (mut bytes, mut read) = (Vec::new(), vec![0f32; numbers.len()]);
+    dtype.encode(numbers, &mut bytes)?;
+    dtype.read(&bytes, 0..numbers.len(), &mut read);
+    if !numbers.iter().chain(&read).all(|x| x.is_finite()) {
         return Err(Error::NonFinite { what: format!("a number of {name} as {}", dtype.ggml_name()) });
     }
     Ok(bytes)
-}
-
-fn encoded(dtype: Dtype, numbers: Vec<f32>) -> Result<Vec<u8>> {
-    Ok(match dtype {
-        Dtype::F32 => numbers.iter().flat_map(|x| x.to_le_bytes()).collect(),
-        Dtype::F16 => numbers.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
-        Dtype::BF16 => numbers.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
-        Dtype::Blocks(block) => {
-            let n = numbers.len();
-            let made = QTensor::quantize(&Tensor::from_vec(numbers, (1, n), &Device::Cpu)?, candle_type(block))?;
-            made.data()?.into_owned()
-        }
-    })
-}
-
-fn candle_type(block: Block) -> GgmlDType {
-    match block {
-        Block::Q4_0 => GgmlDType::Q4_0,
-        Block::Q4_1 => GgmlDType::Q4_1,
-        Block::Q5_0 => GgmlDType::Q5_0,
-        Block::Q5_1 => GgmlDType::Q5_1,
-        Block::Q8_0 => GgmlDType::Q8_0,
-        Block::Q8_1 => GgmlDType::Q8_1,
-        Block::Q2K => GgmlDType::Q2K,
-        Block::Q3K => GgmlDType::Q3K,
-        Block::Q4K => GgmlDType::Q4K,
-        Block::Q5K => GgmlDType::Q5K,
-        Block::Q6K => GgmlDType::Q6K,
-        Block::Q8K => GgmlDType::Q8K,
-    }
 }
 
 /// The fields that [`crate::gguf::config`] reads.
