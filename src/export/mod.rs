@@ -243,7 +243,7 @@ fn compare(opened: &Opened, written: &[(Format, &Path, &Path)]) -> Result<(Vec<E
     };
     let adapters = written.iter().map(read).collect::<Result<Vec<_>>>()?;
     let both = written.iter().zip(&adapters);
-    let weights = both.map(|(&(format, _, path), got)| numbers::compare(&opened.adapter, got, format, path));
+    let weights = both.map(|(&(format, _, path), got)| numbers::compare(&opened.adapter, got, format.as_str(), path));
     let weights = weights.collect::<Result<Vec<_>>>()?;
     let mut sides: Vec<Side> = adapters.iter().map(|a| Side { model, adapter: Some(a) }).collect();
     sides.push(Side { model, adapter: None });

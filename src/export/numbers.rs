@@ -4,7 +4,6 @@
 
 use std::path::Path;
 
-use super::Format;
 use crate::error::{Error, Result};
 use crate::model::Adapter;
 use crate::ops::linear::Slot;
@@ -15,8 +14,8 @@ pub(super) const ROUNDING: f64 = 4.0 * f32::EPSILON as f64;
 /// Compares every number of an export with the adapter's; gives the largest difference, of the number itself.
 ///
 /// # Errors
-/// [`Error::ExportMismatch`] names the module and what of it is not the adapter's; `path` is for it.
-pub(super) fn compare(want: &Adapter, got: &Adapter, format: Format, path: &Path) -> Result<f32> {
+/// [`Error::ExportMismatch`] names the module and what of it is not the adapter's; `format` and `path` are for it.
+pub(super) fn compare(want: &Adapter, got: &Adapter, format: &str, path: &Path) -> Result<f32> {
     let mut check = Check { format, path, worst: 0.0 };
     let of = |adapter: &'_ Adapter, module: &str| adapter.slots.iter().position(|s| s.module == module);
     for w in &want.slots {
@@ -38,7 +37,7 @@ pub(super) fn compare(want: &Adapter, got: &Adapter, format: Format, path: &Path
 }
 
 struct Check<'a> {
-    format: Format,
+    format: &'a str,
     path: &'a Path,
     worst: f64,
 }
@@ -89,7 +88,7 @@ impl Check<'_> {
     }
 
     fn mismatch(&self, part: &str, module: &str, difference: f64, bound: f64) -> Error {
-        let what = format!("{part} of {module} in the {} export", self.format.as_str());
+        let what = format!("{part} of {module} in the {} export", self.format);
         let difference = if difference.is_nan() { f32::INFINITY } else { difference as f32 };
         Error::ExportMismatch { path: self.path.to_path_buf(), what, difference, bound: bound as f32 }
     }

@@ -259,7 +259,7 @@ mod tests {
     use super::*;
     use std::fs;
 
-    use half::{bf16, f16};
+    use half::f16;
     use safetensors::tensor::{Dtype as StDtype, TensorView};
 
     fn values(n: usize) -> Vec<f32> {
@@ -267,13 +267,12 @@ mod tests {
     }
 
     fn encode(dtype: StDtype, data: &[f32]) -> Vec<u8> {
-        match dtype {
-            StDtype::F32 => data.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            StDtype::F16 => data.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
-            StDtype::BF16 => data.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
-            StDtype::I64 => data.iter().flat_map(|&x| (x as i64).to_le_bytes()).collect(),
-            other => panic!("{other:?}"),
+        let mut out = Vec::new();
+        match Dtype::from_safetensors(dtype) {
+            Some(dtype) => dtype.encode(data, &mut out).unwrap(),
+            None => out.extend(data.iter().flat_map(|&x| (x as i64).to_le_bytes())),
         }
+        out
     }
 
     fn bytes(tensors: &[(&str, StDtype, &[usize])]) -> Vec<u8> {
