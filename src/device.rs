@@ -35,6 +35,7 @@ impl DeviceSetting {
     /// # Errors
     /// [`Error::Device`] when the one that is named is not in this build, is absent or does not work.
     /// `auto` has no error: the CPU is always there.
+    #[doc(hidden)]
     pub fn open(self) -> Result<Chosen> {
         let taken = |device, form| Ok(Chosen { device, form, instead: None });
         match self {

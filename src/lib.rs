@@ -41,6 +41,9 @@ pub use config::{
     Confidence, DataFormat, DataOptions, DataSource, DataSources, DeviceSetting, Dynamics, Layers, LoraConfig,
     MixReduction, ModulePattern, Recipe, Recompute, Schedule, TargetModules, TrainConfig,
 };
+pub use data::inspect;
+pub use data::text::Conversation;
+pub use data::tokens::{RowCounts, SourceCounts};
 pub use error::{BaseMismatch, Error, Result};
 pub use eval::{evaluate, evaluate_on, EvalConfig, Evaluation};
 #[cfg(feature = "generate")]

@@ -276,7 +276,7 @@ impl Model {
 }
 
 /// Makes the folder that hashes are kept in, where that can be done: without it they are taken anew each time.
-pub(super) fn make_cache(dir: &Path) {
+pub(crate) fn make_cache(dir: &Path) {
     if let Err(e) = std::fs::create_dir_all(dir) {
         log::debug!("{}: {e}", dir.display());
     }

@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::rows::files::Split;
 use super::rows::RowReader;
-use super::text::chat::{ChatFacts, ChatFormat};
+pub use super::text::chat::ChatFacts;
+use super::text::chat::ChatFormat;
 use super::text::Template;
 use super::tokens::pipeline::{encode, Blocks, Made};
 use super::tokens::RowCounts;
@@ -58,6 +59,7 @@ impl Default for InspectConfig {
 
 /// What was found in one file.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct InspectedFile {
     /// The file, or the folder of texts.
     pub path: PathBuf,
@@ -89,6 +91,7 @@ pub struct InspectedFile {
 
 /// Examples of some lengths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct LengthBucket {
     /// Fewest tokens.
     pub from: u64,
@@ -135,6 +138,7 @@ pub fn inspect(config: &InspectConfig) -> Result<Vec<InspectedFile>> {
 ///
 /// # Errors
 /// As [`inspect`].
+#[doc(hidden)]
 pub fn inspect_on(model: &ModelFiles, config: &InspectConfig) -> Result<Vec<InspectedFile>> {
     config.data.validate()?;
     config.data_options.validate()?;

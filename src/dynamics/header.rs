@@ -15,6 +15,7 @@ pub(super) const FILE: &str = "header.json";
 /// The run a checkpoint belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Stage {
     /// The reference run.
     Reference,
@@ -38,6 +39,7 @@ impl Stage {
 /// How a checkpoint's records came about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Kind {
     /// A forward pass over the whole set with the weights standing still: every example once.
     Sweep,

@@ -11,6 +11,7 @@ use crate::error::Result;
 
 /// How a join went.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ImportReport {
     /// Our examples that the log knows.
     pub matched: u64,

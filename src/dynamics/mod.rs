@@ -27,6 +27,7 @@ mod metrics;
 mod summary;
 mod writer;
 
+pub use crate::recipe::Half;
 pub use block::Record;
 pub use header::{CheckpointInfo, Header, Kind, Stage};
 pub(crate) use import::imported;

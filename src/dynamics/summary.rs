@@ -6,6 +6,7 @@ use crate::recipe::Half;
 
 /// Means over the examples of one half.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct HalfSummary {
     /// Examples.
     pub rows: u64,
@@ -25,6 +26,7 @@ pub struct HalfSummary {
 
 /// What a report says about a split.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Summary {
     /// The confident half.
     pub confident: HalfSummary,

@@ -92,6 +92,7 @@ pub(super) struct Side<'a> {
 
 /// How far logits lie apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Difference {
     /// Largest difference; infinite where one is no number.
     pub max: f32,

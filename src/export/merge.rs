@@ -71,6 +71,7 @@ pub struct MergeConfig {
 
 /// What was merged.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Merged {
     /// The merged model's folder.
     pub path: PathBuf,

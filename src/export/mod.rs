@@ -85,6 +85,7 @@ pub struct ExportConfig {
 
 /// A format that was written, or verified.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Exported {
     /// Which.
     pub format: Format,
@@ -100,6 +101,7 @@ pub struct Exported {
 
 /// What was exported.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct ExportReport {
     /// The adapter.
     pub adapter: PathBuf,

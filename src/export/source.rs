@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::check::{Rows, Side};
 use crate::base::check::check_base;
 use crate::base::facts::{default_cache, AdapterFacts};
+use crate::base::model::make_cache;
 use crate::base::Model;
 use crate::config::DataOptions;
 use crate::data::text::chat::stored::{read_template, same_but_for_training, DEFAULT};
@@ -88,7 +89,10 @@ impl AdapterSource {
         let adapter = Adapter::from_peft(&engine, &model, file, &adapter_path)?;
         let facts = match AdapterFacts::read(&adapter_path)? {
             Some(facts) => facts,
-            None => AdapterFacts::new(base.facts(&cache_dir)?.stored_as(&model)),
+            None => {
+                make_cache(&cache_dir);
+                AdapterFacts::new(base.facts(&cache_dir)?.stored_as(&model))
+            }
         };
         let templates = templates(&base, &adapter_path, run.as_ref().filter(|_| self.adapter.is_none()))?;
         Ok(Opened {

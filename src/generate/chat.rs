@@ -42,6 +42,7 @@ impl Generator {
     ///
     /// # Errors
     /// [`Error::ChatTemplate`] when it cannot be compiled; the former one stays.
+    #[doc(hidden)]
     pub fn set_chat_template(&mut self, template: ChatSource) -> Result<()> {
         self.manner = Some(self.manner_of(template)?);
         Ok(())

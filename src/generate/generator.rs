@@ -76,6 +76,7 @@ impl Generator {
     ///
     /// # Errors
     /// As [`Generator::open`].
+    #[doc(hidden)]
     pub fn open_on(engine: Engine, model: &Path, adapter: Option<&Path>) -> Result<Generator> {
         let mut generator = Generator::on_engine(engine, &Model::at(model)?)?;
         generator.set_adapter(adapter)?;
@@ -186,6 +187,7 @@ impl Generator {
     }
 
     /// The engine that it runs on.
+    #[doc(hidden)]
     pub fn engine(&self) -> &Engine {
         &self.engine
     }

@@ -11,6 +11,7 @@ use crate::job::Control;
 
 /// What was generated.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Generation {
     /// The text, without the prompt, the end token and the stop string: the pieces that were streamed, end to end.
     pub text: String,

@@ -76,6 +76,7 @@ pub enum Event {
 
 /// What a job found when it opened its inputs.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Prepared {
     /// Examples of the training set.
     pub examples: usize,
@@ -111,6 +112,7 @@ pub struct Prepared {
 
 /// One optimizer step. Written to `metrics.jsonl` as it is (names: TRL's where it has them).
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct StepEvent {
     /// `reference`, `target` or `single`.
     pub stage: &'static str,

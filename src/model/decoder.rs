@@ -42,8 +42,7 @@ pub enum Keep {
     Nothing,
     /// Everything of so many blocks from the top, the input of the others: those run forward again.
     Top(usize),
-    /// As many blocks as keep a group's activations within these bytes: [`Group`](crate::train::group::Group)
-    /// finds the number, and here it is none.
+    /// As many blocks as keep the activations of the rows that run together within these bytes.
     Within(usize),
 }
 

@@ -29,6 +29,7 @@ const REACHED: [f64; 2] = [0.75, 1.1];
 
 /// Bytes by what they are for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct PlannedMemory {
     /// Threads, tables, the rows' order, halves and confidences.
     pub fixed: u64,
@@ -42,6 +43,7 @@ pub struct PlannedMemory {
 
 /// What a run will take.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct RunPlan {
     /// Whether it stays within the limit; without one it does.
     pub fits: bool,

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// What a finished run says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct TrainReport {
     /// Run folder.
     pub run: PathBuf,

@@ -68,6 +68,7 @@ pub fn score(
 
 /// Figures of a set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Evaluation {
     /// Examples.
     pub examples: u64,

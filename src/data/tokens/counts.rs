@@ -8,6 +8,7 @@ use super::index::RowCounts;
 
 /// What became of the rows of one data file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct SourceCounts {
     /// The file or folder.
     pub path: PathBuf,

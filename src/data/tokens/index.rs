@@ -19,6 +19,7 @@ const CHECKED_BYTES: usize = HEADER_BYTES - 32;
 
 /// What became of the rows of a file. `rows` = rows with an example + `empty` + `no_target`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct RowCounts {
     /// Rows read.
     pub rows: u64,

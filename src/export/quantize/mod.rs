@@ -47,6 +47,7 @@ pub struct QuantizeConfig {
 
 /// What was written.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+#[non_exhaustive]
 pub struct Quantized {
     /// Bytes of the file.
     pub bytes: u64,

@@ -8,6 +8,7 @@ use super::compiled::ChatTemplate;
 
 /// How a data file's conversations are written, for a run's records.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ChatFacts {
     /// `template`, or `plain` for the plain role format.
     pub format: String,
