@@ -13,6 +13,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LIST = ROOT / "docs/public-api.txt"
@@ -23,8 +24,13 @@ def documented():
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     command = ["cargo", "rustdoc", "--release", "--locked", "--lib", "--quiet", "--", "-Z", "unstable-options",
                "--output-format", "json", "--cap-lints", "allow"]
-    # The stable compiler writes JSON too when it is told that it may.
-    subprocess.run(command, cwd=ROOT, env={**os.environ, "RUSTC_BOOTSTRAP": "1"}, check=True)
+    with tempfile.TemporaryDirectory() as folder:
+        # The stable compiler writes JSON too when it is told that it may. Only rustdoc is told: build scripts of
+        # dependencies ask for the variable, and would build everything anew.
+        told = pathlib.Path(folder) / "rustdoc"
+        told.write_text(f'#!/bin/sh\nRUSTC_BOOTSTRAP=1 exec "{os.environ.get("RUSTDOC", "rustdoc")}" "$@"\n')
+        told.chmod(0o755)
+        subprocess.run(command, cwd=ROOT, env={**os.environ, "RUSTDOC": str(told)}, check=True)
     return json.loads((target / "doc/sftmix.json").read_text())
 
 
