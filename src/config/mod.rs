@@ -55,7 +55,8 @@ pub struct TrainConfig {
     pub dynamics: Dynamics,
     /// Epochs of the reference run, ≥ 1.
     pub reference_epochs: usize,
-    /// Checkpoints of the reference run that are scored, evenly spaced, ≥ 1.
+    /// Checkpoints of the reference run that are scored, ≥ 1: evenly spaced over its steps, the last at its end. As many as
+    /// there are `reference_epochs` lie at the ends of those. The paper does not publish their number and spacing.
     pub reference_checkpoints: usize,
     /// What confidence is minus the mean of.
     pub confidence: Confidence,

@@ -239,6 +239,16 @@ mod tests {
         assert_eq!((p.steps(), p.dropped_checkpoints), (52, 0));
     }
 
+    /// As many checkpoints as epochs: at the end of each.
+    #[test]
+    fn checkpoints_of_as_many_epochs_are_their_ends() {
+        let config = TrainConfig { reference_epochs: 3, reference_checkpoints: 3, ..config() };
+        let p = StagePlan::new(&config, 101, 0).unwrap();
+        assert!(
+            matches!(&p.stages[0], PlannedStage::Reference { checkpoint_steps, .. } if *checkpoint_steps == [13, 26, 39])
+        );
+    }
+
     #[test]
     fn max_steps_cuts_both_runs_and_too_many_checkpoints_become_fewer() {
         let p = StagePlan::new(&TrainConfig { max_steps: Some(3), ..config() }, 100, 0).unwrap();
