@@ -164,7 +164,7 @@ impl AdapterFacts {
     /// # Errors
     /// When it cannot be written.
     pub fn write(&self, dir: &Path) -> Result<()> {
-        crate::disk::put(&dir.join(FILE), &crate::disk::pretty(self))
+        crate::disk::put(&dir.join(FILE), &crate::disk::pretty(self)?)
     }
 }
 

@@ -21,7 +21,7 @@ pub struct Args {
     /// Take the adapter whatever base its sftmix.json names
     #[arg(long)]
     force: bool,
-    /// The rows: a file of JSONL, a JSON array, CSV or Parquet, or a folder, with test.jsonl or of .txt and .md files
+    /// The rows: a file of JSONL, a JSON array, CSV, TSV or Parquet, or a folder, with test.jsonl or of .txt and .md files
     #[arg(long, value_name = "PATH")]
     data: PathBuf,
     /// Longest row in tokens

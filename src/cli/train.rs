@@ -39,7 +39,7 @@ pub struct Flags {
     /// Hugging Face model folder (config.json, tokenizer.json, safetensors) or GGUF file [required]
     #[arg(long, value_name = "DIR", help_heading = "Run")]
     model: Option<PathBuf>,
-    /// Training rows: a file of JSONL, a JSON array, CSV or Parquet, or a folder, with train.jsonl or of .txt and .md
+    /// Training rows: a file of JSONL, a JSON array, CSV, TSV or Parquet, or a folder, with train.jsonl or of .txt and .md
     /// files. Given again, more of them; :WEIGHT says how often an epoch has a row of it (0.5: half of the rows, 2:
     /// each twice) [required]
     #[arg(long, value_name = "PATH[:WEIGHT]", help_heading = "Run")]

@@ -21,13 +21,13 @@ impl TrainConfig {
         };
         match (self.recipe, &self.dynamics) {
             (Recipe::Ntp, _) => refuse(OF_SFTMIX, "it has no effect with recipe ntp; recipe sftmix takes it")?,
-            (_, Dynamics::Sweep) => {}
-            (_, Dynamics::Online) => {
+            (Recipe::Sftmix, Dynamics::Sweep) => {}
+            (Recipe::Sftmix, Dynamics::Online) => {
                 let reason =
                     "it has no effect with dynamics online, whose epochs are what counts; dynamics sweep takes it";
                 refuse(&["reference_checkpoints"], reason)?;
             }
-            (_, Dynamics::Single | Dynamics::Path(_)) => {
+            (Recipe::Sftmix, Dynamics::Single | Dynamics::Path(_)) => {
                 let without = match self.dynamics {
                     Dynamics::Single => "it has no effect with dynamics single",
                     _ => "it has no effect with dynamics of an earlier run",

@@ -14,6 +14,7 @@ mod sources;
 mod validate;
 mod words;
 
+use crate::error::{Error, Result};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -33,7 +34,7 @@ pub use words::{Confidence, DataFormat, MixReduction, Recipe, Recompute, Schedul
 pub struct TrainConfig {
     /// Hugging Face model folder (`config.json`, `tokenizer.json`, safetensors), or a GGUF file.
     pub model: PathBuf,
-    /// Training rows: a file of JSONL, a JSON array, CSV or Parquet (feature `tables`), a folder with
+    /// Training rows: a file of JSONL, a JSON array, CSV, TSV or Parquet (feature `tables`), a folder with
     /// `train.jsonl` or of texts; several with weights.
     pub data: DataSources,
     /// Run folder; must not hold a run.
@@ -202,6 +203,26 @@ impl TrainConfig {
             make(p);
         }
         self
+    }
+
+    /// Refuses paths that `run.json` could not say.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] names the setting whose path is not UTF-8.
+    pub(crate) fn paths_are_text(&self) -> Result<()> {
+        let of = |path: &'static str, value: &Option<PathBuf>| value.clone().map(|value| (path, value));
+        let mut all = vec![("model", self.model.clone()), ("out", self.out.clone())];
+        all.extend(self.data.0.iter().map(|source| ("data", source.path.clone())));
+        all.extend(of("valid", &self.valid).into_iter().chain(of("init_adapter", &self.init_adapter)));
+        all.extend(of("cache_dir", &self.cache_dir));
+        all.extend(of("chat_template", &self.data_options.chat_template));
+        if let Dynamics::Path(path) = &self.dynamics {
+            all.push(("dynamics", path.clone()));
+        }
+        match all.iter().find(|(_, path)| path.to_str().is_none()) {
+            Some((field, path)) => Err(Error::config(*field, format!("{} is not UTF-8", path.display()))),
+            None => Ok(()),
+        }
     }
 }
 

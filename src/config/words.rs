@@ -39,7 +39,7 @@ text_enum! {
     }
 }
 text_enum! {
-    /// How the Mixup terms of a step are averaged (method.md 1.3; the paper is silent).
+    /// How the Mixup terms of a step are averaged (the paper is silent).
     MixReduction {
         /// Sum over all mixed tokens ÷ their number.
         Token = "token",

@@ -2,7 +2,8 @@
 //!
 //! Whatever is written lies under a temporary name beside its target until it is on disk, then it is renamed. A
 //! lock on a small file beside it says that its writer lives; [`sweep`] removes what nobody holds and puts back a
-//! folder whose replacement never came. Nothing here knows the rest of the crate but its errors.
+//! folder whose replacement never came. Nothing here knows the rest of the crate but its errors
+//! and open files.
 
 mod append;
 mod fault;

@@ -75,8 +75,12 @@ impl Draft {
 }
 
 /// A value as JSON for people to read, with a line end behind it.
-pub(crate) fn pretty(value: &impl serde::Serialize) -> Vec<u8> {
-    let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
+///
+/// # Errors
+/// [`Error::Misuse`] for what JSON cannot say, as a path that is not UTF-8.
+pub(crate) fn pretty(value: &impl serde::Serialize) -> Result<Vec<u8>> {
+    let mut text =
+        serde_json::to_vec_pretty(value).map_err(|e| Error::Misuse(format!("not to be said in JSON: {e}")))?;
     text.push(b'\n');
-    text
+    Ok(text)
 }

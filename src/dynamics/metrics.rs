@@ -16,7 +16,7 @@ use crate::error::Result;
 
 /// The checkpoints the split is made from: those of the reference run, or of the one run of dynamics
 /// `single`. Of an online log the first epoch is left out, whose losses mostly measure when a row was
-/// visited (method.md 1.8, ours), and so is an epoch that did not reach every example.
+/// visited (ours, not the paper's), and so is an epoch that did not reach every example.
 ///
 /// # Errors
 /// There is none, or the log is not finished.

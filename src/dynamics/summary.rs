@@ -1,5 +1,5 @@
-//! The halves side by side. They may differ by length alone, so their lengths are part of any report
-//! (method.md 1.9), as is how far the two kinds of confidence agree.
+//! The halves side by side. They may differ by length alone, so their lengths are part of any report,
+//! as is how far the two kinds of confidence agree.
 
 use super::metrics::Metrics;
 use crate::recipe::Half;

@@ -400,7 +400,7 @@ fn object(files: &ModelFiles, name: &str) -> Result<Map<String, Value>> {
 }
 
 fn write_json(path: &Path, json: &Map<String, Value>) -> Result<()> {
-    put(path, &crate::disk::pretty(json))
+    put(path, &crate::disk::pretty(json)?)
 }
 
 /// Reads the merged folder `dir`, which will be `out`: some rows of every merged matrix against f64, then logits.

@@ -79,7 +79,7 @@ pub(super) fn write(dir: &Path, config: &DecoderConfig, adapter: &Adapter) -> Re
         "lora_parameters": {"rank": rank, "scale": scale, "dropout": 0.0, "keys": keys},
     });
     let path = dir.join(CONFIG);
-    crate::disk::put(&path, &crate::disk::pretty(&settings))?;
+    crate::disk::put(&path, &crate::disk::pretty(&settings)?)?;
     let matrices = tensors.iter().map(|(name, (shape, data))| (name.clone(), Matrix { shape: shape.clone(), data }));
     write_tensors(&dir.join(TENSORS), json!({"format": "mlx"}), &matrices.collect())
 }

@@ -35,9 +35,9 @@ impl TrainingJob {
     /// # Errors
     /// [`Error::InvalidConfig`] names a bad setting; [`Error::Checkpoint`] when the folder holds a run.
     pub fn new(config: TrainConfig) -> Result<TrainingJob> {
-        let config = config.with_data_files()?;
+        let config = config.with_data_files()?.absolute();
+        config.paths_are_text()?;
         config.validate()?;
-        let config = config.absolute();
         runner::empty(&config)?;
         Ok(TrainingJob { config, model: None, resume: false, known: None, stop: StopHandle::default() })
     }
@@ -64,12 +64,15 @@ impl TrainingJob {
             Some(run) => taken_up(run, out, given)?,
             None => {
                 let mut all = given.clone();
-                all.insert("out".into(), Value::String(out.to_string_lossy().into_owned()));
+                let out =
+                    out.to_str().ok_or_else(|| Error::config("out", format!("{} is not UTF-8", out.display())))?;
+                all.insert("out".into(), out.into());
                 TrainConfig::from_settings(all)?.with_data_files()?
             }
         };
-        config.validate()?;
         let config = config.absolute();
+        config.paths_are_text()?;
+        config.validate()?;
         if known.is_none() {
             runner::empty(&config)?;
         }

@@ -1,5 +1,5 @@
 //! LM head, softmax cross-entropy and Mixup on supervised positions, in chunks: the full logits never
-//! exist, and a mixed pair costs one more softmax and no product (method.md 1.4).
+//! exist, and a mixed pair costs one more softmax and no product.
 
 use candle_core::{DType, Tensor, D};
 

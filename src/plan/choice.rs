@@ -97,7 +97,10 @@ impl Asked {
     /// The rows of a group of up to `tokens` tokens that run together.
     fn rows(&self, tokens: usize) -> GroupRows {
         // A pair that is more than may run together runs row by row and is held until its loss.
-        let pair = if self.recipe == Recipe::Sftmix { 2 * self.longest } else { 0 };
+        let pair = match self.recipe {
+            Recipe::Sftmix => 2 * self.longest,
+            Recipe::Ntp => 0,
+        };
         let held = tokens.max(pair);
         GroupRows { tokens: held, together: tokens.min(held), longest: self.longest, supervised: held }
     }

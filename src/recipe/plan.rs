@@ -111,9 +111,12 @@ impl StagePlan {
             return Err(Error::NothingToTrain { reason: "the set is empty".into() });
         }
         let epochs = config.epochs as u64;
-        if config.recipe == Recipe::Ntp {
-            plan.stages.push(target(epochs, plain_epoch, cap, false));
-            return Ok(plan);
+        match config.recipe {
+            Recipe::Ntp => {
+                plan.stages.push(target(epochs, plain_epoch, cap, false));
+                return Ok(plan);
+            }
+            Recipe::Sftmix => {}
         }
 
         let pairs = examples.saturating_sub(unmatched) / 2;

@@ -131,8 +131,9 @@ pub fn list(run: &Path) -> Result<Vec<Checkpoint>> {
     };
     for entry in entries {
         let path = entry.map_err(Error::io(run))?.path();
-        let step = path.file_name().and_then(|n| n.to_str()?.strip_prefix("checkpoint-")?.parse().ok());
-        if let Some(global_step) = step {
+        let step: Option<u64> = path.file_name().and_then(|n| n.to_str()?.strip_prefix("checkpoint-")?.parse().ok());
+        // What is spelt another way, or is no folder, is not ours.
+        if let Some(global_step) = step.filter(|&step| path == folder(run, step) && path.is_dir()) {
             out.push(Checkpoint { path, global_step });
         }
     }
@@ -164,7 +165,8 @@ pub struct Contents<'a> {
 }
 
 /// Writes a checkpoint and removes all of this run's but the newest `keep` up to it and, with `keep_best`, that
-/// of the best evaluation; later ones are of steps that the run has gone back behind.
+/// of the best evaluation; later ones are of steps that the run has gone back behind. A folder without a state
+/// in it is none of the run's and stays.
 ///
 /// # Errors
 /// When a file cannot be written; older checkpoints stay then.
@@ -177,10 +179,11 @@ pub fn save(run: &Path, (keep, keep_best): (usize, bool), of: &Contents) -> Resu
         of.facts.write(dir)?;
         write_templates(of.templates, dir)?;
         save_optimizer(&dir.join(OPTIMIZER), of.adapter, of.adam)?;
-        put(&dir.join("trainer_state.json"), &pretty(&trainer_state(of, best.map(|b| folder(run, b)))))?;
-        put(&dir.join(STATE), &pretty(state))
+        put(&dir.join("trainer_state.json"), &pretty(&trainer_state(of, best.map(|b| folder(run, b))))?)?;
+        put(&dir.join(STATE), &pretty(state)?)
     })?;
-    let (mut kept, later): (Vec<_>, Vec<_>) = list(run)?.into_iter().partition(|c| c.global_step <= state.global_step);
+    let ours = list(run)?.into_iter().filter(|c| c.path.join(STATE).is_file());
+    let (mut kept, later): (Vec<_>, Vec<_>) = ours.partition(|c| c.global_step <= state.global_step);
     kept.truncate(kept.len().saturating_sub(keep));
     kept.retain(|c| Some(c.global_step) != best);
     for old in kept.iter().chain(&later) {
@@ -195,7 +198,7 @@ fn trainer_state(of: &Contents, best: Option<PathBuf>) -> Value {
     json!({
         "best_global_step": state.stage.best.map(|b| b.global_step),
         "best_metric": state.stage.best.map(|b| b.eval_loss),
-        "best_model_checkpoint": best,
+        "best_model_checkpoint": best.map(|path| path.to_string_lossy().into_owned()),
         "epoch": of.epoch,
         "global_step": state.global_step,
         "is_local_process_zero": true,
@@ -236,9 +239,17 @@ pub fn whole(checkpoint: &Checkpoint) -> Result<State> {
     let adapter = load_adapter(&checkpoint.path)?;
     let path = checkpoint.path.join(OPTIMIZER);
     let moments = load_tensors(&path)?;
-    let lacks = |module: &String| !moments.contains_key(&key(module, "lora_A.weight", MOMENTS[0]));
-    if let Some(module) = adapter.modules.keys().find(|m| lacks(m)) {
-        return Err(Error::Checkpoint { path, reason: format!("has no moments of {module}") });
+    for (module, pair) in &adapter.modules {
+        let magnitude = pair.magnitude.as_ref().map(|m| ("lora_magnitude_vector", m.len()));
+        let halves = [("lora_A.weight", pair.a.len()), ("lora_B.weight", pair.b.len())];
+        for (name, numbers) in halves.into_iter().chain(magnitude) {
+            for moment in MOMENTS {
+                let key = key(module, name, moment);
+                if moments.get(&key).is_none_or(|(_, data)| data.len() != numbers) {
+                    return Err(Error::Checkpoint { path, reason: format!("expected {numbers} numbers under {key}") });
+                }
+            }
+        }
     }
     state(checkpoint)
 }

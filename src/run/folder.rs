@@ -178,7 +178,7 @@ impl RunFolder {
     /// When it cannot be written.
     pub fn write(&self, run: &RunFile) -> Result<()> {
         std::fs::create_dir_all(&self.dir).map_err(Error::io(&self.dir))?;
-        write_file(&self.dir.join("run.json"), &pretty(run))
+        write_file(&self.dir.join("run.json"), &pretty(run)?)
     }
 
     /// The report of a finished run.
@@ -199,7 +199,7 @@ impl RunFolder {
     /// # Errors
     /// When the file cannot be written.
     pub fn finish(&self, report: &TrainReport) -> Result<()> {
-        write_file(&self.dir.join("report.json"), &pretty(report))
+        write_file(&self.dir.join("report.json"), &pretty(report)?)
     }
 
     /// Opens `metrics.jsonl` for appending behind its first `bytes`: a run that was killed has written lines
@@ -208,7 +208,13 @@ impl RunFolder {
     /// # Errors
     /// When the file cannot be read or written.
     pub fn metrics(&self, bytes: u64) -> Result<Metrics> {
-        Ok(Metrics(Append::open(&self.dir.join("metrics.jsonl"), bytes)?))
+        let path = self.dir.join("metrics.jsonl");
+        let metrics = Metrics(Append::open(&path, bytes)?);
+        if metrics.bytes() < bytes {
+            let found = metrics.bytes();
+            log::warn!("{}: expected {bytes} bytes, found {found}: lines of it are gone", path.display());
+        }
+        Ok(metrics)
     }
 }
 
@@ -222,7 +228,7 @@ impl Metrics {
     /// # Errors
     /// When the file cannot be written.
     pub fn append(&mut self, line: &impl Serialize) -> Result<()> {
-        let mut text = serde_json::to_vec(line).unwrap_or_default();
+        let mut text = serde_json::to_vec(line).map_err(|e| Error::Misuse(format!("a line of metrics: {e}")))?;
         text.push(b'\n');
         self.0.append(&text)
     }

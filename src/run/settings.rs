@@ -1,6 +1,6 @@
 //! Settings of a run that is taken up again: its own, but for those that may be others now.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
@@ -21,11 +21,17 @@ pub fn taken_up(run: &RunFile, out: &Path, given: &Map<String, Value>) -> Result
     let mut given = given.clone();
     // The folder may have been moved, or be named another way.
     given.remove("out");
+    // As in a settings file, null is not given.
+    given.retain(|_, value| !value.is_null());
     given.iter().try_for_each(|(name, value)| TrainConfig::setting(name, value.clone()).map(drop))?;
     let now: TrainConfig =
         serde_json::from_value(Value::Object(given.clone())).map_err(|e| Error::config("config", e.to_string()))?;
     let now = now.with_data_files()?.absolute();
-    let mut config = run.config.clone().with_places(&now, |name| given.contains_key(name));
+    // Held-out rows that lay in the folder of the rows are looked for in the new one.
+    let within = |valid: &PathBuf| run.config.data.0.iter().any(|source| valid.parent() == source.path.parent());
+    let moved = given.contains_key("data") && run.config.valid.as_ref().is_some_and(within);
+    let has = |name: &str| given.contains_key(name) || name == "valid" && moved;
+    let mut config = run.config.clone().with_places(&now, has);
     let TrainConfig { device, memory_limit, resident_limit, .. } = now;
     for name in MACHINE.iter().filter(|name| given.contains_key(**name)) {
         match *name {

@@ -1,6 +1,8 @@
 //! Taking a run up again: nothing is lost where something is damaged, moved, swapped or half begun, and where the run
 //! goes on it ends at the bytes of an uninterrupted one.
 
+mod found;
+
 use std::path::{Path, PathBuf};
 
 use serde_json::{json, Map, Value};
@@ -345,7 +347,7 @@ fn trainer_state_has_its_epoch_and_its_log() {
         .iter()
         .map(|e| (e["step"].as_u64().unwrap(), e["loss"].is_number(), e["eval_loss"].is_number()))
         .collect();
-    assert_eq!(log, [(3, true, false), (5, false, true), (6, true, false), (9, false, true), (9, true, false)]);
+    assert_eq!(log, [(3, true, false), (5, false, true), (6, true, false), (9, true, false), (9, false, true)]);
     assert!(a["log_history"][0]["learning_rate"].is_number() && a["log_history"][0]["grad_norm"].is_number());
 }
 

@@ -4,6 +4,7 @@
 use crate::config::TrainConfig;
 use crate::disk::{sweep, FolderLock};
 use crate::error::{Error, Result};
+use crate::lora::peft::load_adapter;
 use crate::run::checkpoint::{self, Checkpoint, State};
 use crate::run::{RunFile, RunFolder, TrainReport};
 
@@ -40,7 +41,13 @@ pub(super) fn begin(config: &TrainConfig, resume: bool, known: Option<&RunFile>)
         empty(config)?;
     }
     if let (true, Some(report)) = (resume, folder.report()?) {
-        return Ok(Found::Finished(Box::new(report)));
+        if load_adapter(&report.adapter).is_ok() {
+            return Ok(Found::Finished(Box::new(report)));
+        }
+        if checkpoint::list(&config.out)?.is_empty() {
+            return Err(refuse("the run is finished, and both its adapter/ and its checkpoints are gone"));
+        }
+        log::warn!("{}: the run was finished, but its adapter is gone: it is made again", config.out.display());
     }
     let same = match (&before, known) {
         (None, None) => true,

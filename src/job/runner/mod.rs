@@ -21,7 +21,7 @@ use crate::data::tokens::TokenStore;
 use crate::error::{Error, Result};
 use crate::lora::initial::check_moved;
 use crate::recipe::{Halves, StagePlan};
-use crate::run::checkpoint::best_is_there;
+use crate::run::checkpoint::{best_is_there, newest};
 use crate::run::{RunFile, TrainReport};
 use crate::steps::stage::{EpochRows, StageRun};
 use crate::stop::StopHandle;
@@ -40,7 +40,17 @@ pub(crate) fn run(
 ) -> Result<TrainReport> {
     match begin(config, resume, known)? {
         Found::Finished(report) => Ok(*report),
-        Found::Open(begun) => Runner::open(config, model, *begun, stop, observer)?.run(),
+        Found::Open(begun) => {
+            let from = begun.before.is_some().then(|| begun.folder.dir().to_path_buf());
+            let runner = Runner::open(config, model, *begun, stop, observer).map_err(|e| match (e, from) {
+                // Stopped before it went on: it stands where it stood.
+                (Error::Stopped { checkpoint: None }, Some(run)) => {
+                    Error::Stopped { checkpoint: newest(&run).ok().flatten().map(|(checkpoint, _)| checkpoint.path) }
+                }
+                (e, _) => e,
+            });
+            runner?.run()
+        }
     }
 }
 
@@ -98,6 +108,10 @@ impl<'a> Runner<'a> {
 
     fn run(&mut self) -> Result<TrainReport> {
         let resumed = self.progress.from.is_some();
+        if self.opened.run_file.stands_on.model.hash.is_some() {
+            // Before anything is written, cut back or trained on another base than the run's.
+            self.model_hash()?;
+        }
         let name = &self.progress.state.stage.name;
         let first = self.stages.iter().position(|s| s.stage.as_str() == name).unwrap_or(0);
         let mut training = self.begin_stage(first, resumed)?;

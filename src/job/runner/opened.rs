@@ -129,10 +129,18 @@ impl Opened {
     }
 }
 
-/// The confidences that the run keeps, or those of the earlier run that the settings name.
+/// The confidences that the run keeps, or those of the earlier run that the settings name: where that is named anew, or
+/// what is kept is damaged.
 fn imported(config: &TrainConfig, begun: &Begun, store: &TokenStore) -> Result<Option<Vec<f32>>> {
-    if let (Some(_), Some(kept)) = (&begun.before, begun.folder.confidence()?) {
-        return Ok(Some(kept));
+    if let (Some(before), Some(kept)) = (&begun.before, begun.folder.confidence()?) {
+        let hash = before.stands_on.dynamics.as_ref().and_then(|input| input.hash.as_ref());
+        let whole = hash.is_none_or(|hash| *hash == confidence_hash(&kept));
+        if !whole {
+            log::warn!("{}: its confidences are damaged; they are imported again", begun.folder.dir().display());
+        }
+        if whole && before.config.dynamics == config.dynamics {
+            return Ok(Some(kept));
+        }
     }
     Ok(imported_by(config, store)?.map(|(confidence, _)| confidence))
 }
@@ -160,7 +168,8 @@ fn stands_on(
         Some(dir) => {
             // The run's own copy is what it trains from; the original, while it is there, says whether it is still meant.
             let kept = begun.folder.initial_adapter();
-            let from = if dir.exists() || begun.before.is_none() { dir } else { &kept };
+            let anew = begun.before.as_ref().is_none_or(|b| b.config.init_adapter.as_ref() != Some(dir));
+            let from = if anew || dir.exists() { dir } else { &kept };
             Some(Input::of(Some(dir), hex(&load_adapter(from)?.content_hash())))
         }
         None => None,

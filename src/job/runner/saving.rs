@@ -13,7 +13,7 @@ use crate::dynamics::DynamicsWriter;
 use crate::error::{Error, Result};
 use crate::job::event::Event;
 use crate::model::Adapter;
-use crate::run::checkpoint::{self, Contents};
+use crate::run::checkpoint::{self, Checkpoint, Contents};
 use crate::run::folder::Metrics;
 use crate::run::TrainReport;
 use crate::steps::stage::{drawn_into_log, StageRun};
@@ -25,17 +25,16 @@ impl Runner<'_> {
     pub(super) fn begin_writing(&mut self, resumed: bool) -> Result<()> {
         let folder = self.disk.folder.clone();
         self.disk.begun.lock.keep();
-        if resumed {
-            // Before anything is trained on another base than the run's.
-            self.model_hash()?;
-        }
         folder.write(&self.opened.run_file)?;
         if !resumed && folder.dynamics().exists() {
             // Nothing vouches for a log that no checkpoint knows.
             std::fs::remove_dir_all(folder.dynamics()).map_err(Error::io(folder.dynamics()))?;
         }
-        if let (Some(confidence), None) = (&self.opened.imported, folder.confidence()?) {
-            folder.keep_confidence(confidence)?;
+        if let Some(confidence) = &self.opened.imported {
+            let bits = |all: &[f32]| all.iter().map(|c| c.to_bits()).collect::<Vec<_>>();
+            if folder.confidence()?.is_none_or(|kept| bits(&kept) != bits(confidence)) {
+                folder.keep_confidence(confidence)?;
+            }
         }
         if let Some(from) = self.config.init_adapter.as_ref().filter(|_| !folder.initial_adapter().exists()) {
             replace_dir(&folder.initial_adapter(), |dir| {
@@ -115,6 +114,8 @@ impl Runner<'_> {
         // A stop's own checkpoint leaves no entry: the log is that of the run without the stop.
         if state.global_step.is_multiple_of(self.config.save_every) || state.stage.step == stage.steps {
             state.log_history.extend(self.progress.last_step.take());
+            // As in a run without a stop, which evaluates before it saves.
+            state.log_history.sort_by_key(|entry| (entry.step, entry.eval_loss.is_some()));
         }
         let contents = Contents {
             facts: &facts,
@@ -136,7 +137,11 @@ impl Runner<'_> {
     pub(super) fn stopped(&mut self, stage: &StageRun, t: &Training) -> Error {
         let saved = match self.progress.unsaved {
             true => self.checkpoint(stage, t).map(Some),
-            false => checkpoint::list(self.disk.folder.dir()).map(|mut all| all.pop().map(|c| c.path)),
+            false => {
+                let step = self.progress.state.global_step;
+                let stands = |c: &Checkpoint| c.global_step <= step;
+                checkpoint::list(self.disk.folder.dir()).map(|all| all.into_iter().rfind(stands).map(|c| c.path))
+            }
         };
         saved.map_or_else(|e| e, |checkpoint| Error::Stopped { checkpoint })
     }

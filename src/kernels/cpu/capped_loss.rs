@@ -1,5 +1,5 @@
 //! The loss of [`super::loss`] behind a softcap of the logits, `L = c·tanh(R/c)` (Gemma 2). Mixup blends the raw
-//! logits R and caps the blend (method.md 1.4): with `S = 1 − (L/c)²`,
+//! logits R and caps the blend: with `S = 1 − (L/c)²`,
 //!
 //! `G^c = a S^c (p_c − e_yc) + b λ S^m (p_m − Y)`, `G^u = a S^u (p_u − e_yu) + b (1−λ) S^m (p_m − Y)`.
 //!

@@ -1,4 +1,4 @@
-//! Softmax cross-entropy and Mixup over a chunk of raw logits, in place (method.md 1.4).
+//! Softmax cross-entropy and Mixup over a chunk of raw logits, in place.
 //!
 //! The chunk holds units: a single row, or a confident row followed by its unconfident partner. With
 //! `M = λ R^c + (1−λ) R^u` and weights a, b: `G^c = a (p_c − e_yc) + b λ q`, `G^u = a (p_u − e_yu) +
