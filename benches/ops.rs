@@ -17,7 +17,7 @@ use criterion::{criterion_group, criterion_main, BatchSize, BenchmarkGroup, Crit
 use half::bf16;
 use safetensors::tensor::{serialize_to_file, Dtype, TensorView};
 use sftmix::internal::ops::elementwise::Gate;
-use sftmix::internal::ops::head_loss::{Head, Position, Unit};
+use sftmix::internal::ops::head_loss::{Head, Supervised, Unit};
 use sftmix::internal::ops::linear::{Call, Kept, Linear, Slot, SlotGrad};
 use sftmix::internal::ops::{adamw, adapted, attention, elementwise, head_loss, linear, rms_norm, rope};
 use sftmix::internal::ops::{Buf, Engine, EngineOptions, Layout, Matrix, Param};
@@ -275,7 +275,7 @@ fn head_losses(criterion: &mut Criterion) {
     let (engine, mut group) = start(criterion, "head_loss");
     for s in SIZES {
         let make = || {
-            let single = |i: usize| Unit::Single(Position { state: i as u32, target: i as u32, a: 1.0 / S as f32 });
+            let single = |i: usize| Unit::Single(Supervised { state: i as u32, target: i as u32, a: 1.0 / S as f32 });
             (
                 Head::plain(Frozen::new(&engine, s.v, s.c).matrix.clone()),
                 buf(&engine, S, s.c),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::facts::BaseFacts;
 use super::model::{Model, ModelHashes};
 use crate::config::DataOptions;
-use crate::data::rows::files::Kind;
+use crate::data::rows::files::RowFormat;
 use crate::data::tokens::pipeline;
 use crate::data::tokens::StoreRequest;
 use crate::data::tokens::TokenStore;
@@ -66,7 +66,7 @@ impl Inputs {
         stop: &dyn Fn() -> bool,
     ) -> Result<TokenStore> {
         let threads = self.engine.threads();
-        let reading = Kind::of(data)?.held_bytes(data);
+        let reading = RowFormat::of(data)?.held_bytes(data);
         let _building = self.engine.account().charge(pipeline::held_bytes(threads) + reading);
         let store = TokenStore::open_or_build(&StoreRequest {
             data,

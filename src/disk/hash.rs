@@ -26,7 +26,7 @@ pub fn hash_file(path: &Path) -> Result<blake3::Hash> {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Entry {
+struct KnownHash {
     size: u64,
     mtime_nanos: u64,
     hash: String,
@@ -36,7 +36,7 @@ struct Entry {
 #[derive(Debug)]
 pub struct HashCache {
     path: PathBuf,
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<String, KnownHash>,
 }
 
 impl HashCache {
@@ -45,7 +45,7 @@ impl HashCache {
     pub fn open(dir: &Path) -> HashCache {
         let path = dir.join(CACHE);
         let entries = fs::read(&path).ok().and_then(|text| {
-            let read: serde_json::Result<BTreeMap<String, Entry>> = serde_json::from_slice(&text);
+            let read: serde_json::Result<BTreeMap<String, KnownHash>> = serde_json::from_slice(&text);
             read.inspect_err(|e| log::warn!("{}: ignored: {e}", path.display())).ok()
         });
         let mut entries = entries.unwrap_or_default();
@@ -97,7 +97,7 @@ impl HashCache {
         let hash = hash()?;
         let settled = modified.is_some_and(|t| now.duration_since(t).is_ok_and(|age| age >= SETTLED));
         if let (Some(mtime_nanos), Some(key), true) = (nanos, key, settled && stat()? == (size, modified)) {
-            self.entries.insert(key.into(), Entry { size, mtime_nanos, hash: hash.clone() });
+            self.entries.insert(key.into(), KnownHash { size, mtime_nanos, hash: hash.clone() });
             if let Err(e) = self.save() {
                 log::warn!("hashes are not kept: {e}");
             }

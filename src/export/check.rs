@@ -23,14 +23,14 @@ pub(super) const ROUNDING: f32 = 2e-5;
 
 /// Token ids to compare logits on.
 #[derive(Clone, Debug)]
-pub(super) struct Rows {
+pub(super) struct ComparedRows {
     /// Ids of each row.
     pub ids: Vec<Vec<u32>>,
     /// Where they come from.
     pub from: String,
 }
 
-impl Rows {
+impl ComparedRows {
     /// The first rows of a data file, cut.
     pub fn read(
         model: &Model,
@@ -39,7 +39,7 @@ impl Rows {
         max_length: usize,
         cache_dir: &Path,
         threads: usize,
-    ) -> Result<Rows> {
+    ) -> Result<ComparedRows> {
         let tokenizer = &*model.tokenizer()?;
         let stop = || false;
         let store = TokenStore::open_or_build(&StoreRequest {
@@ -53,13 +53,13 @@ impl Rows {
             stop: &stop,
         })?;
         let ids = (0..store.len().min(ROWS)).map(|i| store.example(i).ids().take(TOKENS).collect());
-        Ok(Rows { ids: ids.collect(), from: data.display().to_string() })
+        Ok(ComparedRows { ids: ids.collect(), from: data.display().to_string() })
     }
 
     /// The same ids each time, spread over the vocabulary.
-    pub fn fixed(vocab: usize) -> Rows {
+    pub fn fixed(vocab: usize) -> ComparedRows {
         let row = |r: usize| (0..TOKENS / 2).map(|i| ((i * 7919 + r * 104_729 + i * i * 31) % vocab) as u32).collect();
-        Rows { ids: (0..ROWS).map(row).collect(), from: "fixed token ids".into() }
+        ComparedRows { ids: (0..ROWS).map(row).collect(), from: "fixed token ids".into() }
     }
 
     /// Refuses ids that the model has no embedding for; cuts rows to its context.
@@ -119,7 +119,12 @@ impl Difference {
 ///
 /// # Errors
 /// [`Error::NonFinite`] when the reference itself has a logit that is no number.
-pub(super) fn differences(engine: &Engine, reference: Side, others: &[Side], rows: &Rows) -> Result<Vec<Difference>> {
+pub(super) fn differences(
+    engine: &Engine,
+    reference: Side,
+    others: &[Side],
+    rows: &ComparedRows,
+) -> Result<Vec<Difference>> {
     let mut found = vec![Difference::default(); others.len()];
     for (number, ids) in rows.ids.iter().enumerate() {
         let found = &mut found;

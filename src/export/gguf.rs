@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
-use super::halves::{exact_scale, first_nonzero, pair_up, scaled, Half};
+use super::halves::{exact_scale, first_nonzero, pair_up, scaled, Factor};
 use crate::error::{Error, Result};
 use crate::family::DecoderConfig;
 use crate::formats::dtype::{le_bytes, Dtype};
@@ -122,7 +122,7 @@ pub(super) fn read(path: &Path, config: &DecoderConfig) -> Result<PeftAdapter> {
             }
             data = order.from_gguf(&data, shape.1);
         }
-        halves.push(Half { module, is_a, shape, data });
+        halves.push(Factor { module, is_a, shape, data });
     }
     let scale = |r: usize| if alpha == 0.0 { 1.0 } else { alpha / r as f64 };
     pair_up(path, halves, None, scale)

@@ -10,7 +10,7 @@ use crate::lora::peft::{LoraPair, PeftAdapter};
 use crate::ops::linear::Slot;
 
 /// A or B of a module, as a reader found it, in PEFT's orientation.
-pub(super) struct Half {
+pub(super) struct Factor {
     pub module: String,
     pub is_a: bool,
     pub shape: (usize, usize),
@@ -21,12 +21,12 @@ pub(super) struct Half {
 /// them has an update of zero.
 pub(super) fn pair_up(
     path: &Path,
-    halves: Vec<Half>,
+    halves: Vec<Factor>,
     magnitudes: Option<BTreeMap<String, Vec<f32>>>,
     scale: impl Fn(usize) -> f64,
 ) -> Result<PeftAdapter> {
     let wrong = |reason: String| Error::Adapter { path: path.into(), reason };
-    let mut found: BTreeMap<String, (Option<Half>, Option<Half>)> = BTreeMap::new();
+    let mut found: BTreeMap<String, (Option<Factor>, Option<Factor>)> = BTreeMap::new();
     for half in halves {
         let (a, b) = found.entry(half.module.clone()).or_default();
         let place = if half.is_a { a } else { b };

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use serde_json::{json, Value};
 
-use super::halves::{exact_scale, first_nonzero, pair_up, scaled, Half};
+use super::halves::{exact_scale, first_nonzero, pair_up, scaled, Factor};
 use crate::error::{Error, Result};
 use crate::family::DecoderConfig;
 use crate::formats::json::damage;
@@ -143,7 +143,7 @@ pub(super) fn read(dir: &Path, config: &DecoderConfig) -> Result<PeftAdapter> {
             return Err(wrong(format!("{name}: expected rank {rank}, found {shape:?}")));
         }
         let data = transposed(&data, rows, cols);
-        halves.push(Half { module: module.into(), is_a, shape: (cols, rows), data });
+        halves.push(Factor { module: module.into(), is_a, shape: (cols, rows), data });
     }
     pair_up(&path, halves, with_lengths.then_some(magnitudes), |_| scale)
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::check::{Rows, Side};
+use super::check::{ComparedRows, Side};
 use crate::base::check::check_base;
 use crate::base::facts::{default_cache, AdapterFacts};
 use crate::base::model::make_cache;
@@ -50,7 +50,7 @@ pub(super) struct Opened {
     pub base_name: String,
     pub facts: AdapterFacts,
     pub templates: BTreeMap<String, String>,
-    pub rows: Rows,
+    pub rows: ComparedRows,
 }
 
 impl AdapterSource {
@@ -108,21 +108,21 @@ impl AdapterSource {
         })
     }
 
-    fn rows(&self, run: Option<&RunFile>, base: &Model, cache_dir: &Path, threads: usize) -> Result<Rows> {
+    fn rows(&self, run: Option<&RunFile>, base: &Model, cache_dir: &Path, threads: usize) -> Result<ComparedRows> {
         match (&self.data, run) {
             (Some(data), _) => {
                 let length = run.map_or(1024, |r| r.config.max_length);
-                Rows::read(base, data, (&self.data_options, None), length, cache_dir, threads)
+                ComparedRows::read(base, data, (&self.data_options, None), length, cache_dir, threads)
             }
             (None, Some(RunFile { config: c, chat, .. })) => match c.valid.as_deref().filter(|p| p.exists()) {
                 Some(valid) => {
                     // What the run was begun with, whatever the file says now.
                     let template = chat.as_ref().and_then(|chat| chat.template.as_deref());
-                    Rows::read(base, valid, (&c.data_options, template), c.max_length, cache_dir, threads)
+                    ComparedRows::read(base, valid, (&c.data_options, template), c.max_length, cache_dir, threads)
                 }
-                None => Ok(Rows::fixed(base.config()?.vocab_size)),
+                None => Ok(ComparedRows::fixed(base.config()?.vocab_size)),
             },
-            (None, None) => Ok(Rows::fixed(base.config()?.vocab_size)),
+            (None, None) => Ok(ComparedRows::fixed(base.config()?.vocab_size)),
         }
     }
 }

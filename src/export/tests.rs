@@ -1,6 +1,6 @@
 //! What happens when a file is damaged between its writing and its check.
 
-use super::halves::{pair_up, Half};
+use super::halves::{pair_up, Factor};
 use super::*;
 
 fn golden(family: &str) -> PathBuf {
@@ -55,7 +55,7 @@ fn a_failed_check_leaves_nothing_behind() {
 #[test]
 fn halves_need_each_other() {
     let half =
-        |is_a, shape: (usize, usize)| Half { module: "m".into(), is_a, shape, data: vec![1.0; shape.0 * shape.1] };
+        |is_a, shape: (usize, usize)| Factor { module: "m".into(), is_a, shape, data: vec![1.0; shape.0 * shape.1] };
     let of = |halves| pair_up(Path::new("x"), halves, None, |r| 8.0 / r as f64);
     let good = of(vec![half(true, (2, 3)), half(false, (4, 2))]).unwrap();
     assert_eq!((good.scales["m"], good.modules["m"].in_features, good.modules["m"].out_features), (4.0, 3, 4));

@@ -18,7 +18,7 @@ use crate::kernels::cpu::product::{Columns, Rows};
 
 /// One supervised position.
 #[derive(Clone, Copy, Debug)]
-pub struct Position {
+pub struct Supervised {
     /// Row of the states `h[S,C]`.
     pub state: u32,
     /// Gold token.
@@ -31,9 +31,9 @@ pub struct Position {
 #[derive(Clone, Copy, Debug)]
 pub enum Unit {
     /// A position alone.
-    Single(Position),
+    Single(Supervised),
     /// A confident and an unconfident position whose logits are mixed.
-    Mixed(Position, Position, Mix),
+    Mixed(Supervised, Supervised, Mix),
 }
 
 /// The LM head: logits = softcap(scale · h·Wᵀ).
@@ -83,7 +83,7 @@ pub fn forward_backward(
             Buf::Host(h) => h.len() / c,
             Buf::Dev(h) => h.dim(0)?,
         };
-        let check = |p: &Position| (p.target as usize) < head.rows() && (p.state as usize) < states;
+        let check = |p: &Supervised| (p.target as usize) < head.rows() && (p.state as usize) < states;
         let all = |u: &Unit| match u {
             Unit::Single(p) => check(p),
             Unit::Mixed(p, q, _) => check(p) && check(q),
@@ -126,8 +126,8 @@ fn chunks(units: &[Unit], rows: usize) -> impl Iterator<Item = &[Unit]> {
 
 /// A chunk's positions in order, and its units by place.
 struct Chunk {
-    positions: Vec<Position>,
-    units: Vec<loss_rows::Unit>,
+    positions: Vec<Supervised>,
+    units: Vec<loss_rows::UnitRows>,
 }
 
 impl Chunk {
@@ -145,7 +145,7 @@ impl Chunk {
                     Some(mix)
                 }
             };
-            c.units.push(loss_rows::Unit { first, mix });
+            c.units.push(loss_rows::UnitRows { first, mix });
         }
         c
     }
@@ -154,7 +154,7 @@ impl Chunk {
         self.positions.iter().map(|p| p.state).collect()
     }
 
-    fn mixed(&self) -> impl Iterator<Item = &loss_rows::Unit> {
+    fn mixed(&self) -> impl Iterator<Item = &loss_rows::UnitRows> {
         self.units.iter().filter(|u| u.mix.is_some())
     }
 }

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::model::Adapter;
 use crate::model::{Decoder, Keep};
 use crate::ops::elementwise::DropoutKey;
-use crate::ops::head_loss::{self, Mix, Position, Unit};
+use crate::ops::head_loss::{self, Mix, Supervised, Unit};
 use crate::ops::linear::SlotGrad;
 use crate::ops::{rows, Engine, Layout};
 use crate::plan::footprint::Footprint;
@@ -210,7 +210,7 @@ impl Group {
     /// Units of the loss and the row each of their positions belongs to.
     fn units(&self, rows: &[RowStates]) -> Result<(Vec<Unit>, Vec<usize>)> {
         let (mut units, mut owners) = (Vec::new(), Vec::new());
-        let at = |row: usize, n: usize| Position {
+        let at = |row: usize, n: usize| Supervised {
             state: (rows[row].first + n) as u32,
             target: rows[row].targets[n],
             a: self.a as f32,

@@ -23,7 +23,7 @@ const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct StoredTensor {
     /// The type, or the name of one that cannot be read.
     pub dtype: std::result::Result<Dtype, String>,
     pub shape: Vec<usize>,
@@ -37,7 +37,7 @@ pub(super) struct Entry {
 pub struct WeightStore {
     pub(super) files: Vec<PathBuf>,
     maps: Vec<Arc<MappedFile>>,
-    pub(super) entries: BTreeMap<String, Entry>,
+    pub(super) entries: BTreeMap<String, StoredTensor>,
     /// What names the tensors: the index, or the only file.
     pub(super) listing: PathBuf,
     /// Where the file is GGUF: its family, and the heads of queries, of keys, and their size.
@@ -113,7 +113,7 @@ impl WeightStore {
             };
             let dtype = Dtype::from_ggml(info.kind).ok_or_else(|| gguf::type_name(info.kind));
             let bytes = info.bytes.clone().unwrap_or(0..0);
-            entries.insert(original, Entry { dtype, shape: info.shape.clone(), bytes, shard: 0 });
+            entries.insert(original, StoredTensor { dtype, shape: info.shape.clone(), bytes, shard: 0 });
         }
         Ok(Arc::new(WeightStore {
             files: vec![path.into()],
@@ -146,7 +146,7 @@ impl WeightStore {
         for (name, info) in metadata.tensors() {
             let (start, end) = info.data_offsets;
             let dtype = Dtype::from_safetensors(info.dtype).ok_or_else(|| format!("{:?}", info.dtype));
-            let entry = Entry { dtype, shape: info.shape.clone(), bytes: header + start..header + end, shard };
+            let entry = StoredTensor { dtype, shape: info.shape.clone(), bytes: header + start..header + end, shard };
             if let Some(other) = self.entries.insert(name.clone(), entry) {
                 let reason = format!("it is also in {}", self.files[other.shard].display());
                 return Err(format_error(&path, &name, reason));

@@ -9,7 +9,7 @@ use sftmix::internal::ops::attention;
 use sftmix::internal::ops::attention::Shape;
 use sftmix::internal::ops::elementwise::Gate;
 use sftmix::internal::ops::head_loss;
-use sftmix::internal::ops::head_loss::{Head, Mix, Position, Unit};
+use sftmix::internal::ops::head_loss::{Head, Mix, Supervised, Unit};
 use sftmix::internal::ops::linear;
 use sftmix::internal::ops::linear::{Call, Linear, Slot, SlotGrad};
 use sftmix::internal::ops::{adamw, elementwise, embedding, rms_norm, rope, rows};
@@ -511,7 +511,7 @@ fn units(states: usize, vocab: usize) -> Vec<Unit> {
     let key = Key::new(9, Stream::Bench, &[states as u64]);
     let mut order: Vec<u32> = (0..states as u32).collect();
     key.shuffle(&mut order);
-    let mut order = order.into_iter().skip(3).enumerate().map(|(i, state)| Position {
+    let mut order = order.into_iter().skip(3).enumerate().map(|(i, state)| Supervised {
         state,
         target: key.below(1000 + i as u64, vocab as u64) as u32,
         a: 0.1 + 0.01 * i as f32,
@@ -523,7 +523,7 @@ fn units(states: usize, vocab: usize) -> Vec<Unit> {
             Some(q) => {
                 // The ends of λ, and a pair with one target, too.
                 let lambda = [0.3, 1.0, 0.0, 0.5, 0.91][i % 5];
-                let q = if i % 4 == 1 { Position { target: p.target, ..q } } else { q };
+                let q = if i % 4 == 1 { Supervised { target: p.target, ..q } } else { q };
                 out.push(Unit::Mixed(p, q, Mix { lambda, b: 0.2 + 0.03 * i as f32 }));
             }
             None => out.push(Unit::Single(p)),
@@ -564,7 +564,7 @@ fn head_loss_matches_autograd() {
             };
             let mixed = mix.map(|m| {
                 let l = m.lambda as f64;
-                let row = |p: &Position| raw.narrow(0, p.state as usize, 1).unwrap();
+                let row = |p: &Supervised| raw.narrow(0, p.state as usize, 1).unwrap();
                 let x = ((row(&own[0]) * l).unwrap() + (row(&own[1]) * (1.0 - l)).unwrap()).unwrap();
                 let x = composite_cap(&x, softcap).unwrap();
                 let x = candle_nn::ops::log_softmax(&x, 1).unwrap();
@@ -617,11 +617,11 @@ fn head_loss_survives_large_logits() {
         let h = [3e3f32, -1e3, 1.0, 2.0];
         let us = [
             Unit::Mixed(
-                Position { state: 0, target: 0, a: 1.0 },
-                Position { state: 1, target: 1, a: 1.0 },
+                Supervised { state: 0, target: 0, a: 1.0 },
+                Supervised { state: 1, target: 1, a: 1.0 },
                 Mix { lambda: 0.5, b: 1.0 },
             ),
-            Unit::Single(Position { state: 2, target: 2, a: 1.0 }),
+            Unit::Single(Supervised { state: 2, target: 2, a: 1.0 }),
         ];
         let (stats, dh) = e
             .run(|| {

@@ -20,7 +20,7 @@ const TABLES: [&str; 5] = ["jsonl", "json", "csv", "tsv", "parquet"];
 
 /// How the rows of a path are read.
 #[derive(Clone, Debug)]
-pub(crate) enum Kind {
+pub(crate) enum RowFormat {
     /// JSONL, or one JSON array.
     Json,
     /// Each file a row.
@@ -30,38 +30,38 @@ pub(crate) enum Kind {
     Parquet,
 }
 
-impl Kind {
+impl RowFormat {
     /// Looks at the path's name, and into a folder.
-    pub fn of(path: &Path) -> Result<Kind> {
+    pub fn of(path: &Path) -> Result<RowFormat> {
         if path.is_dir() {
-            return Ok(Kind::Texts(Arc::new(list(path)?.files)));
+            return Ok(RowFormat::Texts(Arc::new(list(path)?.files)));
         }
         Ok(match extension(path).as_str() {
-            "csv" => Kind::Csv(b','),
-            "tsv" => Kind::Csv(b'\t'),
-            "parquet" => Kind::Parquet,
-            e if TEXTS.contains(&e) => Kind::Texts(Arc::new(vec![path.to_path_buf()])),
-            _ => Kind::Json,
+            "csv" => RowFormat::Csv(b','),
+            "tsv" => RowFormat::Csv(b'\t'),
+            "parquet" => RowFormat::Parquet,
+            e if TEXTS.contains(&e) => RowFormat::Texts(Arc::new(vec![path.to_path_buf()])),
+            _ => RowFormat::Json,
         })
     }
 
     /// Part of a store's key: the same bytes are other rows when they are read another way.
     pub fn tag(&self) -> &'static [u8] {
         match self {
-            Kind::Json => b"",
-            Kind::Texts(_) => b"texts",
-            Kind::Csv(b',') => b"csv",
-            Kind::Csv(_) => b"tsv",
-            Kind::Parquet => b"parquet",
+            RowFormat::Json => b"",
+            RowFormat::Texts(_) => b"texts",
+            RowFormat::Csv(b',') => b"csv",
+            RowFormat::Csv(_) => b"tsv",
+            RowFormat::Parquet => b"parquet",
         }
     }
 
     /// About how many bytes reading it holds, beside a row.
     pub fn held_bytes(&self, path: &Path) -> usize {
         match self {
-            Kind::Texts(files) => files.iter().map(|f| f.as_os_str().len() + size_of::<PathBuf>()).sum(),
+            RowFormat::Texts(files) => files.iter().map(|f| f.as_os_str().len() + size_of::<PathBuf>()).sum(),
             #[cfg(feature = "tables")]
-            Kind::Parquet => super::parquet_rows::held_bytes(path),
+            RowFormat::Parquet => super::parquet_rows::held_bytes(path),
             _ => {
                 let _ = path;
                 0

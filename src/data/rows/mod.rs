@@ -15,7 +15,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use self::files::Kind;
+use self::files::RowFormat;
 use self::json_rows::JsonRows;
 use self::raw::{RawRows, RowParser};
 use self::texts::TextRows;
@@ -55,22 +55,22 @@ impl RowReader {
             return Err(Error::io(path)(std::io::Error::new(std::io::ErrorKind::InvalidInput, reason)));
         }
         let mut parser = RowParser::new(path);
-        let input: Box<dyn RawRows> = match Kind::of(path)? {
-            Kind::Json => {
+        let input: Box<dyn RawRows> = match RowFormat::of(path)? {
+            RowFormat::Json => {
                 let rows = JsonRows::open(path)?;
                 parser = rows.parser().clone();
                 Box::new(rows)
             }
-            Kind::Texts(files) => {
+            RowFormat::Texts(files) => {
                 parser.files = Some(files.clone());
                 Box::new(TextRows::new(parser.clone(), files))
             }
             #[cfg(feature = "tables")]
-            Kind::Csv(delimiter) => Box::new(self::csv_rows::CsvRows::open(path, delimiter)?),
+            RowFormat::Csv(delimiter) => Box::new(self::csv_rows::CsvRows::open(path, delimiter)?),
             #[cfg(feature = "tables")]
-            Kind::Parquet => Box::new(self::parquet_rows::ParquetRows::open(path)?),
+            RowFormat::Parquet => Box::new(self::parquet_rows::ParquetRows::open(path)?),
             #[cfg(not(feature = "tables"))]
-            Kind::Csv(_) | Kind::Parquet => {
+            RowFormat::Csv(_) | RowFormat::Parquet => {
                 let reason = "tables are read by builds with the feature `tables` (cargo build --features tables)";
                 return Err(Error::io(path)(std::io::Error::new(std::io::ErrorKind::Unsupported, reason)));
             }

@@ -9,7 +9,7 @@ use super::request::StoreRequest;
 use super::source_hash::source_hash;
 use super::store::TokenStore;
 use crate::config::DataOptions;
-use crate::data::rows::files::{list, Kind};
+use crate::data::rows::files::{list, RowFormat};
 use crate::data::text::chat::ChatFormat;
 use crate::disk::sweep;
 use crate::error::{Error, Result};
@@ -29,7 +29,7 @@ impl TokenStore {
         options.validate()?;
         std::fs::create_dir_all(cache_dir).map_err(Error::io(cache_dir))?;
         let (contents, stamp) = source_hash(data, cache_dir, request.stop)?;
-        let kind = Kind::of(data)?;
+        let kind = RowFormat::of(data)?;
         let format = ChatFormat::of(request.tokenizer, options, request.template)?;
         let key = key_of(&contents, &kind, request, &format)?;
         let paths = Paths::new(cache_dir, &key);
@@ -68,7 +68,7 @@ fn warn_of_left_out(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn key_of(contents: &[u8; 32], kind: &Kind, request: &StoreRequest<'_>, format: &ChatFormat) -> Result<[u8; 32]> {
+fn key_of(contents: &[u8; 32], kind: &RowFormat, request: &StoreRequest<'_>, format: &ChatFormat) -> Result<[u8; 32]> {
     // What a template says counts, and not where it lies.
     let options = DataOptions { chat_template: None, ..request.options.clone() };
     let options = serde_json::to_vec(&options).map_err(|e| Error::config("data options", e.to_string()))?;

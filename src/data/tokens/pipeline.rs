@@ -105,14 +105,14 @@ struct Block {
 }
 
 /// The file, and the blocks that wait for its rows.
-struct Source {
+struct WaitingReader {
     reader: RowReader,
     empty: Receiver<Block>,
     next: u64,
     done: bool,
 }
 
-impl Source {
+impl WaitingReader {
     /// The next rows; `None` when there are no more, or no more are wanted.
     fn cut(&mut self) -> Option<Block> {
         if self.done {
@@ -167,7 +167,7 @@ impl Blocks<'_> {
         }
         let reader = RowReader::open(self.data)?;
         let parser = reader.parser().clone();
-        let source = Mutex::new(Source { reader, empty: waiting, next: 0, done: false });
+        let source = Mutex::new(WaitingReader { reader, empty: waiting, next: 0, done: false });
         let cancelled = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let result = self
@@ -183,7 +183,7 @@ impl Blocks<'_> {
         &'scope self,
         scope: &'scope Scope<'scope, '_>,
         threads: usize,
-        source: &'scope Mutex<Source>,
+        source: &'scope Mutex<WaitingReader>,
         parser: &'scope RowParser,
         cancelled: &'scope AtomicBool,
     ) -> Result<Receiver<Block>> {
@@ -197,7 +197,7 @@ impl Blocks<'_> {
         Ok(full)
     }
 
-    fn work(&self, source: &Mutex<Source>, parser: &RowParser, cancelled: &AtomicBool, done: &Sender<Block>) {
+    fn work(&self, source: &Mutex<WaitingReader>, parser: &RowParser, cancelled: &AtomicBool, done: &Sender<Block>) {
         loop {
             // Nothing that panics runs under the lock.
             let cut = source.lock().unwrap_or_else(PoisonError::into_inner).cut();

@@ -83,7 +83,7 @@ impl FromStr for QuantType {
 
 /// What a tensor's type depends on beside its name.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Model {
+pub(crate) struct ModelFacts {
     pub layers: usize,
     /// Query heads to a head of keys and values.
     pub grouped: usize,
@@ -92,7 +92,7 @@ pub(crate) struct Model {
 }
 
 /// The type of a tensor, by its name in GGUF and its shape.
-pub(crate) fn tensor_type(kind: QuantType, name: &str, shape: &[usize], model: Model) -> Dtype {
+pub(crate) fn tensor_type(kind: QuantType, name: &str, shape: &[usize], model: ModelFacts) -> Dtype {
     if shape.len() < 2 {
         return Dtype::F32;
     }
@@ -126,7 +126,7 @@ pub(crate) fn tensor_type(kind: QuantType, name: &str, shape: &[usize], model: M
     }
 }
 
-fn wished(kind: QuantType, name: &str, model: Model) -> Dtype {
+fn wished(kind: QuantType, name: &str, model: ModelFacts) -> Dtype {
     let usual = kind.usual();
     let n = model.layers;
     let layer = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     fn of(kind: QuantType, name: &str, cols: usize) -> &'static str {
-        let model = Model { layers: 16, grouped: 4, tied: true };
+        let model = ModelFacts { layers: 16, grouped: 4, tied: true };
         tensor_type(kind, name, &[64, cols], model).ggml_name()
     }
 
@@ -170,9 +170,10 @@ mod tests {
         assert_eq!(of(Q3KM, "blk.1.attn_v.weight", 2048), "Q5_K");
         assert_eq!(of(Q3KM, "blk.2.attn_output.weight", 2048), "Q4_K");
         assert_eq!(of(F16, "token_embd.weight", 2048), "F16");
-        let vector = tensor_type(Q4KM, "blk.0.attn_norm.weight", &[2048], Model { layers: 16, grouped: 4, tied: true });
+        let vector =
+            tensor_type(Q4KM, "blk.0.attn_norm.weight", &[2048], ModelFacts { layers: 16, grouped: 4, tied: true });
         assert_eq!(vector, Dtype::F32);
-        let untied = Model { layers: 16, grouped: 4, tied: false };
+        let untied = ModelFacts { layers: 16, grouped: 4, tied: false };
         assert_eq!(tensor_type(Q4KM, "token_embd.weight", &[8, 256], untied).ggml_name(), "Q4_K");
     }
 

@@ -13,11 +13,11 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use serde_json::Value;
 
-use self::mix::{tensor_type, Model};
+use self::mix::{tensor_type, ModelFacts};
 use crate::gguf::config::llama3_factors;
 use crate::gguf::{Architecture, RowOrder};
 
-use crate::base::Model as Base;
+use crate::base::Model;
 use crate::disk::write_with;
 use crate::error::{Error, Result};
 use crate::family::DecoderConfig;
@@ -67,14 +67,14 @@ pub fn quantize(config: &QuantizeConfig) -> Result<Quantized> {
     if config.model.is_file() {
         return Err(Error::config("model", FOLDER));
     }
-    quantize_on(&Base::at(&config.model)?, config)
+    quantize_on(&Model::at(&config.model)?, config)
 }
 
 /// As [`quantize`], of a model that is open; the one that `config` names is not looked at.
 ///
 /// # Errors
 /// As [`quantize`].
-pub fn quantize_on(base: &Base, config: &QuantizeConfig) -> Result<Quantized> {
+pub fn quantize_on(base: &Model, config: &QuantizeConfig) -> Result<Quantized> {
     if base.files().gguf().is_some() {
         return Err(Error::config("model", FOLDER));
     }
@@ -161,7 +161,7 @@ fn reads_as(c: &DecoderConfig, file: &Path) -> Result<()> {
 }
 
 /// A tensor and where its numbers come from.
-struct Source {
+struct SourceTensor {
     planned: Planned,
     weight: Weight,
     /// How its rows are to stand.
@@ -176,8 +176,8 @@ fn tensors(
     c: &DecoderConfig,
     kind: QuantType,
     left_out: &mut Vec<String>,
-) -> Result<Vec<Source>> {
-    let facts = Model { layers: c.num_layers, grouped: c.num_heads / c.num_kv_heads, tied: c.tie_word_embeddings };
+) -> Result<Vec<SourceTensor>> {
+    let facts = ModelFacts { layers: c.num_layers, grouped: c.num_heads / c.num_kv_heads, tied: c.tie_word_embeddings };
     let mut out = Vec::new();
     for name in store.names() {
         let shape = store.shape(name).unwrap_or_default();
@@ -203,7 +203,7 @@ fn tensors(
             return Err(Error::ModelFormat { path: store.files()[0].clone(), tensor: name.into(), reason });
         }
         let planned = Planned { name: gguf, shape: shape.to_vec(), dtype };
-        out.push(Source { planned, weight, order, plus: if norm { 1.0 } else { 0.0 } });
+        out.push(SourceTensor { planned, weight, order, plus: if norm { 1.0 } else { 0.0 } });
     }
     if let RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } =
         c.ropes[0].scaling
@@ -212,7 +212,7 @@ fn tensors(
         let factors = llama3_factors(c.ropes[0].theta, c.head_dim, factor, bounds, original_max_position_embeddings);
         let planned = Planned { name: "rope_freqs.weight".into(), shape: vec![factors.len()], dtype: Dtype::F32 };
         let weight = Weight::from_vec("rope_freqs.weight", &[factors.len()], factors);
-        out.push(Source { planned, weight, order: None, plus: 0.0 });
+        out.push(SourceTensor { planned, weight, order: None, plus: 0.0 });
     }
     // llama.cpp's order, so that a block's tensors lie together: the embedding, the blocks by number, the rest.
     let place = |name: &str| match name.strip_prefix("blk.").and_then(|r| r.split('.').next()?.parse::<usize>().ok()) {
@@ -226,7 +226,7 @@ fn tensors(
     Ok(out)
 }
 
-impl Source {
+impl SourceTensor {
     /// Hands its bytes on, piece by piece.
     fn write(&self, put: Put) -> Result<()> {
         // A vector is one row, unless its elements are to be reordered.

@@ -24,7 +24,7 @@ trait Element {
 
 struct Plain;
 struct Single;
-struct Half;
+struct HalfPrecision;
 struct Brain;
 
 impl Element for Plain {
@@ -51,7 +51,7 @@ impl Element for Brain {
     }
 }
 
-impl Element for Half {
+impl Element for HalfPrecision {
     type Raw = [u8; 2];
     /// Without a branch, so that it is done in lanes: the exponent is moved, and numbers below the normal range
     /// are told by a subtraction (M. Dukhan's FP16 library).
@@ -159,7 +159,7 @@ simd_kernel! {
 simd_kernel! {
     /// Rows of f16.
     pub fn f16_bytes(w: &[u8], x: &[f32], k: usize, y: &mut [[f32; FEW]]) {
-        rows::<Half, FMA>(w.as_chunks().0, x, k, y)
+        rows::<HalfPrecision, FMA>(w.as_chunks().0, x, k, y)
     }
 }
 
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn every_half_is_widened_exactly() {
         for bits in 0..=u16::MAX {
-            let (got, want) = (Half::widen(bits.to_le_bytes()), f16::from_bits(bits).to_f32());
+            let (got, want) = (HalfPrecision::widen(bits.to_le_bytes()), f16::from_bits(bits).to_f32());
             assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{bits:04x}: {got} {want}");
         }
     }

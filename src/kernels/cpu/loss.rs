@@ -7,7 +7,7 @@
 
 use rayon::prelude::*;
 
-use super::loss_rows::{Mix, Normaliser, Row, RowStats, Unit};
+use super::loss_rows::{Mix, Normaliser, Row, RowStats, UnitRows};
 use super::simd::{exp, fma, simd_kernel, sum_lanes, LANES};
 use super::{capped_loss, Shared};
 
@@ -175,7 +175,7 @@ pub fn units(
     logits: &mut [f32],
     vocab: usize,
     rows: &[Row],
-    units: &[Unit],
+    units: &[UnitRows],
     softcap: Option<f32>,
     gradient: bool,
     stats: &mut [RowStats],
@@ -261,7 +261,7 @@ mod tests {
     }
 
     /// Total loss in f64 from the definition.
-    fn loss(x: &[f64], v: usize, rows: &[Row], us: &[Unit], cap: Option<f32>) -> f64 {
+    fn loss(x: &[f64], v: usize, rows: &[Row], us: &[UnitRows], cap: Option<f32>) -> f64 {
         let cap = |x: f64| cap.map_or(x, |c| c as f64 * libm::tanh(x / c as f64));
         let lse = |r: &[f64]| libm::log(r.iter().map(|&v| libm::exp(cap(v))).sum::<f64>());
         let mut total = 0.0;
@@ -288,9 +288,9 @@ mod tests {
         for (v, cap) in [(37, None), (37, Some(3.0)), (1061, Some(5.0))] {
             let rows = [3, 5, 5, 0, 36].map(|target| Row { target, a: 0.3 });
             let us = [
-                Unit { first: 0, mix: Some(Mix { lambda: 0.3, b: 0.7 }) },
-                Unit { first: 2, mix: None },
-                Unit { first: 3, mix: Some(Mix { lambda: 0.9, b: 0.1 }) },
+                UnitRows { first: 0, mix: Some(Mix { lambda: 0.3, b: 0.7 }) },
+                UnitRows { first: 2, mix: None },
+                UnitRows { first: 3, mix: Some(Mix { lambda: 0.9, b: 0.1 }) },
             ];
             let x = logits(5, v);
             let mut g = x.clone();
@@ -329,7 +329,7 @@ mod tests {
                 &mut x.clone(),
                 v,
                 &rows,
-                &[Unit { first: 0, mix: Some(Mix { lambda, b: 1.0 }) }],
+                &[UnitRows { first: 0, mix: Some(Mix { lambda, b: 1.0 }) }],
                 None,
                 false,
                 &mut stats,
@@ -344,7 +344,7 @@ mod tests {
                 &mut x.clone(),
                 v,
                 &rows,
-                &[Unit { first: 0, mix: Some(Mix { lambda, b: 1.0 }) }],
+                &[UnitRows { first: 0, mix: Some(Mix { lambda, b: 1.0 }) }],
                 None,
                 false,
                 &mut stats,
@@ -357,7 +357,7 @@ mod tests {
     fn ties_go_to_the_lowest_index_and_nan_is_seen() {
         let mut stats = [RowStats::default()];
         let row = |target| [Row { target, a: 1.0 }];
-        let one = [Unit { first: 0, mix: None }];
+        let one = [UnitRows { first: 0, mix: None }];
         units(&mut [1.0, 1.0, 0.0], 3, &row(0), &one, None, false, &mut stats);
         assert!(stats[0].correct);
         units(&mut [1.0, 1.0, 0.0], 3, &row(1), &one, None, false, &mut stats);

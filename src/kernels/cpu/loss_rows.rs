@@ -21,7 +21,7 @@ pub struct Mix {
 
 /// One or two rows that stand one after the other in the chunk.
 #[derive(Clone, Copy, Debug)]
-pub struct Unit {
+pub struct UnitRows {
     /// First row in the chunk.
     pub first: usize,
     /// Set when the row after it is its partner.

@@ -72,14 +72,14 @@ unsafe fn round(x: &[f32], groups: &mut Vec<Rounding>) {
 }
 
 /// 256 numbers: their codes in order, d and c of each part.
-struct Group {
+struct Codes {
     codes: [__m512i; 4],
     d: __m512,
     c: __m512,
 }
 
 /// Rows of blocks with rounded vectors.
-struct Rows<'a> {
+struct RoundedRows<'a> {
     block: Block,
     bytes: &'a [u8],
     k: usize,
@@ -102,10 +102,10 @@ pub fn of<'a>(block: Block, bytes: &'a [u8], x: &[f32], k: usize) -> Option<Box<
         // SAFETY: the machine has the instructions.
         unsafe { round(x, &mut groups) };
     }
-    Some(Box::new(Rows { block, bytes, k, vectors, groups }))
+    Some(Box::new(RoundedRows { block, bytes, k, vectors, groups }))
 }
 
-impl Rounded for Rows<'_> {
+impl Rounded for RoundedRows<'_> {
     fn dots(&self, rows: Range<usize>, y: &mut [[f32; FEW]]) {
         let size = self.block.bytes_of(self.k);
         let bytes = &self.bytes[rows.start * size..rows.end * size];
@@ -130,7 +130,7 @@ static PART_OF: [[i32; 16]; 4] = {
 /// A large block's parts, two for each run of 32.
 static RUN_OF: [i32; 16] = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7];
 
-impl Rows<'_> {
+impl RoundedRows<'_> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
     unsafe fn row(&self, row: &[u8], y: &mut [f32; FEW]) {
         use Block::*;
@@ -151,7 +151,7 @@ impl Rows<'_> {
     /// The products of a row, whose groups `read` takes apart.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-    unsafe fn sums(&self, row: &[u8], y: &mut [f32; FEW], read: impl Fn(&[u8]) -> Group) {
+    unsafe fn sums(&self, row: &[u8], y: &mut [f32; FEW], read: impl Fn(&[u8]) -> Codes) {
         let per_group = self.block.bytes_of(GROUP);
         let n = self.k.div_ceil(GROUP);
         let part_of: [__m512i; 4] = std::array::from_fn(|i| unsafe { _mm512_loadu_si512(PART_OF[i].as_ptr().cast()) });
@@ -181,7 +181,7 @@ impl Rows<'_> {
 /// Up to eight blocks of `SIZE` bytes and 32 numbers, which begin with d. c is so many times d, or follows it.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn small<const SIZE: usize>(blocks: &[u8], times: Option<f32>, codes: impl Fn(&[u8]) -> __m256i) -> Group {
+unsafe fn small<const SIZE: usize>(blocks: &[u8], times: Option<f32>, codes: impl Fn(&[u8]) -> __m256i) -> Codes {
     let (mut all, mut d, mut c) = ([_mm256_setzero_si256(); 8], [0u16; 8], [0u16; 8]);
     for (i, b) in blocks.chunks_exact(SIZE).enumerate().take(8) {
         all[i] = codes(b);
@@ -193,7 +193,7 @@ unsafe fn small<const SIZE: usize>(blocks: &[u8], times: Option<f32>, codes: imp
         Some(times) => _mm256_mul_ps(d, _mm256_set1_ps(times)),
         None => halves(&c),
     };
-    Group { codes: std::array::from_fn(|i| two(all[2 * i], all[2 * i + 1])), d: of_runs(d), c: of_runs(c) }
+    Codes { codes: std::array::from_fn(|i| two(all[2 * i], all[2 * i + 1])), d: of_runs(d), c: of_runs(c) }
 }
 
 #[inline]
@@ -257,12 +257,12 @@ unsafe fn two_bits(bytes: __m256i) -> [__m512i; 2] {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2")]
-unsafe fn q2_k(b: &[u8]) -> Group {
+unsafe fn q2_k(b: &[u8]) -> Codes {
     let ([a, b_], [c, d]) = (two_bits(load32(b, 16)), two_bits(load32(b, 48)));
     let both = _mm_loadu_si128(b[..16].as_ptr().cast());
     let low = _mm_set1_epi8(15);
     let (scales, mins) = (_mm_and_si128(both, low), _mm_and_si128(_mm_srli_epi16::<4>(both), low));
-    Group {
+    Codes {
         codes: [a, b_, c, d],
         d: _mm512_mul_ps(numbers(scales), _mm512_set1_ps(half(b, 80))),
         c: _mm512_mul_ps(numbers(mins), _mm512_set1_ps(-half(b, 82))),
@@ -271,7 +271,7 @@ unsafe fn q2_k(b: &[u8]) -> Group {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2")]
-unsafe fn q3_k(b: &[u8]) -> Group {
+unsafe fn q3_k(b: &[u8]) -> Codes {
     let ([q0, q1], [q2, q3]) = (two_bits(load32(b, 32)), two_bits(load32(b, 64)));
     // A third bit of run r in bit r of 32 bytes.
     let (masks, third) = (_mm512_broadcast_i64x4(load32(b, 0)), _mm512_set1_epi8(4));
@@ -287,13 +287,13 @@ unsafe fn q3_k(b: &[u8]) -> Group {
         (low | (packed[8 + i % 4] >> (2 * (i / 4)) & 3) << 4) as i8 - 32
     });
     let d = _mm512_mul_ps(numbers(_mm_loadu_si128(scales.as_ptr().cast())), _mm512_set1_ps(half(b, 108)));
-    Group { codes, d, c: _mm512_mul_ps(d, _mm512_set1_ps(-4.0)) }
+    Codes { codes, d, c: _mm512_mul_ps(d, _mm512_set1_ps(-4.0)) }
 }
 
 /// Four bits of each number, with 176 bytes a fifth one.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2")]
-unsafe fn q45_k<const SIZE: usize>(b: &[u8]) -> Group {
+unsafe fn q45_k<const SIZE: usize>(b: &[u8]) -> Codes {
     let fifth = SIZE == 176;
     let low = _mm256_set1_epi8(15);
     let high = if fifth { _mm512_broadcast_i64x4(load32(b, 16)) } else { _mm512_setzero_si512() };
@@ -316,12 +316,12 @@ unsafe fn q45_k<const SIZE: usize>(b: &[u8]) -> Group {
         let numbers = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(bytes as i64)));
         of_runs(_mm256_mul_ps(numbers, _mm256_set1_ps(factor)))
     };
-    Group { codes, d: eight(scales, half(b, 0)), c: eight(mins, -half(b, 2)) }
+    Codes { codes, d: eight(scales, half(b, 0)), c: eight(mins, -half(b, 2)) }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2")]
-unsafe fn q6_k(b: &[u8]) -> Group {
+unsafe fn q6_k(b: &[u8]) -> Codes {
     let low = _mm512_set1_epi8(15);
     let mut codes = [_mm512_setzero_si512(); 4];
     for (i, codes) in codes.chunks_exact_mut(2).enumerate() {
@@ -332,7 +332,7 @@ unsafe fn q6_k(b: &[u8]) -> Group {
     }
     let scales = numbers(_mm_loadu_si128(b[192..208].as_ptr().cast()));
     let d = _mm512_mul_ps(scales, _mm512_set1_ps(half(b, 208)));
-    Group { codes, d, c: _mm512_mul_ps(d, _mm512_set1_ps(-32.0)) }
+    Codes { codes, d, c: _mm512_mul_ps(d, _mm512_set1_ps(-32.0)) }
 }
 
 #[cfg(test)]
