@@ -35,9 +35,12 @@ impl TrainingJob {
     /// # Errors
     /// [`Error::InvalidConfig`] names a bad setting; [`Error::Checkpoint`] when the folder holds a run.
     pub fn new(config: TrainConfig) -> Result<TrainingJob> {
-        let config = config.with_data_files()?.absolute();
+        let config = config.with_data_files()?;
+        // As they were said, for the messages; and as they are recorded.
         config.paths_are_text()?;
         config.validate()?;
+        let config = config.absolute();
+        config.paths_are_text()?;
         runner::empty(&config)?;
         Ok(TrainingJob { config, model: None, resume: false, known: None, stop: StopHandle::default() })
     }
@@ -70,9 +73,10 @@ impl TrainingJob {
                 TrainConfig::from_settings(all)?.with_data_files()?
             }
         };
-        let config = config.absolute();
         config.paths_are_text()?;
         config.validate()?;
+        let config = config.absolute();
+        config.paths_are_text()?;
         if known.is_none() {
             runner::empty(&config)?;
         }
