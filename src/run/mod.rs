@@ -1,4 +1,4 @@
-//! The run folder: settings, metrics, checkpoints, and how files are written so that a killed process leaves none half.
+//! The run folder: settings, what a run stands on, metrics, checkpoints, the report.
 
 pub mod checkpoint;
 pub mod folder;
