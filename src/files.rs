@@ -138,7 +138,7 @@ impl ModelFiles {
         let file = self.tokenizer()?.ok_or_else(absent)?;
         file.unchanged()?;
         let bytes = file.read()?;
-        self.tokenizer_hash.get_or_init(|| blake3::hash(&bytes).to_hex().to_string());
+        self.tokenizer_hash.get_or_init(|| crate::disk::hash_of(&bytes));
         Ok(bytes)
     }
 

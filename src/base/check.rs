@@ -40,7 +40,7 @@ pub fn check_base(adapter: &Path, model: &Model, cache_dir: Option<&Path>) -> Re
     // What its conversations were written with is said since it is known; before, only what the base had.
     let trained = facts.chat_template.as_ref().or(facts.base.chat_template.get(DEFAULT));
     let own = model.templates()?.get(DEFAULT);
-    let own_hash = own.map(|text| blake3::hash(text.as_bytes()).to_hex().to_string());
+    let own_hash = own.map(crate::disk::hash_of);
     if trained.is_some() && trained != own_hash.as_ref() {
         let beside = read_template(adapter)?;
         let same = matches!((&beside, own), (Some(beside), Some(own)) if same_but_for_training(beside, own));

@@ -233,7 +233,7 @@ impl Model {
         }
         let mut files = self.weight_hashes(cache_dir)?.clone();
         let config = self.inner.files.needed("config.json")?;
-        files.insert("config.json".into(), blake3::hash(&config).to_hex().to_string());
+        files.insert("config.json".into(), crate::disk::hash_of(config.as_slice()));
         if let Some(hash) = self.tokenizer_hash(cache_dir)? {
             files.insert(TOKENIZER.into(), hash.into());
         }
@@ -246,7 +246,7 @@ impl Model {
     /// When a file cannot be read.
     #[doc(hidden)]
     pub fn facts(&self, cache_dir: &Path) -> Result<BaseFacts> {
-        let hash = |text: &String| blake3::hash(text.as_bytes()).to_hex().to_string();
+        let hash = |text: &String| crate::disk::hash_of(text);
         Ok(BaseFacts {
             model: self.path().to_string_lossy().into_owned(),
             weights: self.weights_hash(cache_dir)?,

@@ -115,6 +115,11 @@ fn stamp(metadata: &Metadata) -> (u64, Option<SystemTime>) {
     (metadata.len(), metadata.modified().ok())
 }
 
+/// The hash of a text or of a small file's bytes, in hexadecimal.
+pub(crate) fn hash_of(bytes: impl AsRef<[u8]>) -> String {
+    blake3::hash(bytes.as_ref()).to_hex().to_string()
+}
+
 /// One hash, in hexadecimal, over files by their names and content hashes, in the order of names.
 pub(crate) fn hash_of_files(files: &BTreeMap<String, String>) -> String {
     let mut hasher = blake3::Hasher::new();

@@ -269,7 +269,7 @@ fn compare(opened: &Opened, written: &[(Format, &Path, &Path)]) -> Result<(Vec<E
 
 impl Opened {
     fn report(&self, exports: Vec<Exported>, effect: f32) -> ExportReport {
-        let hash = |text: &String| blake3::hash(text.as_bytes()).to_hex().to_string();
+        let hash = |text: &String| crate::disk::hash_of(text);
         ExportReport {
             adapter: self.adapter_path.clone(),
             model: self.base.path().to_path_buf(),

@@ -159,7 +159,7 @@ fn stands_on(
         // Named anew: what lies there must say the same.
         (Some(path), Some(_)) if was.is_some_and(|was| was != path) => {
             let text = std::fs::read(path).map_err(Error::io(path))?;
-            Some(Input::of(Some(path), blake3::hash(&text).to_hex().to_string()))
+            Some(Input::of(Some(path), crate::disk::hash_of(&text)))
         }
         (Some(path), Some(hash)) => Some(Input::of(Some(path), hash)),
         _ => None,

@@ -33,7 +33,7 @@ impl ChatFacts {
             format: "template".into(),
             path: Some(source.path.clone()),
             template: Some(source.template.clone()),
-            hash: Some(blake3::hash(source.template.as_bytes()).to_hex().to_string()),
+            hash: Some(crate::disk::hash_of(&source.template)),
             spans: Some(template.spans().to_string()),
         }
     }
