@@ -2,6 +2,7 @@
 //! tensor, field or setting at fault.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::units::show_bytes;
 
@@ -9,7 +10,7 @@ use crate::units::show_bytes;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Everything that can go wrong.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A file could not be read or written.
@@ -18,7 +19,7 @@ pub enum Error {
         /// The file or folder.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        source: Arc<std::io::Error>,
     },
     /// A setting is out of range, contradicts another, or contradicts the run that is resumed.
     #[error("invalid setting {field}: {reason}")]
@@ -158,17 +159,24 @@ pub enum Error {
     },
     /// candle refused an operation.
     #[error("tensor operation failed: {0}")]
-    Tensor(#[source] candle_core::Error),
-    /// A caller of the engine's own operations broke what they ask for.
-    #[error("misuse of the engine: {0}")]
+    Tensor(#[source] Arc<candle_core::Error>),
+    /// A caller broke what an operation asks for: a job that runs was begun again, an event acknowledged that was not
+    /// given out.
+    #[error("misuse: {0}")]
     Misuse(String),
+    /// What the caller handed over to be called, a listener or a source of rows, failed.
+    #[error("a callback failed: {reason}")]
+    Callback {
+        /// What it said.
+        reason: String,
+    },
     /// The thread pool could not be made, or a worker thread panicked.
     #[error("worker threads: {0}")]
     Threads(String),
 }
 
 /// The adapter and the two bases of [`Error::BaseMismatch`].
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error(
     "{}: adapter: trained on another base: the {what} of {trained_on} had content hash {expected}, those of {} have {found}",
     adapter.display(),
@@ -197,7 +205,7 @@ impl From<candle_core::Error> for Error {
             Some(line) if line.contains("OUT_OF_MEMORY") || line.contains("out of memory") => {
                 Error::DeviceMemory(line.trim().to_string())
             }
-            _ => Error::Tensor(e),
+            _ => Error::Tensor(Arc::new(e)),
         }
     }
 }
@@ -216,7 +224,7 @@ pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 impl Error {
     pub(crate) fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.as_ref().to_path_buf();
-        move |source| Error::Io { path, source }
+        move |source| Error::Io { path, source: Arc::new(source) }
     }
 
     /// The error with a path inside `from` as it will be inside `to`.

@@ -80,7 +80,7 @@ impl ModelFiles {
     pub fn needed(&self, name: &str) -> Result<Arc<Vec<u8>>> {
         self.look(name)?.map_err(|number| {
             let source = number.map_or_else(|| ErrorKind::NotFound.into(), std::io::Error::from_raw_os_error);
-            Error::Io { path: self.place(name), source }
+            Error::io(self.place(name))(source)
         })
     }
 

@@ -13,6 +13,11 @@ impl StopHandle {
         self.0.store(true, Relaxed);
     }
 
+    /// Forgets that it was asked for.
+    pub(crate) fn reset(&self) {
+        self.0.store(false, Relaxed);
+    }
+
     /// Whether it was asked for.
     pub fn is_stopped(&self) -> bool {
         self.0.load(Relaxed)

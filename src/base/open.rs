@@ -15,7 +15,6 @@ use crate::error::{Error, Result};
 use crate::memory::Charge;
 use crate::model::Decoder;
 use crate::ops::{Engine, EngineOptions};
-use crate::stop::StopHandle;
 
 /// What a run or an evaluation works on.
 pub(crate) struct Inputs {
@@ -138,11 +137,6 @@ impl ModelHash {
     pub fn base(&self) -> Option<&BaseFacts> {
         self.base.as_ref()
     }
-}
-
-/// Whether a stop was asked for, as the store asks it.
-pub(crate) fn stopped(stop: &StopHandle) -> impl Fn() -> bool + '_ {
-    || stop.is_stopped()
 }
 
 /// A hash as text.

@@ -15,6 +15,6 @@ pub(crate) fn writing(path: &Path, bytes: Option<u64>) -> impl FnOnce(io::Error)
             }
             _ => source,
         };
-        Error::Io { path, source }
+        Error::io(path)(source)
     }
 }

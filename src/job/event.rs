@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::DeviceSetting;
 use crate::data::tokens::RowCounts;
 use crate::data::tokens::SourceCounts;
 use crate::model::Keep;
+use super::control::Limits;
 use crate::train::score::Evaluation;
 
 /// What an observer answers.
@@ -19,8 +20,10 @@ pub enum Control {
     Stop,
 }
 
-/// Something that happened in a job.
-#[derive(Clone, Debug)]
+/// Something that happened in a job. As JSON, `event` names which: the words are those of `metrics.jsonl` and of every
+/// binding.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event {
     /// The data are tokenised and the model is open.
@@ -28,16 +31,7 @@ pub enum Event {
     /// An optimizer step is done.
     Step(StepEvent),
     /// The held-out rows were evaluated.
-    Evaluated {
-        /// Stage.
-        stage: &'static str,
-        /// Steps done in all stages.
-        global_step: u64,
-        /// Epochs done in the stage.
-        epoch: f64,
-        /// The figures.
-        evaluation: Evaluation,
-    },
+    Evaluated(EvaluatedEvent),
     /// The held-out loss has not improved for so many evaluations that the run ends here.
     StoppedEarly {
         /// Steps done in all stages.
@@ -72,10 +66,17 @@ pub enum Event {
         /// Its folder.
         path: PathBuf,
     },
+    /// Limits that were asked for came into force, or could not.
+    Limits {
+        /// All that are in force.
+        limits: Limits,
+        /// Why what was asked for is not in force.
+        refused: Option<String>,
+    },
 }
 
 /// What a job found when it opened its inputs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Prepared {
     /// Examples of the training set.
@@ -111,11 +112,11 @@ pub struct Prepared {
 }
 
 /// One optimizer step. Written to `metrics.jsonl` as it is (names: TRL's where it has them).
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct StepEvent {
     /// `reference`, `target` or `single`.
-    pub stage: &'static str,
+    pub stage: String,
     /// Steps done in the stage.
     pub step: u64,
     /// Steps done in all stages.
@@ -156,4 +157,61 @@ pub struct StepEvent {
     pub eta_seconds: f64,
     /// Peak anonymous memory of the process so far.
     pub peak_anonymous_bytes: u64,
+}
+
+/// The held-out rows under the weights as they are. Written to `metrics.jsonl` as it is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct EvaluatedEvent {
+    /// `base` (the untouched model), `reference`, `target` or `single`.
+    pub stage: String,
+    /// Steps done in all stages.
+    pub global_step: u64,
+    /// Epochs done in the stage.
+    pub epoch: f64,
+    /// Mean −log p of a supervised token, nats.
+    pub eval_loss: f64,
+    /// exp(eval_loss).
+    pub eval_perplexity: f64,
+    /// Share of supervised tokens that are the arg-max.
+    pub eval_token_accuracy: f64,
+    /// Share of examples all of whose supervised tokens are.
+    pub eval_exact_match: f64,
+    /// Expected calibration error of the arg-max tokens, 15 bins.
+    pub eval_ece: f64,
+    /// Whether it is the lowest held-out loss of those that count.
+    pub is_best: bool,
+    /// Seconds since the run began, over its resumptions.
+    pub elapsed_seconds: f64,
+}
+
+impl EvaluatedEvent {
+    /// The figures, without a place.
+    pub(super) fn of(e: &Evaluation) -> EvaluatedEvent {
+        EvaluatedEvent {
+            eval_loss: e.nll,
+            eval_perplexity: e.perplexity,
+            eval_token_accuracy: e.token_accuracy,
+            eval_exact_match: e.exact_match,
+            eval_ece: e.ece,
+            ..Default::default()
+        }
+    }
+}
+
+/// A line of `metrics.jsonl`.
+#[derive(Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub(super) enum MetricsLine {
+    Step(StepEvent),
+    Evaluated(EvaluatedEvent),
+}
+
+impl From<MetricsLine> for Event {
+    fn from(line: MetricsLine) -> Event {
+        match line {
+            MetricsLine::Step(s) => Event::Step(s),
+            MetricsLine::Evaluated(e) => Event::Evaluated(e),
+        }
+    }
 }

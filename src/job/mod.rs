@@ -1,32 +1,90 @@
 //! Training as a job: settings in, events out, a stop that leaves a checkpoint, a resume that gives the
 //! bits of an uninterrupted run.
 
+mod control;
 mod event;
+mod feed;
+mod listener;
+mod rows;
 mod runner;
+mod slice;
 
 use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
-pub use event::{Control, Event, Prepared, StepEvent};
+pub use control::{JobControl, JobState, JobStatus, Limits};
+pub use event::{Control, EvaluatedEvent, Event, Prepared, StepEvent};
+pub use feed::NumberedEvent;
+pub use listener::Listener;
+pub use rows::RowSource;
+pub use slice::Slice;
 
 use crate::base::Model;
-use crate::config::TrainConfig;
-use crate::error::{Error, Result};
+use crate::config::{DataSource, DataSources, TrainConfig};
+use crate::error::{panic_text, Error, Result};
 use crate::run::settings::taken_up;
 use crate::run::{RunFile, RunFolder, TrainReport};
 use crate::stop::StopHandle;
+use listener::Listening;
 
-/// A run that is set up and not begun.
+/// A run: set up, then run on this thread or on one of its own, in one go or in slices, steered from any thread.
+///
+/// ```no_run
+/// # fn main() -> sftmix::Result<()> {
+/// use std::time::Duration;
+/// use sftmix::{Event, TrainConfig, TrainingJob};
+/// let config = TrainConfig { model: "model".into(), data: "rows.jsonl".into(), out: "run".into(), ..Default::default() };
+/// let job = TrainingJob::new(config)?;
+/// job.start()?;
+/// while let Some(event) = job.control().next_event(Duration::MAX)? {
+///     if let Event::Step(step) = &event.event {
+///         println!("{} of {}: {:.3}", step.global_step, step.total_steps, step.loss);
+///     }
+///     job.control().acknowledge(event.number)?;
+/// }
+/// println!("{}", job.wait()?.adapter.display());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct TrainingJob {
+    inner: Arc<Inner>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Inner {
     config: TrainConfig,
+    control: JobControl,
+    /// What the next attempt begins with.
+    next: Mutex<Next>,
+    outcome: Mutex<Option<Result<TrainReport>>>,
+    ended: Condvar,
+}
+
+struct Next {
     /// The one that is open already; without, the one that the settings name is opened when the job runs.
     model: Option<Model>,
     resume: bool,
     /// The run that is taken up, as it was read.
     known: Option<Box<RunFile>>,
-    stop: StopHandle,
+    /// Whether an attempt was made before: then the folder says what there is to go on with.
+    again: bool,
+    rows: Option<RowSource>,
+    listener: Option<Listener>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner").field("out", &self.config.out).field("status", &self.control.status()).finish()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl TrainingJob {
@@ -42,7 +100,7 @@ impl TrainingJob {
         let config = config.absolute();
         config.paths_are_text()?;
         runner::empty(&config)?;
-        Ok(TrainingJob { config, model: None, resume: false, known: None, stop: StopHandle::default() })
+        Ok(TrainingJob::of(config, false, None))
     }
 
     /// A new run on a model that is open, whose map it shares; the one that `config` names is not looked at.
@@ -51,7 +109,24 @@ impl TrainingJob {
     /// As [`TrainingJob::new`].
     pub fn on(model: &Model, config: TrainConfig) -> Result<TrainingJob> {
         let job = TrainingJob::new(TrainConfig { model: model.path().to_path_buf(), ..config })?;
-        Ok(TrainingJob { model: Some(model.clone()), ..job })
+        lock(&job.inner.next).model = Some(model.clone());
+        Ok(job)
+    }
+
+    /// A new run on rows that are handed over one by one, each a JSON object as text. When the job begins they are
+    /// written through to `rows.jsonl` of the run folder; `config` names no data.
+    ///
+    /// # Errors
+    /// As [`TrainingJob::new`]; [`Error::InvalidConfig`] where `config` names data.
+    pub fn with_rows(config: TrainConfig, rows: RowSource) -> Result<TrainingJob> {
+        if !config.data.0.is_empty() {
+            return Err(Error::config("data", "expected none where rows are handed over"));
+        }
+        let path = RunFolder::new(&config.out).rows();
+        let data = DataSources(vec![DataSource { path, weight: 1.0 }]);
+        let job = TrainingJob::new(TrainConfig { data, ..config })?;
+        lock(&job.inner.next).rows = Some(rows);
+        Ok(job)
     }
 
     /// The run in `out`, to be taken up where its newest whole checkpoint stands. Its settings come from the folder;
@@ -62,82 +137,207 @@ impl TrainingJob {
     /// # Errors
     /// [`Error::InvalidConfig`] names a setting that contradicts the run's, with both values.
     pub fn resume(out: &Path, given: &Map<String, Value>) -> Result<TrainingJob> {
-        let known = RunFolder::new(out).read()?.map(Box::new);
-        let config = match &known {
-            Some(run) => taken_up(run, out, given)?,
-            None => {
-                let mut all = given.clone();
-                let out =
-                    out.to_str().ok_or_else(|| Error::config("out", format!("{} is not UTF-8", out.display())))?;
-                all.insert("out".into(), out.into());
-                TrainConfig::from_settings(all)?.with_data_files()?
-            }
-        };
-        config.paths_are_text()?;
-        config.validate()?;
-        let config = config.absolute();
-        config.paths_are_text()?;
+        let (config, known) = found(out, given)?;
         if known.is_none() {
             runner::empty(&config)?;
         }
-        Ok(TrainingJob { config, model: None, resume: true, known, stop: StopHandle::default() })
+        Ok(TrainingJob::of(config, true, known))
+    }
+
+    fn of(config: TrainConfig, resume: bool, known: Option<Box<RunFile>>) -> TrainingJob {
+        let next = Next { model: None, resume, known, again: false, rows: None, listener: None };
+        let inner = Inner {
+            config,
+            control: JobControl::default(),
+            next: Mutex::new(next),
+            outcome: Mutex::default(),
+            ended: Condvar::new(),
+        };
+        TrainingJob { inner: Arc::new(inner), thread: Mutex::default() }
+    }
+
+    /// Goes on with a model that is open, whose map it shares, in place of opening the one that the settings name. It must
+    /// have the same contents.
+    #[must_use]
+    pub fn sharing(self, model: &Model) -> TrainingJob {
+        lock(&self.inner.next).model = Some(model.clone());
+        self
+    }
+
+    /// Tells `listener` each event, on a thread of its own: training does not wait for it, and while it is busy the newest
+    /// step takes the place of the one before. For [`TrainingJob::start`] and [`TrainingJob::run_slice`].
+    #[must_use]
+    pub fn listened(self, listener: Listener) -> TrainingJob {
+        lock(&self.inner.next).listener = Some(listener);
+        self
     }
 
     /// Its settings.
     pub fn config(&self) -> &TrainConfig {
-        &self.config
+        &self.inner.config
+    }
+
+    /// What steers it.
+    pub fn control(&self) -> &JobControl {
+        &self.inner.control
     }
 
     /// A handle that stops it.
     pub fn stop_handle(&self) -> StopHandle {
-        self.stop.clone()
+        self.inner.control.stop_handle()
     }
 
-    /// Runs to the end on this thread (and the engine's workers).
+    /// Runs to the end on this thread (and the engine's workers). `observer` is told each event there and then.
     ///
     /// # Errors
     /// [`Error::Stopped`] when it was stopped, with the checkpoint; otherwise what went wrong. What was
-    /// written stays, and [`TrainingJob::resume`] takes it up.
-    pub fn run(self, mut observer: impl FnMut(&Event) -> Control + Send) -> Result<TrainReport> {
-        let known = self.known.as_deref();
-        runner::run(&self.config, self.model.as_ref(), self.resume, known, &self.stop, &mut observer)
+    /// written stays: run it again, or [`TrainingJob::resume`] it.
+    pub fn run(&self, mut observer: impl FnMut(&Event) -> Control + Send) -> Result<TrainReport> {
+        self.inner.begin(None)?;
+        let result = self.inner.attempt(&mut observer);
+        self.inner.end(&result);
+        result
     }
 
-    /// Runs on a thread of its own.
+    /// Runs on a thread of its own; [`TrainingJob::wait`] gives its end.
     ///
     /// # Errors
-    /// When no thread can be started.
-    pub fn start(self, observer: impl FnMut(&Event) -> Control + Send + 'static) -> Result<JobHandle> {
-        let stop = self.stop_handle();
-        let builder = std::thread::Builder::new().name("sftmix-job".into());
-        let thread = builder.spawn(move || self.run(observer)).map_err(|e| Error::Threads(e.to_string()))?;
-        Ok(JobHandle { stop, thread })
+    /// [`Error::Misuse`] when it runs already; [`Error::Threads`] when no thread can be started.
+    pub fn start(&self) -> Result<()> {
+        let mut thread = lock(&self.thread);
+        self.inner.begin(None)?;
+        let inner = self.inner.clone();
+        let body = move || {
+            let result = inner.listened_attempt();
+            inner.end(&result);
+        };
+        match std::thread::Builder::new().name("sftmix-job".into()).spawn(body) {
+            Ok(made) => {
+                *thread = Some(made);
+                Ok(())
+            }
+            Err(e) => {
+                let result = Err(Error::Threads(e.to_string()));
+                self.inner.end(&result);
+                result.map(drop)
+            }
+        }
     }
-}
 
-/// A job that runs on a thread of its own.
-#[derive(Debug)]
-pub struct JobHandle {
-    stop: StopHandle,
-    thread: std::thread::JoinHandle<Result<TrainReport>>,
-}
-
-impl JobHandle {
-    /// Asks it to stop.
-    pub fn stop(&self) {
-        self.stop.stop();
-    }
-
-    /// Whether it has ended.
+    /// Whether it is not running.
     pub fn is_finished(&self) -> bool {
-        self.thread.is_finished()
+        !self.inner.control.is_running()
     }
 
-    /// Waits for its end.
+    /// Waits for the end of what [`TrainingJob::start`] began; who comes later is told the same.
     ///
     /// # Errors
-    /// As [`TrainingJob::run`].
-    pub fn wait(self) -> Result<TrainReport> {
-        self.thread.join().unwrap_or_else(|_| Err(Error::Threads("the job's thread panicked".into())))
+    /// As [`TrainingJob::run`]; [`Error::Misuse`] when it was not begun.
+    pub fn wait(&self) -> Result<TrainReport> {
+        self.wait_for(Duration::MAX).unwrap_or_else(|| Err(Error::Misuse("the job was not begun".into())))
     }
+
+    /// As [`TrainingJob::wait`], for so long at most: `None` while it goes on, and where it was not begun.
+    pub fn wait_for(&self, timeout: Duration) -> Option<Result<TrainReport>> {
+        let until = Instant::now().checked_add(timeout);
+        let mut outcome = lock(&self.inner.outcome);
+        loop {
+            let left = until.map_or(Duration::from_secs(60), |u| u.saturating_duration_since(Instant::now()));
+            if outcome.is_some() || left.is_zero() || !self.inner.control.is_running() {
+                return outcome.clone();
+            }
+            outcome = self.inner.ended.wait_timeout(outcome, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Drop for TrainingJob {
+    /// Stops it, behind a checkpoint, and waits for its threads.
+    fn drop(&mut self) {
+        if let Some(thread) = lock(&self.thread).take() {
+            if !thread.is_finished() {
+                self.inner.control.cancel(true);
+            }
+            // A panic in it was told already.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Inner {
+    fn begin(&self, slice: Option<Duration>) -> Result<()> {
+        let next = lock(&self.next);
+        self.control.begin(next.again, slice)?;
+        *lock(&self.outcome) = None;
+        Ok(())
+    }
+
+    /// One way from where the folder stands to the end, a stop or an error.
+    fn attempt(&self, observer: &mut (dyn FnMut(&Event) -> Control + Send)) -> Result<TrainReport> {
+        let (config, resume, known, model, mut rows) = {
+            let mut next = lock(&self.next);
+            let (mut config, mut resume, mut known) = (self.config.clone(), next.resume, next.known.take());
+            if std::mem::replace(&mut next.again, true) && RunFolder::new(&config.out).read()?.is_some() {
+                resume = true;
+                (config, known) = found(&self.config.out, &Map::new())?;
+            }
+            if next.model.is_none() {
+                // Slices share one.
+                next.model = Some(Model::at(&config.model)?);
+            }
+            (config, resume, known, next.model.clone(), next.rows.take())
+        };
+        let guarded = std::panic::AssertUnwindSafe(|| {
+            runner::run(&config, model.as_ref(), resume, known.as_deref(), rows.as_mut(), &self.control, observer)
+        });
+        let result = std::panic::catch_unwind(guarded);
+        lock(&self.next).rows = rows;
+        result.unwrap_or_else(|panic| Err(Error::Threads(format!("the job panicked: {}", panic_text(&*panic)))))
+    }
+
+    /// An attempt that tells the listener.
+    fn listened_attempt(&self) -> Result<TrainReport> {
+        let Some(listener) = lock(&self.next).listener.take() else {
+            return self.attempt(&mut |_| Control::Continue);
+        };
+        let listening = Listening::start(listener, self.control.stop_handle())?;
+        let result = self.attempt(&mut |event| {
+            listening.tell(event);
+            Control::Continue
+        });
+        let (listener, told) = listening.finish();
+        lock(&self.next).listener = listener;
+        told.and(result)
+    }
+
+    fn end(&self, result: &Result<TrainReport>) {
+        let state = match result {
+            Ok(_) => JobState::Done,
+            Err(Error::Stopped { .. }) if self.control.expired() => JobState::Idle,
+            Err(Error::Stopped { .. }) => JobState::Cancelled,
+            Err(_) => JobState::Failed,
+        };
+        *lock(&self.outcome) = Some(result.clone());
+        self.control.end(state);
+        self.ended.notify_all();
+    }
+}
+
+/// The run in `out` and its settings, with what is given now.
+fn found(out: &Path, given: &Map<String, Value>) -> Result<(TrainConfig, Option<Box<RunFile>>)> {
+    let known = RunFolder::new(out).read()?.map(Box::new);
+    let config = match &known {
+        Some(run) => taken_up(run, out, given)?,
+        None => {
+            let mut all = given.clone();
+            let out = out.to_str().ok_or_else(|| Error::config("out", format!("{} is not UTF-8", out.display())))?;
+            all.insert("out".into(), out.into());
+            TrainConfig::from_settings(all)?.with_data_files()?
+        }
+    };
+    config.paths_are_text()?;
+    config.validate()?;
+    let config = config.absolute();
+    config.paths_are_text()?;
+    Ok((config, known))
 }

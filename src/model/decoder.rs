@@ -36,7 +36,8 @@ pub struct Decoder {
 }
 
 /// What a forward pass keeps for its backward pass. Whatever is kept, the same bits come out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Keep {
     /// Nothing: there is no backward pass.
     Nothing,

@@ -109,6 +109,11 @@ pub struct Engine {
     wait_in_phases: AtomicBool,
 }
 
+fn workers(threads: usize) -> Result<rayon::ThreadPool> {
+    let builder = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("sftmix-{i}"));
+    builder.build().map_err(|e| Error::Threads(e.to_string()))
+}
+
 impl Engine {
     /// Starts the worker threads.
     ///
@@ -125,11 +130,7 @@ impl Engine {
         let threads = options.threads.unwrap_or_else(available_threads).max(1);
         let account = Arc::new(Account::default());
         account.add(FIXED + threads * PER_THREAD);
-        let workers = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|i| format!("sftmix-{i}"))
-            .build()
-            .map_err(|e| Error::Threads(e.to_string()))?;
+        let workers = workers(threads)?;
         Ok(Engine {
             options,
             pool: Arc::new(Pool::new(account.clone())),
@@ -144,6 +145,18 @@ impl Engine {
     /// Where it computes.
     pub fn setting(&self) -> DeviceSetting {
         crate::device::setting(&self.options.device, self.options.form)
+    }
+
+    /// Takes another number of worker threads, at least 1, between two operations.
+    ///
+    /// # Errors
+    /// [`Error::Threads`] when they cannot be started; the former ones stay.
+    pub fn set_threads(&mut self, threads: usize) -> Result<()> {
+        let had = self.threads();
+        self.workers = workers(threads.max(1))?;
+        self.account.add(self.threads() * PER_THREAD);
+        self.account.sub(had * PER_THREAD);
+        Ok(())
     }
 
     /// Worker threads.

@@ -20,6 +20,10 @@ use crate::steps::cut::Cut;
 const FORMAT: u32 = 2;
 /// Imported confidences: f32 little endian, one an example, NaN where there is none.
 const CONFIDENCE: &str = "confidence.bin";
+/// Bytes of `metrics.jsonl` whose events a reader has acknowledged, as text.
+const ACKNOWLEDGED: &str = "events.ack";
+/// Rows that a caller handed over.
+const ROWS: &str = "rows.jsonl";
 
 /// What `run.json` holds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -107,6 +111,30 @@ impl RunFolder {
     /// `cache/`.
     pub fn cache(&self) -> PathBuf {
         self.dir.join("cache")
+    }
+
+    /// `metrics.jsonl`.
+    pub fn metrics_path(&self) -> PathBuf {
+        self.dir.join("metrics.jsonl")
+    }
+
+    /// `rows.jsonl`: rows that a caller handed over one by one.
+    pub fn rows(&self) -> PathBuf {
+        self.dir.join(ROWS)
+    }
+
+    /// Bytes of `metrics.jsonl` whose events were acknowledged.
+    pub fn acknowledged(&self) -> u64 {
+        let text = std::fs::read_to_string(self.dir.join(ACKNOWLEDGED)).unwrap_or_default();
+        text.trim().parse().unwrap_or(0)
+    }
+
+    /// Keeps how far events were acknowledged. It is not brought to the disk: where it is lost, events come again.
+    pub fn acknowledge(&self, bytes: u64) {
+        let path = self.dir.join(ACKNOWLEDGED);
+        if let Err(e) = std::fs::write(&path, format!("{bytes}\n")) {
+            log::warn!("{}: {e}: events may come again", path.display());
+        }
     }
 
     /// The name of something in the folder that a run would write over, when no run is there.
@@ -208,7 +236,7 @@ impl RunFolder {
     /// # Errors
     /// When the file cannot be read or written.
     pub fn metrics(&self, bytes: u64) -> Result<Metrics> {
-        let path = self.dir.join("metrics.jsonl");
+        let path = self.metrics_path();
         let metrics = Metrics(Append::open(&path, bytes)?);
         if metrics.bytes() < bytes {
             let found = metrics.bytes();

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::job::event::{Control, Event};
 use crate::model::Adapter;
 use crate::recipe::Halves;
+use crate::run::folder::Metrics;
 use crate::steps::stage::StageRun;
 use crate::train::group::RowResult;
 use crate::train::score::score;
@@ -104,17 +105,23 @@ impl Runner<'_> {
             return Err(Error::Dynamics { path: self.disk.folder.dynamics(), reason: "the log is not open".into() });
         };
         let from = writer.records() as u32;
-        let (stop, observer, sweeps) = (self.stop, &mut self.observer, stage.sweeps.len());
+        let (control, observer, sweeps) = (self.control, &mut self.observer, stage.sweeps.len());
+        let bytes = self.disk.metrics.as_ref().map_or(0, Metrics::bytes);
         let Inputs { engine, model, .. } = &self.opened.inputs;
         score(engine, model, Some(&t.adapter), &self.opened.store, from, self.opened.together, |result| {
             for r in &result.rows {
                 writer.append(&record(r))?;
             }
             let event = Event::Sweep { number: number + 1, of: sweeps, done: writer.records(), total };
+            control.told(&event, bytes);
             if observer(&event) == Control::Stop {
-                stop.stop();
+                control.stop();
             }
-            Ok(!stop.is_stopped())
+            if control.is_pausing() {
+                // What a pause holds up is on disk.
+                writer.flush()?;
+            }
+            Ok(!control.gate())
         })?;
         if writer.records() == total {
             writer.finish()?;
@@ -122,7 +129,7 @@ impl Runner<'_> {
             writer.flush()?;
         }
         self.disk.log = Some(writer);
-        match self.stop.is_stopped() {
+        match self.control.is_stopped() {
             true => Err(self.stopped(stage, t)),
             false => Ok(()),
         }

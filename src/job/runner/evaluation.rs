@@ -1,12 +1,10 @@
 //! Evaluation on the held-out rows while a run goes on.
 
-use serde_json::json;
-
 use super::parts::{Runner, Training};
-use crate::base::open::{stopped, Inputs};
+use crate::base::open::Inputs;
 use crate::dynamics::Stage;
 use crate::error::{Error, Result};
-use crate::job::event::Event;
+use crate::job::event::{EvaluatedEvent, Event};
 use crate::model::Adapter;
 use crate::run::checkpoint::{Best, LogEntry};
 use crate::steps::stage::StageRun;
@@ -73,23 +71,19 @@ impl Runner<'_> {
     pub(super) fn evaluate(&self, adapter: Option<&Adapter>) -> Result<Evaluation> {
         let Some(valid) = &self.opened.valid else { return Ok(Evaluation::default()) };
         let Inputs { engine, model, .. } = &self.opened.inputs;
-        evaluate(engine, model, adapter, valid, self.opened.together, &stopped(self.stop))
+        evaluate(engine, model, adapter, valid, self.opened.together, &|| self.control.gate())
     }
 
-    pub(super) fn report_evaluation(&mut self, stage: &'static str, epoch: f64, e: Evaluation) -> Result<()> {
+    pub(super) fn report_evaluation(&mut self, stage: &str, epoch: f64, e: Evaluation) -> Result<()> {
         let state = &self.progress.state;
         let global_step = state.global_step;
-        let line = json!({
-            "stage": stage,
-            "global_step": global_step,
-            "epoch": epoch,
-            "eval_loss": e.nll,
-            "eval_token_accuracy": e.token_accuracy,
-            "is_best": stage != "base" && state.stage.best.is_some_and(|b| b.global_step == global_step),
-            "elapsed_seconds": self.progress.elapsed(),
-        });
-        self.write_metrics(&line)?;
-        self.tell(&Event::Evaluated { stage, global_step, epoch, evaluation: e });
-        Ok(())
+        self.record(&Event::Evaluated(EvaluatedEvent {
+            stage: stage.into(),
+            global_step,
+            epoch,
+            is_best: stage != "base" && state.stage.best.is_some_and(|b| b.global_step == global_step),
+            elapsed_seconds: self.progress.elapsed(),
+            ..EvaluatedEvent::of(&e)
+        }))
     }
 }

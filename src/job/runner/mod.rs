@@ -4,6 +4,7 @@
 mod begin;
 mod dynamics;
 mod evaluation;
+mod limits;
 mod opened;
 mod parts;
 mod saving;
@@ -14,7 +15,9 @@ use std::time::Instant;
 use self::begin::{begin, Begun, Found};
 use self::opened::Opened;
 use self::parts::{Observer, OnDisk, Progress, Runner, Training};
+use super::control::JobControl;
 use super::event::{Event, Prepared};
+use super::rows::{spool, RowSource};
 use crate::base::Model;
 use crate::config::TrainConfig;
 use crate::data::tokens::TokenStore;
@@ -24,7 +27,6 @@ use crate::recipe::{Halves, StagePlan};
 use crate::run::checkpoint::{best_is_there, newest};
 use crate::run::{RunFile, TrainReport};
 use crate::steps::stage::{EpochRows, StageRun};
-use crate::stop::StopHandle;
 use crate::train::schedule::LearningRate;
 
 pub(crate) use begin::empty;
@@ -35,14 +37,18 @@ pub(crate) fn run(
     model: Option<&Model>,
     resume: bool,
     known: Option<&RunFile>,
-    stop: &StopHandle,
+    rows: Option<&mut RowSource>,
+    control: &JobControl,
     observer: Observer,
 ) -> Result<TrainReport> {
     match begin(config, resume, known)? {
         Found::Finished(report) => Ok(*report),
         Found::Open(begun) => {
+            if let Some(rows) = rows.filter(|_| begun.before.is_none()) {
+                spool(&begun.folder, rows, control)?;
+            }
             let from = begun.before.is_some().then(|| begun.folder.dir().to_path_buf());
-            let runner = Runner::open(config, model, *begun, stop, observer).map_err(|e| match (e, from) {
+            let runner = Runner::open(config, model, *begun, control, observer).map_err(|e| match (e, from) {
                 // Stopped before it went on: it stands where it stood.
                 (Error::Stopped { checkpoint: None }, Some(run)) => {
                     Error::Stopped { checkpoint: newest(&run).ok().flatten().map(|(checkpoint, _)| checkpoint.path) }
@@ -59,11 +65,11 @@ impl<'a> Runner<'a> {
         config: &'a TrainConfig,
         model: Option<&Model>,
         begun: Begun,
-        stop: &'a StopHandle,
+        control: &'a JobControl,
         observer: Observer<'a>,
     ) -> Result<Runner<'a>> {
         let started = Instant::now();
-        let opened = Opened::new(config, model, &begun, stop)?;
+        let opened = Opened::new(config, model, &begun, control)?;
         let progress = Progress::new(begun.going_on()?, started);
         let halves = opened.imported.as_deref().map(Halves::split).transpose()?;
         let unmatched = opened.imported.iter().flatten().filter(|c| c.is_nan()).count() as u64;
@@ -76,7 +82,7 @@ impl<'a> Runner<'a> {
             halves,
             opened,
             progress,
-            stop,
+            control,
             observer,
         };
         runner.can_go_on()?;
@@ -117,6 +123,7 @@ impl<'a> Runner<'a> {
         let mut training = self.begin_stage(first, resumed)?;
         self.begin_writing(resumed)?;
         self.tell_prepared(&training);
+        self.know_least_memory();
         if self.opened.valid.is_some() && self.progress.state.base_eval_loss.is_none() {
             let base = self.evaluate(None)?;
             self.progress.state.base_eval_loss = Some(base.nll);
@@ -168,7 +175,7 @@ impl<'a> Runner<'a> {
         let mut rows = EpochRows::default();
         loop {
             let step = self.progress.state.stage.step;
-            if self.evaluation_due(stage) && !self.stop.is_stopped() {
+            if self.evaluation_due(stage) && !self.control.is_stopped() {
                 self.evaluate_stage(stage, t)?;
             }
             if stage.sweeps.contains(&step) {
@@ -178,7 +185,7 @@ impl<'a> Runner<'a> {
             if self.checkpoint_due(stage) {
                 self.checkpoint(stage, t)?;
             }
-            if self.stop.is_stopped() {
+            if self.control.is_stopped() {
                 return Err(self.stopped(stage, t));
             }
             if let Some(number) = stage.sweeps.iter().position(|&s| s == step) {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::begin::Begun;
-use crate::base::open::{hex, stopped, Inputs, ModelHash};
+use crate::base::open::{hex, Inputs, ModelHash};
 use crate::base::Model;
 use crate::config::{Dynamics, TrainConfig};
 use crate::data::tokens::select::{open_sets, Sets};
@@ -11,6 +11,7 @@ use crate::data::tokens::TokenStore;
 use crate::device;
 use crate::dynamics::imported as imported_by;
 use crate::error::{Error, Result};
+use crate::job::control::JobControl;
 use crate::lora::peft::load_adapter;
 use crate::memory::Charge;
 use crate::model::Keep;
@@ -19,7 +20,6 @@ use crate::ops::EngineOptions;
 use crate::plan::choice::SCORE_ROWS;
 use crate::plan::settle::{limits_are_kept, refuse_early, settle, RowFacts, WeightFacts, EXAMPLE};
 use crate::run::{Input, Resolved, RunFile, StandsOn};
-use crate::stop::StopHandle;
 use crate::train::batches::Mixing;
 use crate::train::score::Together;
 
@@ -47,7 +47,7 @@ impl Opened {
     /// # Errors
     /// When an input cannot be used, has other contents than the run was begun with, or needs more memory than is
     /// granted.
-    pub fn new(config: &TrainConfig, model: Option<&Model>, begun: &Begun, stop: &StopHandle) -> Result<Opened> {
+    pub fn new(config: &TrainConfig, model: Option<&Model>, begun: &Begun, control: &JobControl) -> Result<Opened> {
         let before = begun.before.as_ref();
         let given = config;
         // The run's own copy, once it has one, is what it starts from.
@@ -77,7 +77,7 @@ impl Opened {
         let template = before.and_then(|b| b.chat.as_ref()).and_then(|chat| chat.template.as_deref());
         let template = template.filter(|_| config.data_options.chat_template.is_some());
         let open = |data: &Path| {
-            inputs.store(&tokenizer, data, &config.data_options, template, config.max_length, &stopped(stop))
+            inputs.store(&tokenizer, data, &config.data_options, template, config.max_length, &|| control.gate())
         };
         let Sets { train: store, valid } = open_sets(config, &inputs.cache_dir, open)?;
         let tokenizer_hash = hex(&tokenizer.tokenizer.content_hash());

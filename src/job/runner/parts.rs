@@ -6,6 +6,8 @@ use super::begin::Begun;
 use super::opened::Opened;
 use crate::config::TrainConfig;
 use crate::dynamics::DynamicsWriter;
+use crate::error::Result;
+use crate::job::control::JobControl;
 use crate::job::event::{Control, Event};
 use crate::model::Adapter;
 use crate::ops::linear::SlotGrad;
@@ -15,7 +17,6 @@ use crate::run::checkpoint::{Checkpoint, LogEntry, State};
 use crate::run::folder::Metrics;
 use crate::run::RunFolder;
 use crate::steps::stage::StageRun;
-use crate::stop::StopHandle;
 use crate::train::optimizer::AdamW;
 
 pub(super) type Observer<'a> = &'a mut (dyn FnMut(&Event) -> Control + Send);
@@ -31,7 +32,7 @@ pub(super) struct Runner<'a> {
     /// Which examples mix with which, once it is known.
     pub halves: Option<Halves>,
     pub progress: Progress,
-    pub stop: &'a StopHandle,
+    pub control: &'a JobControl,
     pub observer: Observer<'a>,
 }
 
@@ -95,9 +96,19 @@ pub(super) struct Training {
 
 impl Runner<'_> {
     pub fn tell(&mut self, event: &Event) {
+        self.control.told(event, self.disk.metrics.as_ref().map_or(0, Metrics::bytes));
         if (self.observer)(event) == Control::Stop {
-            self.stop.stop();
+            self.control.stop();
         }
+    }
+
+    /// An event that stands in `metrics.jsonl`.
+    pub fn record(&mut self, event: &Event) -> Result<()> {
+        if let Some(metrics) = &mut self.disk.metrics {
+            metrics.append(event)?;
+        }
+        self.tell(event);
+        Ok(())
     }
 
     pub fn engine(&self) -> &Engine {

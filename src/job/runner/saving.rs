@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde::Serialize;
-
 use super::parts::{Runner, Training};
 use crate::base::facts::AdapterFacts;
 use crate::data::text::chat::stored::{write_templates, DEFAULT};
@@ -42,19 +40,14 @@ impl Runner<'_> {
                 AdapterFacts::read(from)?.map_or(Ok(()), |facts| facts.write(dir))
             })?;
         }
-        self.disk.metrics = Some(folder.metrics(self.progress.state.metrics_bytes)?);
+        let metrics = folder.metrics(self.progress.state.metrics_bytes)?;
+        self.control.writes_to(&folder, metrics.bytes());
+        self.disk.metrics = Some(metrics);
         let dropout = self.opened.run_file.config.lora.as_ref().map_or(0.0, |l| l.lora_dropout);
         if let Some(drawn) = drawn_into_log(&self.stages, dropout, self.config.neftune_noise_alpha) {
             log::warn!("{drawn}");
         }
         Ok(())
-    }
-
-    pub(super) fn write_metrics(&mut self, line: &impl Serialize) -> Result<()> {
-        match &mut self.disk.metrics {
-            Some(m) => m.append(line),
-            None => Ok(()),
-        }
     }
 
     /// The base model's hash; written to `run.json` once it is known.
@@ -92,7 +85,7 @@ impl Runner<'_> {
         let at_step = state.global_step.is_multiple_of(self.config.save_every)
             || state.stage.step == stage.steps
             || stage.sweeps.contains(&state.stage.step);
-        let ends = state.stage.stopped_early || self.stop.is_stopped();
+        let ends = state.stage.stopped_early || self.control.is_stopped();
         self.progress.unsaved && (at_step || ends || self.keeps_best())
     }
 
@@ -133,9 +126,9 @@ impl Runner<'_> {
         Ok(path)
     }
 
-    /// The end of a stopped run: the state of the last whole step is on disk, if there was one.
+    /// The end of a stopped run: the state of the last whole step is on disk, if there was one, unless it was to be left.
     pub(super) fn stopped(&mut self, stage: &StageRun, t: &Training) -> Error {
-        let saved = match self.progress.unsaved {
+        let saved = match self.progress.unsaved && !self.control.discards() {
             true => self.checkpoint(stage, t).map(Some),
             false => {
                 let step = self.progress.state.global_step;

@@ -75,15 +75,13 @@ impl Runner<'_> {
     /// One optimizer step.
     pub(super) fn step(&mut self, stage: &StageRun, t: &mut Training, taken: &Step, lr: f64) -> Result<()> {
         let begun = Instant::now();
-        let Opened { inputs, store, keep, mixing, run_file, .. } = &self.opened;
-        let Inputs { engine, model, .. } = inputs;
+        let Opened { store, mixing, run_file, .. } = &self.opened;
         let made = groups(store, taken, run_file.resolved.cut, *mixing);
         let dropout = DropoutKey { seed: self.config.seed, step: self.progress.state.global_step };
         let (mut rows, mut mixup, mut floor, mut tokens) = (Vec::new(), 0.0, 0.0, 0u64);
         for group in &made.groups {
-            if self.stop.is_stopped() {
-                return Err(self.stopped(stage, t));
-            }
+            self.gate(stage, t)?;
+            let Opened { inputs: Inputs { engine, model, .. }, keep, .. } = &self.opened;
             let adapter = Some(&t.adapter);
             let run = GroupRun { engine, model, adapter, keep: *keep, dropout: Some(dropout) };
             let grads = &mut t.grads;
@@ -94,11 +92,12 @@ impl Runner<'_> {
             rows.extend(result.rows);
         }
         if let Some(bad) = rows.iter().find(|r| !r.nll.is_finite()) {
-            let row = row_name(store.example(bad.example as usize).source_row);
+            let row = row_name(self.opened.store.example(bad.example as usize).source_row);
             let (stage, step) = (stage.stage.as_str(), self.progress.state.stage.step + 1);
             return Err(Error::NonFinite { what: format!("loss of {row}, {stage} step {step}") });
         }
         let (adam, adapter, grads) = (&mut t.adam, &mut t.adapter, &mut t.grads);
+        let engine = &self.opened.inputs.engine;
         let grad_norm = engine.run(|| adam.apply(engine, adapter, grads, lr))?;
         if stage.online {
             let log = self.log()?;
@@ -121,7 +120,7 @@ impl Runner<'_> {
         let done_now = global_step - self.progress.steps_before;
         let left = self.total_steps.saturating_sub(global_step) as f64;
         let event = StepEvent {
-            stage: stage.stage.as_str(),
+            stage: stage.stage.as_str().into(),
             step,
             global_step,
             total_steps: self.total_steps,
@@ -151,8 +150,6 @@ impl Runner<'_> {
             learning_rate: Some(lr),
             eval_loss: None,
         });
-        self.write_metrics(&event)?;
-        self.tell(&Event::Step(event));
-        Ok(())
+        self.record(&Event::Step(event))
     }
 }

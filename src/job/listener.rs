@@ -1,0 +1,171 @@
+//! A listener on a thread of its own: training does not wait for it. While it is busy, steps and sweeps wait one deep:
+//! the newest takes the place of the one before.
+
+use std::collections::VecDeque;
+use std::mem::discriminant;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use super::event::{Control, Event};
+use crate::error::{panic_text, Error, Result};
+use crate::stop::StopHandle;
+
+/// Most events that wait for a listener; beyond, the oldest goes.
+const MOST: usize = 64;
+
+/// What is told of each event; its error ends the job behind a checkpoint and reaches the caller.
+pub type Listener = Box<dyn FnMut(&Event) -> Result<Control, String> + Send>;
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Event>,
+    ended: bool,
+    failed: Option<String>,
+}
+
+/// The listener at work.
+pub(super) struct Listening {
+    shared: Arc<(Mutex<Queue>, Condvar)>,
+    thread: Option<JoinHandle<Listener>>,
+}
+
+fn lock(shared: &(Mutex<Queue>, Condvar)) -> MutexGuard<'_, Queue> {
+    shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Listening {
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(mut listener: Listener, stop: StopHandle) -> Result<Listening> {
+        let shared: Arc<(Mutex<Queue>, Condvar)> = Arc::default();
+        let own = shared.clone();
+        let body = move || {
+            while let Some(event) = next(&own) {
+                let called = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| listener(&event)));
+                match called.unwrap_or_else(|panic| Err(panic_text(&*panic).to_string())) {
+                    Ok(Control::Continue) => {}
+                    Ok(Control::Stop) => stop.stop(),
+                    Err(reason) => {
+                        lock(&own).failed = Some(reason);
+                        stop.stop();
+                        break;
+                    }
+                }
+            }
+            listener
+        };
+        let builder = std::thread::Builder::new().name("sftmix-events".into());
+        let thread = builder.spawn(body).map_err(|e| Error::Threads(e.to_string()))?;
+        Ok(Listening { shared, thread: Some(thread) })
+    }
+
+    /// Hands an event on.
+    pub fn tell(&self, event: &Event) {
+        let mut queue = lock(&self.shared);
+        if queue.failed.is_some() {
+            return;
+        }
+        let repeats = matches!(event, Event::Step(_) | Event::Sweep { .. });
+        match queue.waiting.back_mut() {
+            Some(last) if repeats && discriminant(last) == discriminant(event) => *last = event.clone(),
+            _ => queue.waiting.push_back(event.clone()),
+        }
+        if queue.waiting.len() > MOST {
+            queue.waiting.pop_front();
+        }
+        self.shared.1.notify_one();
+    }
+
+    /// Waits until it has been told all. Gives it back, to listen to the next attempt.
+    ///
+    /// # Errors
+    /// [`Error::Callback`] when it failed.
+    pub fn finish(mut self) -> (Option<Listener>, Result<()>) {
+        let listener = self.join();
+        let failed = lock(&self.shared).failed.take();
+        (listener, failed.map_or(Ok(()), |reason| Err(Error::Callback { reason })))
+    }
+
+    fn join(&mut self) -> Option<Listener> {
+        lock(&self.shared).ended = true;
+        self.shared.1.notify_one();
+        self.thread.take().and_then(|thread| thread.join().ok())
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
+fn next(shared: &(Mutex<Queue>, Condvar)) -> Option<Event> {
+    let mut queue = lock(shared);
+    loop {
+        if let Some(event) = queue.waiting.pop_front() {
+            return Some(event);
+        }
+        if queue.ended {
+            return None;
+        }
+        queue = shared.1.wait(queue).unwrap_or_else(PoisonError::into_inner);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::job::StepEvent;
+
+    fn step(n: u64) -> Event {
+        Event::Step(StepEvent { global_step: n, ..Default::default() })
+    }
+
+    #[test]
+    fn a_slow_listener_gets_the_newest_step_and_every_other_event() {
+        let (told, gets) = mpsc::channel();
+        let (go, may_go) = mpsc::channel::<()>();
+        let listener: Listener = Box::new(move |event| {
+            may_go.recv().map_err(|e| e.to_string())?;
+            let said = match event {
+                Event::Step(s) => s.global_step,
+                _ => 0,
+            };
+            told.send(said).map_err(|e| e.to_string())?;
+            Ok(Control::Continue)
+        });
+        let listening = Listening::start(listener, StopHandle::default()).unwrap();
+        listening.tell(&step(1));
+        // The first is taken, and the listener hangs in it.
+        go.send(()).unwrap();
+        assert_eq!(gets.recv().unwrap(), 1);
+        (2..=1000).for_each(|n| listening.tell(&step(n)));
+        listening.tell(&Event::Split { confident: 1, unconfident: 1, neither: 0 });
+        (1001..=2000).for_each(|n| listening.tell(&step(n)));
+        assert!(lock(&listening.shared).waiting.len() <= 4);
+        (0..10).for_each(|_| drop(go.send(())));
+        let (listener, result) = listening.finish();
+        assert!(listener.is_some() && result.is_ok());
+        drop(listener);
+        let all: Vec<u64> = gets.iter().collect();
+        assert!(matches!(all[..], [1000, 0, 2000] | [2, 1000, 0, 2000]), "{all:?}");
+    }
+
+    #[test]
+    fn a_failing_listener_stops_the_job_and_says_why() {
+        for panics in [false, true] {
+            let stop = StopHandle::default();
+            let listener: Listener = Box::new(move |_| match panics {
+                true => panic!("boom"),
+                false => Err("boom".into()),
+            });
+            let listening = Listening::start(listener, stop.clone()).unwrap();
+            listening.tell(&step(1));
+            let (_, result) = listening.finish();
+            assert!(stop.is_stopped());
+            assert!(matches!(result, Err(Error::Callback { reason }) if reason == "boom"));
+        }
+    }
+}

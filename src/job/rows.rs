@@ -1,0 +1,58 @@
+//! Rows that a caller hands over one by one: written through to `rows.jsonl` of the run folder, whole or not at all, so
+//! that the run can be taken up from its folder alone, and none is held in memory.
+
+use std::io::{BufWriter, Write};
+
+use super::control::JobControl;
+use crate::disk::{write_with, writing};
+use crate::error::{Error, Result};
+use crate::run::RunFolder;
+
+/// Gives the next row, a JSON object as text, or `None` behind the last; its error ends the job and reaches the caller.
+pub type RowSource = Box<dyn FnMut() -> Result<Option<String>, String> + Send>;
+
+/// Writes all rows of the source.
+///
+/// # Errors
+/// [`Error::Callback`] when the source fails, [`Error::DataInvalid`] names a row that is no JSON object,
+/// [`Error::NothingToTrain`] where there is none, [`Error::Stopped`]. No file is left then.
+pub(super) fn spool(folder: &RunFolder, source: &mut RowSource, control: &JobControl) -> Result<()> {
+    let path = folder.rows();
+    if path.exists() {
+        let reason = "the folder holds rows.jsonl of something else: choose another".into();
+        return Err(Error::Checkpoint { path: folder.dir().to_path_buf(), reason });
+    }
+    let mut rows = 0u64;
+    write_with(&path, |file, _| {
+        let mut out = BufWriter::new(file);
+        loop {
+            if control.gate() {
+                return Err(Error::Stopped { checkpoint: None });
+            }
+            let called = std::panic::catch_unwind(std::panic::AssertUnwindSafe(&mut *source));
+            let given = called.unwrap_or_else(|panic| Err(crate::error::panic_text(&*panic).to_string()));
+            let Some(text) = given.map_err(|reason| Error::Callback { reason })? else { break };
+            rows += 1;
+            let line = one_line(&text).map_err(|reason| Error::DataInvalid { path: path.clone(), row: rows, reason })?;
+            let written = out.write_all(line.as_bytes()).and_then(|()| out.write_all(b"\n"));
+            written.map_err(writing(&path, None))?;
+        }
+        if rows == 0 {
+            return Err(Error::NothingToTrain { reason: "the source of rows gave none".into() });
+        }
+        out.flush().map_err(writing(&path, None))
+    })
+}
+
+/// The row as one line: as it was given, unless it is spread over several.
+fn one_line(text: &str) -> Result<std::borrow::Cow<'_, str>, String> {
+    let text = text.trim();
+    if !text.starts_with('{') {
+        return Err("expected a JSON object".into());
+    }
+    if !text.contains(['\n', '\r']) {
+        return Ok(text.into());
+    }
+    let value: serde_json::Value = serde_json::from_str(text).map_err(|e| format!("not valid JSON: {e}"))?;
+    Ok(value.to_string().into())
+}
