@@ -185,3 +185,7 @@ impl Runner<'_> {
         Ok(report)
     }
 }
+
+#[cfg(test)]
+#[path = "saving_tests.rs"]
+mod tests;
