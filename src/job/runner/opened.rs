@@ -62,7 +62,7 @@ impl Opened {
                 options.threads = Some(r.threads);
                 options.attention_tile = r.attention_tile;
             }
-            Some(r) => log::warn!("{}", elsewhere(&r.device, &device)),
+            Some(r) => log::warn!("{}", elsewhere(r.device, device)),
             None => {}
         }
         limits_are_kept(config, options.form)?;
