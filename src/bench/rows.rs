@@ -80,7 +80,10 @@ impl Step {
     pub fn new(rows: &[Row], number: u64, recipe: Recipe, how: Cut, seed: u64) -> Step {
         let micro = |rows: &[Row]| MicroBatch::new(&Ragged::from_rows(rows));
         let of = |row: &Row| (row.0.len(), micro(std::slice::from_ref(row)).supervised() as u32);
-        let mixed = if recipe == Recipe::Sftmix { rows.len() / 2 * 2 } else { 0 };
+        let mixed = match recipe {
+            Recipe::Sftmix => rows.len() / 2 * 2,
+            Recipe::Ntp => 0,
+        };
         let (pairs, single) = rows.split_at(mixed);
         let lambda = |i: usize| sample_beta(Key::new(seed, Stream::Lambda, &[number, i as u64]), 0.5);
         let pairs: Vec<_> =

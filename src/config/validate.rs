@@ -77,27 +77,34 @@ impl TrainConfig {
         }
         check(self.save_every >= 1, "save_every", "≥ 1", self.save_every)?;
         check(self.keep >= 1, "keep", "≥ 1", self.keep)?;
-        if self.recipe == Recipe::Sftmix {
-            check(
-                self.batch_size.is_multiple_of(2),
-                "batch_size",
-                "an even number for recipe sftmix (half confident, half not)",
-                self.batch_size,
-            )?;
-            if self.dynamics == Dynamics::Online {
-                check(
-                    self.reference_epochs >= 2,
-                    "reference_epochs",
-                    "≥ 2 with dynamics online (the first epoch is left out)",
-                    self.reference_epochs,
-                )?;
-            }
-            if self.dynamics == Dynamics::Single {
-                check(self.epochs >= 2, "epochs", "≥ 2 with dynamics single (the first epoch is plain)", self.epochs)?;
-            }
+        match self.recipe {
+            Recipe::Ntp => {}
+            Recipe::Sftmix => self.validate_halves()?,
         }
         self.check_effects(self.differs()?)?;
         self.data_options.validate()
+    }
+
+    /// What recipe sftmix asks of a batch and of the epochs.
+    fn validate_halves(&self) -> Result<()> {
+        check(
+            self.batch_size.is_multiple_of(2),
+            "batch_size",
+            "an even number for recipe sftmix (half confident, half not)",
+            self.batch_size,
+        )?;
+        match self.dynamics {
+            Dynamics::Online => check(
+                self.reference_epochs >= 2,
+                "reference_epochs",
+                "≥ 2 with dynamics online (the first epoch is left out)",
+                self.reference_epochs,
+            ),
+            Dynamics::Single => {
+                check(self.epochs >= 2, "epochs", "≥ 2 with dynamics single (the first epoch is plain)", self.epochs)
+            }
+            Dynamics::Sweep | Dynamics::Path(_) => Ok(()),
+        }
     }
 }
 

@@ -203,6 +203,7 @@ impl Look<'_> {
             tokenizer: self.tokenizer,
             max_length: self.config.max_length,
             template: &template,
+            skip: 0,
         };
         let threads = self.config.threads.unwrap_or_else(available_threads);
         let mut lengths = [0u64; 65];

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::fault::writing;
+use super::fault::appending;
 use super::names::parent;
 use super::sync::{sync_dir, sync_file};
 use crate::error::{Error, Result};
@@ -33,8 +33,9 @@ impl Append {
     /// Appends all of it, or nothing.
     pub fn append(&mut self, text: &[u8]) -> Result<()> {
         if let Err(e) = self.file.write_all(text) {
+            let error = appending(&self.path, self.bytes, Some(text.len() as u64))(e);
             let _ = self.file.set_len(self.bytes).and_then(|()| self.file.seek(SeekFrom::Start(self.bytes)));
-            return Err(writing(&self.path, Some(text.len() as u64))(e));
+            return Err(error);
         }
         self.bytes += text.len() as u64;
         Ok(())

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::names::{parent, present, remove, Temporary};
 use super::sweep::sweep;
-use super::sync::{sync_dir, sync_tree};
+use super::sync::{rename, sync_dir, sync_tree};
 use crate::error::{Error, Result};
 
 /// Has `fill` build a folder under a temporary name beside `final_dir`, syncs what is in it and renames
@@ -66,7 +66,7 @@ impl<'a> Swap<'a> {
         if swap.replacing {
             fs::rename(dir, &temporary.displaced).map_err(Error::io(dir))?;
         }
-        match fs::rename(&temporary.path, dir) {
+        match rename(&temporary.path, dir) {
             Ok(()) => Ok(swap),
             Err(e) => {
                 swap.put_back();

@@ -72,6 +72,13 @@ impl FolderLock {
         self
     }
 
+    /// What lies in the crate's own folders stays though the lock is not kept: a run that was stopped before it began
+    /// has made what the next need not make again.
+    pub fn leave(&mut self) {
+        // Empty ones go.
+        self.absent.drain(..).for_each(|folder| drop(fs::remove_dir(folder)));
+    }
+
     /// What was made for the lock stays.
     pub fn keep(&mut self) {
         self.kept = true;

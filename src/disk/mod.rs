@@ -23,7 +23,9 @@ pub(crate) use hash::{hash_of, hash_of_files};
 pub use lock::FolderLock;
 pub(crate) use names::read_if_there;
 pub(crate) use sweep::sweep;
-pub(crate) use sync::{sync_dir, sync_file};
+pub(crate) use sync::{sync_data, sync_dir, sync_file};
+#[cfg(test)]
+pub(crate) use sync::{Done, DONE};
 pub(crate) use write::{place, pretty, put, write_file, write_with, Draft};
 
 #[cfg(test)]

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use super::folders::Swap;
 use super::names::{Temporary, DISPLACED, LOCK, TEMPORARY};
-use super::sync::SYNCED;
 use super::*;
 use crate::error::{Error, Result};
 
@@ -175,13 +174,21 @@ fn a_sweep_leaves_what_is_held_what_cannot_be_told_and_what_is_not_ours() {
 #[test]
 fn each_file_is_synced_once() {
     let dir = tempfile::tempdir().unwrap();
-    SYNCED.with(|s| s.set((0, 0)));
+    let (path, settings) = (dir.path().join("checkpoint-6"), dir.path().join("run.json"));
+    let done = || {
+        let all = DONE.take();
+        let of = |which: fn(&Done) -> bool| all.iter().filter(|d| which(d)).count();
+        let named: Vec<_> = all.iter().position(|d| matches!(d, Done::Named(_))).into_iter().collect();
+        (of(|d| matches!(d, Done::File(..))), of(|d| matches!(d, Done::Folder(_))), named)
+    };
+    done();
     let six = |d: &Path| (0..6).try_for_each(|i| put(&d.join(i.to_string()), b"x"));
-    replace_dir(&dir.path().join("checkpoint-6"), six).unwrap();
-    // The folder itself and the one that names it.
-    assert_eq!(SYNCED.with(|s| s.get()), (6, 2));
-    write_file(&dir.path().join("run.json"), b"{}").unwrap();
-    assert_eq!(SYNCED.with(|s| s.get()), (7, 3));
+    replace_dir(&path, six).unwrap();
+    // The folder itself before it is named, and the one that names it after.
+    assert_eq!(done(), (6, 2, vec![7]));
+    write_file(&settings, b"{}").unwrap();
+    let folder = dir.path().to_path_buf();
+    assert_eq!(DONE.take(), [Done::File(settings.clone(), 2), Done::Named(settings), Done::Folder(folder)]);
 }
 
 #[test]
@@ -199,6 +206,17 @@ fn errors_name_what_a_person_knows() {
     assert!(error.contains("checkpoint-30") && !error.contains(".sftmix-"), "{error}");
     let error = write_with(&path, |_, p| Err::<(), _>(Error::io(p)(std::io::Error::other("no")))).unwrap_err();
     assert!(matches!(error, Error::Io { path: p, .. } if p == path));
+    // What went in before the disk was full is not missing.
+    let at = dir.path().join("half");
+    fs::write(&at, [0; 1000]).unwrap();
+    let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+    let error = writing(&at, Some(4096))(full()).to_string();
+    assert!(error.ends_with("4096 bytes were to be written, 3096 of them had no room"), "{error}");
+    let error = super::fault::appending(&at, 900, Some(400))(full()).to_string();
+    assert!(error.ends_with("400 bytes were to be written, 300 of them had no room"), "{error}");
+    // A file system that allocates late does not say how many.
+    let error = writing(&at, Some(1000))(full()).to_string();
+    assert!(error.ends_with("1000 bytes were to be written"), "{error}");
     // Of the system itself.
     #[cfg(target_os = "linux")]
     {

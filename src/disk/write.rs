@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use super::fault::writing;
 use super::names::{parent, Temporary};
-use super::sync::{sync_dir, sync_file};
+use super::sync::{rename, sync_dir, sync_file};
 use crate::error::{Error, Result};
 
 /// Writes a file under a temporary name beside it, syncs it and renames it into place.
 pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_with(path, |file, _| file.write_all(bytes).map_err(writing(path, Some(bytes.len() as u64))))
+    write_with(path, |file, draft| file.write_all(bytes).map_err(writing(draft, Some(bytes.len() as u64))))
 }
 
 /// The same with `fill` writing the file, whose temporary name it is told; when that fails, the temporary file is
@@ -36,7 +36,7 @@ pub(crate) fn place(from: &Path, path: &Path) -> Result<()> {
     sync_file(&file, path)?;
     // Windows renames no file that is open.
     drop(file);
-    fs::rename(from, path).map_err(Error::io(path))?;
+    rename(from, path).map_err(Error::io(path))?;
     sync_dir(parent(path));
     Ok(())
 }
@@ -68,7 +68,7 @@ impl Draft {
 
     /// Takes the place of `target`. The file has been synced and closed.
     pub fn keep(self, target: &Path) -> Result<()> {
-        fs::rename(self.path(), target).map_err(Error::io(target))?;
+        rename(self.path(), target).map_err(Error::io(target))?;
         sync_dir(parent(target));
         Ok(())
     }

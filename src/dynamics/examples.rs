@@ -54,7 +54,7 @@ impl Examples {
             out.flush()
         };
         let bytes = Some(HEAD as u64 + promised * BYTES as u64);
-        write_with(&path, |file, _| write(file).map_err(writing(&path, bytes)))?;
+        write_with(&path, |file, draft| write(file).map_err(writing(draft, bytes)))?;
         if count != promised {
             return Err(fault(&path, format!("expected {promised} examples, found {count}")));
         }

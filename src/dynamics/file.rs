@@ -11,6 +11,7 @@ use super::examples::Examples;
 use super::fault::fault;
 use super::header::CheckpointInfo;
 use super::log::Records;
+use crate::disk::sync_data;
 use crate::error::{Error, Result};
 
 /// The file being written. `block` is the payload of the last block, of which the first `on_disk`
@@ -86,11 +87,11 @@ impl CheckpointFile {
             } else {
                 self.file.seek(SeekFrom::Start(start + (BLOCK_HEAD + self.on_disk) as u64))?;
                 self.file.write_all(&self.block[self.on_disk..])?;
-                self.file.sync_data()?;
+                sync_data(&self.file, &self.path)?;
                 self.file.seek(SeekFrom::Start(start))?;
                 self.file.write_all(&head)?;
             }
-            self.file.sync_data()?;
+            sync_data(&self.file, &self.path)?;
             self.on_disk = self.block.len();
         }
         if self.on_disk == BLOCK_PAYLOAD {
@@ -144,9 +145,9 @@ impl CheckpointFile {
         } else {
             self.file.seek(SeekFrom::Start(start))?;
             self.file.write_all(&block::block_head(number, &self.block))?;
-            self.file.sync_data()?;
+            sync_data(&self.file, &self.path)?;
             self.file.set_len(start + (BLOCK_HEAD + keep) as u64)?;
         }
-        self.file.sync_data()
+        sync_data(&self.file, &self.path)
     }
 }

@@ -84,7 +84,10 @@ pub fn import_confidences(
 /// # Errors
 /// When there are none at the path, and as [`import_confidences`].
 pub(crate) fn imported(config: &TrainConfig, store: &TokenStore) -> Result<Option<(Vec<f32>, u64)>> {
-    let (Recipe::Sftmix, Dynamics::Path(path)) = (config.recipe, &config.dynamics) else { return Ok(None) };
+    let path = match (config.recipe, &config.dynamics) {
+        (Recipe::Sftmix, Dynamics::Path(path)) => path,
+        (Recipe::Sftmix, Dynamics::Sweep | Dynamics::Online | Dynamics::Single) | (Recipe::Ntp, _) => return Ok(None),
+    };
     let inner = path.join("dynamics");
     let log = DynamicsLog::open(if inner.exists() { &inner } else { path })?;
     let ours = (0..store.len()).map(|i| {

@@ -14,7 +14,7 @@ use super::examples::Examples;
 use super::fault::fault;
 use super::file::CheckpointFile;
 use super::header::{self, CheckpointInfo, Header, Kind};
-use super::log::Records;
+use super::log::{DynamicsLog, Records};
 use crate::disk::sync_dir;
 use crate::error::{Error, Result};
 
@@ -25,6 +25,21 @@ pub struct Position {
     pub complete: usize,
     /// Records of the one after them.
     pub records: u64,
+}
+
+impl Position {
+    /// Whether a writer could return to it in this log. Only whole records count; nothing is changed.
+    ///
+    /// # Errors
+    /// The file of the checkpoint at the position is absent or damaged.
+    pub(crate) fn is_in(self, log: &DynamicsLog) -> Result<bool> {
+        let all = log.checkpoints();
+        match all.get(self.complete) {
+            None => Ok(self.complete == all.len() && self.records == 0),
+            Some(info) if info.complete => Ok(info.records >= self.records),
+            Some(_) => Ok(self.records == 0 || log.records(self.complete)?.count_in_file() >= self.records),
+        }
+    }
 }
 
 /// Appends to a log. One writer at a time.

@@ -193,7 +193,7 @@ fn family(read: &Read, arch: &Architecture, head_dim: u64, c: &mut Map<String, V
                 }
             }
         }
-        _ => {
+        "llama" | "qwen2" | "qwen3" | "olmo2" | "starcoder2" | "stablelm" => {
             // llama.cpp has no window in these families, whatever the file says of one.
             if let Some(window) = window {
                 log::warn!(
@@ -202,6 +202,10 @@ fn family(read: &Read, arch: &Architecture, head_dim: u64, c: &mut Map<String, V
                     read.key("attention.sliding_window")
                 );
             }
+        }
+        other => {
+            let reason = format!("{other:?} is not read from GGUF files");
+            return Err(Error::ModelNotSupported { path: read.file.path().into(), reason });
         }
     }
     Ok(())

@@ -149,3 +149,12 @@ fn a_tensor_beside_the_model_is_refused() {
     let error = crate::weights::WeightStore::open(&path).unwrap_err().to_string();
     assert!(error.ends_with("blk.0.attn_rot_embd.weight: models of the family llama have no such tensor"), "{error}");
 }
+
+/// A family that has a name and no words here would be read without them.
+#[test]
+fn every_family_that_has_a_name_is_read() {
+    for name in Architecture::names() {
+        let read = config(name, &[("attention.sliding_window", Field::U32(16))], &[]).unwrap();
+        assert!(read["model_type"].is_string(), "{name}");
+    }
+}

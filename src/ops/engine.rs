@@ -12,6 +12,7 @@ use crate::config::DeviceSetting;
 use crate::device::{Chosen, Form};
 use crate::error::{Error, Result};
 use crate::kernels::cpu::product::units_available;
+use crate::kernels::cpu::simd::instructions;
 use crate::memory::Account;
 
 /// What a phase of a step is spent on.
@@ -175,6 +176,12 @@ impl Engine {
     /// Whether products with bf16 weights run on the processor's matrix units.
     pub fn matrix_units(&self) -> bool {
         self.fused() && self.options.matrix_units && units_available()
+    }
+
+    /// The processor's instructions that compute, as `avx512+amx` or `avx2`; `None` where a GPU does.
+    pub fn instructions(&self) -> Option<String> {
+        let units = if self.matrix_units() { "+amx" } else { "" };
+        self.device().is_cpu().then(|| format!("{}{units}", instructions()))
     }
 
     /// What the engine and those who share it hold.

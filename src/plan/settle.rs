@@ -253,8 +253,11 @@ fn savings(
         let what = format!("lora_r {r} instead of {}", lora.r);
         with(what, adapter(LoraConfig { r, ..lora.clone() }), threads, rows)?;
     }
-    if config.recipe == Recipe::Sftmix {
-        with("recipe ntp".into(), TrainConfig { recipe: Recipe::Ntp, ..config.clone() }, threads, rows)?;
+    match config.recipe {
+        Recipe::Sftmix => {
+            with("recipe ntp".into(), TrainConfig { recipe: Recipe::Ntp, ..config.clone() }, threads, rows)?;
+        }
+        Recipe::Ntp => {}
     }
     if config.micro_batch.is_some_and(|n| n > 1) {
         with("no micro_batch".into(), TrainConfig { micro_batch: None, ..config.clone() }, threads, rows)?;

@@ -90,7 +90,7 @@ impl StagePlan {
             Some(stage) => {
                 let which = match stage {
                     PlannedStage::Reference { .. } => "the reference run",
-                    _ => "the run",
+                    PlannedStage::Sweep { .. } | PlannedStage::Target { .. } | PlannedStage::Single { .. } => "the run",
                 };
                 let reason = format!(
                     "{which} has one step, and warm-up begins at learning rate 0: nothing would be trained; expected \

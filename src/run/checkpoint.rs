@@ -10,7 +10,7 @@ use serde_json::{json, Value};
 use crate::base::facts::AdapterFacts;
 use crate::data::text::chat::stored::write_templates;
 use crate::disk::{pretty, put, replace_dir};
-use crate::dynamics::Position;
+use crate::dynamics::{DynamicsLog, Position};
 use crate::error::{Error, Result};
 use crate::lora::peft::load_adapter;
 use crate::lora::tensors::{load_tensors, write_tensors, Matrix};
@@ -255,7 +255,8 @@ pub fn whole(checkpoint: &Checkpoint) -> Result<State> {
 }
 
 /// The newest checkpoint that a run can go on from, older ones in the place of damaged ones with a warning; `None`
-/// where there is none. That a file is there and the system does not give it (no permission, a failing disk, a mount
+/// where there is none. One that counts more records than the dynamics log holds is none to go on from: the run has gone
+/// back behind it while it was damaged, or the log is an older copy. That a file is there and the system does not give it (no permission, a failing disk, a mount
 /// that is not there yet) is no damage.
 ///
 /// # Errors
@@ -263,7 +264,7 @@ pub fn whole(checkpoint: &Checkpoint) -> Result<State> {
 pub fn newest(run: &Path) -> Result<Option<(Checkpoint, State)>> {
     let mut damaged = Vec::new();
     for c in list(run)?.into_iter().rev() {
-        match whole(&c) {
+        match whole(&c).and_then(|state| logged(run, &c, &state).map(|()| state)) {
             Ok(state) => {
                 damaged.iter().for_each(|e| log::warn!("{e}; the checkpoint before it is taken"));
                 return Ok(Some((c, state)));
@@ -277,11 +278,27 @@ pub fn newest(run: &Path) -> Result<Option<(Checkpoint, State)>> {
     }
     let each: Vec<String> = damaged.iter().map(Error::to_string).collect();
     let reason = format!(
-        "none of its checkpoints can be read, and nothing was changed: {}; put one of them right, or begin another run \
-         in an empty folder",
+        "it can go on from none of its checkpoints, and nothing was changed: {}; put one of them right, or begin another \
+         run in an empty folder",
         each.join("; ")
     );
     Err(Error::Checkpoint { path: run.to_path_buf(), reason })
+}
+
+/// Refuses a checkpoint that the dynamics log does not reach. Of a log that cannot be read its writer says what is wrong.
+fn logged(run: &Path, checkpoint: &Checkpoint, state: &State) -> Result<()> {
+    let Some(position) = state.dynamics.filter(|p| *p != Position::default()) else { return Ok(()) };
+    let log = run.join("dynamics");
+    if DynamicsLog::open(&log).and_then(|log| position.is_in(&log)).unwrap_or(true) {
+        return Ok(());
+    }
+    let reason = format!(
+        "it counts {} whole checkpoints and {} records of {}, which holds fewer: put back that folder as it was then",
+        position.complete,
+        position.records,
+        log.display()
+    );
+    Err(Error::Checkpoint { path: checkpoint.path.clone(), reason })
 }
 
 fn is_damage(e: &Error) -> bool {

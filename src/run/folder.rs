@@ -54,6 +54,10 @@ pub struct Resolved {
     /// Where the run was begun.
     #[serde(default = "cpu")]
     pub device: DeviceSetting,
+    /// The processor's instructions that the kernels used, as `avx512+amx`; absent on a GPU, and where an earlier
+    /// version began the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<String>,
     /// Worker threads.
     pub threads: usize,
     /// How rows are cut.

@@ -325,7 +325,8 @@ fn change_b(format: Format, dir: &Path, change: &dyn Fn(&mut [Vec<f32>; 2])) {
     }
     let (file, before, after) = match format {
         Format::Mlx => ("adapters.safetensors", "model", "lora_b"),
-        _ => ("adapter_model.safetensors", "base_model.model.model", "lora_B.weight"),
+        Format::Peft => ("adapter_model.safetensors", "base_model.model.model", "lora_B.weight"),
+        other => panic!("where has {other:?} its B?"),
     };
     let mut tensors = load_tensors(&dir.join(file)).unwrap();
     let names = [0, 1].map(|l| format!("{before}.layers.{l}.self_attn.q_proj.{after}"));
@@ -350,7 +351,8 @@ fn change_scale(format: Format, dir: &Path) {
     let mut config = json(&path);
     match format {
         Format::Mlx => config["lora_parameters"]["scale"] = 0.2525.into(),
-        _ => config["lora_alpha"] = 8.08.into(),
+        Format::Peft => config["lora_alpha"] = 8.08.into(),
+        other => panic!("where has {other:?} its scale?"),
     }
     std::fs::write(&path, config.to_string()).unwrap();
 }
@@ -571,7 +573,10 @@ fn a_merged_model_is_base_and_adapter() {
                 let want = match dtype {
                     Some(Precision::F16) => "float16",
                     Some(Precision::BF16) => "bfloat16",
-                    _ => json(&model.join("config.json"))[key].as_str().unwrap_or("").to_string().leak(),
+                    None | Some(Precision::F32) => {
+                        json(&model.join("config.json"))[key].as_str().unwrap_or("").to_string().leak()
+                    }
+                    Some(other) => panic!("by which name does config.json know {other:?}?"),
                 };
                 assert!(config[key].is_null() || config[key] == want, "{config}");
             }

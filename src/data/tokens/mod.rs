@@ -14,6 +14,8 @@ mod source_hash;
 pub mod source_row;
 pub mod store;
 pub mod tokenizer;
+mod unfinished;
+mod writer;
 
 pub use batch::{epoch_order, Ragged, NONE};
 pub use counts::SourceCounts;

@@ -8,6 +8,7 @@ use super::part::Paths;
 use super::request::StoreRequest;
 use super::source_hash::source_hash;
 use super::store::TokenStore;
+use super::unfinished::Unfinished;
 use crate::config::DataOptions;
 use crate::data::rows::files::{list, RowFormat};
 use crate::data::text::chat::ChatFormat;
@@ -37,9 +38,13 @@ impl TokenStore {
         if data.is_dir() {
             warn_of_left_out(data)?;
         }
+        let unfinished = Unfinished::new(cache_dir, &key);
         if paths.index.exists() {
             match open() {
-                Ok(part) => return TokenStore::of(part),
+                Ok(part) => {
+                    unfinished.remove();
+                    return TokenStore::of(part);
+                }
                 Err(reason) => log::warn!("{}: {reason}; the store is made anew", paths.index.display()),
             }
         }
@@ -49,7 +54,10 @@ impl TokenStore {
         // which has the same bytes, is the one that opens.
         let placed = built.tokens.keep(&paths.tokens).and_then(|()| built.index.keep(&paths.index));
         match (open(), placed) {
-            (Ok(part), _) => TokenStore::of(part),
+            (Ok(part), _) => {
+                unfinished.remove();
+                TokenStore::of(part)
+            }
             (Err(_), Err(e)) => Err(e),
             (Err(reason), Ok(())) => Err(Error::io(&paths.index)(std::io::Error::other(reason))),
         }

@@ -145,6 +145,8 @@ pub(crate) struct Blocks<'a> {
     pub tokenizer: &'a Tokenizer,
     pub max_length: usize,
     pub template: &'a Template,
+    /// Rows in front that are not wanted.
+    pub skip: u64,
 }
 
 impl Blocks<'_> {
@@ -165,7 +167,16 @@ impl Blocks<'_> {
         for _ in 0..2 * threads + 1 {
             let _ = empty.send(Block::default());
         }
-        let reader = RowReader::open(self.data)?;
+        let mut reader = RowReader::open(self.data)?;
+        let mut skipped = Vec::new();
+        for row in 0..self.skip {
+            if row % 1024 == 0 && stop() {
+                return Err(Error::Stopped { checkpoint: None });
+            }
+            skipped.clear();
+            reader.next_raw(&mut skipped)?;
+        }
+        drop(skipped);
         let parser = reader.parser().clone();
         let source = Mutex::new(WaitingReader { reader, empty: waiting, next: 0, done: false });
         let cancelled = AtomicBool::new(false);

@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use super::super::request::StoreRequest;
 use super::super::tokenizer::Tokenizer;
+use super::super::unfinished::TAKEN_UP;
 use super::*;
 use crate::data::testing::shared;
 use crate::data::tokens::index::{HEADER_BYTES, RECORD_BYTES};
@@ -305,25 +306,84 @@ fn a_damaged_store_is_made_anew() {
     assert!(!bench.open(&data).unwrap().verify());
 }
 
-#[test]
-fn a_stopped_build_leaves_nothing() {
-    let Some(bench) = Bench::new() else { return };
-    let data = bench.file(&"{\"text\":\"one two\"}\n".repeat(3000));
-    let asked = std::cell::Cell::new(0);
-    let stop = || asked.replace(asked.get() + 1) == 4;
-    let stopped = TokenStore::open_or_build(&StoreRequest {
-        data: &data,
+/// Builds until `stop` was asked so often.
+fn build_until(bench: &Bench, data: &Path, asked: usize) -> Result<TokenStore> {
+    let count = std::cell::Cell::new(0);
+    TokenStore::open_or_build(&StoreRequest {
+        data,
         template: None,
         options: &bench.options,
         tokenizer: &bench.tokenizer,
-        max_length: 512,
+        max_length: bench.max_length,
         cache_dir: &bench.cache(),
-        threads: 2,
-        stop: &stop,
-    });
-    assert!(matches!(stopped, Err(Error::Stopped { checkpoint: None })));
+        threads: bench.threads,
+        stop: &|| count.replace(count.get() + 1) >= asked,
+    })
+}
+
+#[test]
+fn a_stopped_build_is_gone_on_with() {
+    let Some(bench) = Bench::new() else { return };
+    // Some rows in every block are empty or too long.
+    let row = |i: usize| match i % 97 {
+        0 => "{\"text\":\"\"}\n\n".to_string(),
+        1 => format!("{{\"text\":\"{}\"}}\n", "far too long ".repeat(400)),
+        _ => format!("{{\"text\":\"one two {i}\"}}\n"),
+    };
+    let data = bench.file(&(0..8000).map(row).collect::<String>());
+    let whole = bench.open(&data).unwrap();
+    let (want, counts) = (whole.hash(), whole.counts().clone());
+    drop(whole);
+    let [index, tokens] = [".index", ".tokens"].map(|e| std::fs::read(bench.files(e).remove(0)).unwrap());
+    let clear = || bench.files("").iter().for_each(|f| std::fs::remove_file(f).unwrap());
+    clear();
+    assert_eq!(TAKEN_UP.take(), 0);
+
+    // Before a block is written nothing is kept, then ever more.
+    let (mut asked, mut taken) = (0, Vec::new());
+    let store = loop {
+        match build_until(&bench, &data, asked) {
+            Ok(store) => break store,
+            Err(e) => assert!(matches!(e, Error::Stopped { checkpoint: None }), "{e}"),
+        }
+        let left = bench.files("").len();
+        assert!(left == 0 || left == 2, "{:?}", bench.files(""));
+        taken.push(TAKEN_UP.take());
+        asked += 1;
+    };
+    taken.push(TAKEN_UP.take());
+    assert!(taken.is_sorted() && taken.iter().any(|&rows| rows > 0), "{taken:?}");
+    assert_eq!((store.hash(), store.counts()), (want, &counts));
+    drop(store);
+    assert_eq!(bench.files("").len(), 2, "{:?}", bench.files(""));
+    assert!(std::fs::read(bench.files(".index").remove(0)).unwrap() == index);
+    assert!(std::fs::read(bench.files(".tokens").remove(0)).unwrap() == tokens);
+
+    // What is damaged is not gone on with.
+    for ending in [".index", ".tokens"] {
+        clear();
+        let mut asked = 0;
+        while bench.files(ending).is_empty() {
+            assert!(build_until(&bench, &data, asked).is_err());
+            asked += 1;
+        }
+        let path = bench.files(ending).remove(0);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        TAKEN_UP.take();
+        assert_eq!(bench.open(&data).unwrap().hash(), want);
+        assert_eq!((TAKEN_UP.take(), bench.files("").len()), (0, 2));
+    }
+}
+
+#[test]
+fn builders_at_the_same_time_end_with_one_store() {
+    let Some(bench) = Bench::new() else { return };
+    let data = bench.file(&"{\"text\":\"one two\"}\n".repeat(3000));
+    assert!(matches!(build_until(&bench, &data, 0), Err(Error::Stopped { checkpoint: None })));
     assert!(bench.files("").is_empty());
-    // Builders at the same time end with one store.
     std::thread::scope(|scope| {
         let builds: Vec<_> = (0..3).map(|_| scope.spawn(|| bench_open(&bench, &data))).collect();
         let hashes: Vec<_> = builds.into_iter().map(|b| b.join().unwrap()).collect();

@@ -113,7 +113,7 @@ pub fn quantize_on(base: &Model, config: &QuantizeConfig) -> Result<Quantized> {
     done.bits_per_weight = 8.0 * matrices().map(Planned::bytes).sum::<usize>() as f64 / numbers.max(1) as f64;
     plan.iter().for_each(|p| *done.tensors.entry(p.dtype.ggml_name().to_string()).or_default() += 1);
     done.bytes = write_with(&config.out, |file, temporary| {
-        let bytes = gguf::write::write(file, &config.out, &fields, &plan, |i, put| tensors[i].write(put))?;
+        let bytes = gguf::write::write(file, temporary, &fields, &plan, |i, put| tensors[i].write(put))?;
         reads_as(c, temporary).map_err(|e| match e {
             Error::ModelNotSupported { reason, .. } => unsupported(reason),
             e => e,

@@ -64,12 +64,16 @@ impl<'a> Runner<'a> {
     fn open(
         config: &'a TrainConfig,
         model: Option<&Model>,
-        begun: Begun,
+        mut begun: Begun,
         control: &'a JobControl,
         observer: Observer<'a>,
     ) -> Result<Runner<'a>> {
         let started = Instant::now();
-        let opened = Opened::new(config, model, &begun, control)?;
+        let opened = Opened::new(config, model, &begun, control);
+        if matches!(opened, Err(Error::Stopped { .. })) {
+            begun.lock.leave();
+        }
+        let opened = opened?;
         let progress = Progress::new(begun.going_on()?, started);
         let halves = opened.imported.as_deref().map(Halves::split).transpose()?;
         let unmatched = opened.imported.iter().flatten().filter(|c| c.is_nan()).count() as u64;

@@ -62,10 +62,7 @@ impl Opened {
                 options.threads = Some(r.threads);
                 options.attention_tile = r.attention_tile;
             }
-            Some(r) => log::warn!(
-                "the run was begun on {} and goes on on {device}: the same numbers but for rounding, not the same bits",
-                r.device
-            ),
+            Some(r) => log::warn!("{}", elsewhere(r.device, device)),
             None => {}
         }
         limits_are_kept(config, options.form)?;
@@ -73,6 +70,12 @@ impl Opened {
         refuse_early(config, model, options.threads.unwrap_or_else(available_threads))?;
         let hash = ModelHash::start(model, &cache)?;
         let (mut inputs, tokenizer) = Inputs::open(model, config.max_length, options, cache)?;
+        let instructions = inputs.engine.instructions();
+        if let Some((was, is)) = before.and_then(|b| b.resolved.instructions.as_ref()).zip(instructions.as_ref()) {
+            if was != is {
+                log::warn!("{}", elsewhere(was, is));
+            }
+        }
         // What the run was begun with counts, whatever the file says now.
         let template = before.and_then(|b| b.chat.as_ref()).and_then(|chat| chat.template.as_deref());
         let template = template.filter(|_| config.data_options.chat_template.is_some());
@@ -100,7 +103,7 @@ impl Opened {
             inputs.model.give_up_weights(pinned);
         }
         let attention_tile = inputs.engine.options.attention_tile;
-        let resolved = Resolved { device, threads, cut: choice.cut, attention_tile };
+        let resolved = Resolved { device, instructions, threads, cut: choice.cut, attention_tile };
         let run_file = match before.cloned() {
             Some(run) => {
                 // The file says where the run goes on and what its inputs are called now; contents are as they were.
@@ -127,6 +130,11 @@ impl Opened {
             _rows: charge,
         })
     }
+}
+
+/// What is said of a run that goes on where sums are rounded in another way.
+fn elsewhere(was: impl std::fmt::Display, is: impl std::fmt::Display) -> String {
+    format!("the run was begun on {was} and goes on on {is}: the same numbers but for rounding, not the same bits")
 }
 
 /// The confidences that the run keeps, or those of the earlier run that the settings name: where that is named anew, or

@@ -178,3 +178,7 @@ impl Runner<'_> {
         Ok(report)
     }
 }
+
+#[cfg(test)]
+#[path = "saving_tests.rs"]
+mod tests;

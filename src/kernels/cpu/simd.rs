@@ -31,6 +31,21 @@ pub fn level() -> Level {
     Level::Base
 }
 
+/// The instruction set that the kernels use here, in a word: `avx512`, `avx2`, `sse2`, `neon`, `scalar`. It decides how
+/// sums are rounded.
+pub fn instructions() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    return match level() {
+        Level::Avx512 => "avx512",
+        Level::Avx2 => "avx2",
+        Level::Base => "sse2",
+    };
+    #[cfg(target_arch = "aarch64")]
+    return "neon";
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    return "scalar";
+}
+
 /// Defines a kernel compiled for each instruction set. In the body, `FMA` says whether a fused
 /// multiply-add is an instruction (elsewhere `f32::mul_add` would be a slow library call).
 macro_rules! simd_kernel {
