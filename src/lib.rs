@@ -49,8 +49,8 @@ pub use eval::{evaluate, evaluate_on, EvalConfig, Evaluation};
 #[cfg(feature = "generate")]
 pub use generate::{GenerateConfig, Generation, Generator};
 pub use job::{
-    Control, EvaluatedEvent, Event, JobControl, JobState, JobStatus, Limits, Listener, NumberedEvent, Prepared, RowSource, Slice,
-    StepEvent, TrainingJob,
+    Control, EvaluatedEvent, Event, JobControl, JobState, JobStatus, Limits, Listener, NumberedEvent, Prepared,
+    RowSource, Slice, StepEvent, TrainingJob,
 };
 pub use model::Keep;
 pub use plan::{plan, plan_on, PlannedMemory, RunPlan};

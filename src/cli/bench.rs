@@ -114,7 +114,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         false => Ok(table(&report)),
     };
     let printed = text.and_then(|t| std::io::stdout().lock().write_all(t.as_bytes()));
-    printed.map_err(|source| Error::Io { path: "stdout".into(), source })
+    printed.map_err(|source| Error::Io { path: "stdout".into(), source: source.into() })
 }
 
 fn progress(s: &BenchStep) -> String {

@@ -36,7 +36,7 @@ impl Progress {
         match event {
             Event::Prepared(p) => prepared(p).iter().for_each(|line| output::note(line)),
             // The tenths are those of all stages, but a new stage is worth a line.
-            Event::Step(s) if self.is_due(s.stage, s.global_step, s.total_steps) => {
+            Event::Step(s) if self.is_due(&s.stage, s.global_step, s.total_steps) => {
                 self.show(if self.terminal { short(s) } else { long(s) });
             }
             Event::Sweep { number, of, done, total } => {
@@ -45,12 +45,14 @@ impl Progress {
                     self.show(format!("{name}  {}/{} examples", count(*done), count(*total)));
                 }
             }
-            Event::Evaluated { stage, global_step, epoch, evaluation: e } => output::note(&format!(
-                "held-out  {stage}, step {}, epoch {epoch:.2}: loss {}, perplexity {}, token accuracy {:.1} %",
-                count(*global_step),
-                number(e.nll),
-                number(e.perplexity),
-                100.0 * e.token_accuracy
+            Event::Evaluated(e) => output::note(&format!(
+                "held-out  {}, step {}, epoch {:.2}: loss {}, perplexity {}, token accuracy {:.1} %",
+                e.stage,
+                count(e.global_step),
+                e.epoch,
+                number(e.eval_loss),
+                number(e.eval_perplexity),
+                100.0 * e.eval_token_accuracy
             )),
             Event::StoppedEarly { global_step, best_step, best_eval_loss } => output::note(&format!(
                 "stopped early  step {}: no improvement on loss {} of step {}",

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::control::Limits;
 use crate::config::DeviceSetting;
 use crate::data::tokens::RowCounts;
 use crate::data::tokens::SourceCounts;
 use crate::model::Keep;
-use super::control::Limits;
 use crate::train::score::Evaluation;
 
 /// What an observer answers.

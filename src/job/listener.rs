@@ -145,7 +145,7 @@ mod tests {
         listening.tell(&Event::Split { confident: 1, unconfident: 1, neither: 0 });
         (1001..=2000).for_each(|n| listening.tell(&step(n)));
         assert!(lock(&listening.shared).waiting.len() <= 4);
-        (0..10).for_each(|_| drop(go.send(())));
+        (0..10).for_each(|_| _ = go.send(()));
         let (listener, result) = listening.finish();
         assert!(listener.is_some() && result.is_ok());
         drop(listener);

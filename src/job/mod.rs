@@ -74,6 +74,8 @@ struct Next {
     /// Whether an attempt was made before: then the folder says what there is to go on with.
     again: bool,
     rows: Option<RowSource>,
+    /// Its rows lie in the folder.
+    spooled: bool,
     listener: Option<Listener>,
 }
 
@@ -145,7 +147,7 @@ impl TrainingJob {
     }
 
     fn of(config: TrainConfig, resume: bool, known: Option<Box<RunFile>>) -> TrainingJob {
-        let next = Next { model: None, resume, known, again: false, rows: None, listener: None };
+        let next = Next { model: None, resume, known, again: false, rows: None, spooled: false, listener: None };
         let inner = Inner {
             config,
             control: JobControl::default(),
@@ -261,6 +263,11 @@ impl Drop for TrainingJob {
             // A panic in it was told already.
             let _ = thread.join();
         }
+        let folder = RunFolder::new(&self.inner.config.out);
+        if lock(&self.inner.next).spooled && matches!(folder.read(), Ok(None)) {
+            // Nothing of a run that was not begun stays.
+            let _ = std::fs::remove_file(folder.rows());
+        }
     }
 }
 
@@ -274,24 +281,27 @@ impl Inner {
 
     /// One way from where the folder stands to the end, a stop or an error.
     fn attempt(&self, observer: &mut (dyn FnMut(&Event) -> Control + Send)) -> Result<TrainReport> {
-        let (config, resume, known, model, mut rows) = {
+        let (config, resume, known, mut model, mut rows) = {
             let mut next = lock(&self.next);
             let (mut config, mut resume, mut known) = (self.config.clone(), next.resume, next.known.take());
             if std::mem::replace(&mut next.again, true) && RunFolder::new(&config.out).read()?.is_some() {
                 resume = true;
                 (config, known) = found(&self.config.out, &Map::new())?;
             }
-            if next.model.is_none() {
-                // Slices share one.
-                next.model = Some(Model::at(&config.model)?);
-            }
             (config, resume, known, next.model.clone(), next.rows.take())
         };
+        let handed = rows.is_some();
         let guarded = std::panic::AssertUnwindSafe(|| {
-            runner::run(&config, model.as_ref(), resume, known.as_deref(), rows.as_mut(), &self.control, observer)
+            runner::run(&config, &mut model, resume, known.as_deref(), &mut rows, &self.control, observer)
         });
         let result = std::panic::catch_unwind(guarded);
-        lock(&self.next).rows = rows;
+        {
+            let mut next = lock(&self.next);
+            next.spooled |= handed && rows.is_none();
+            next.rows = rows;
+            // Slices share one.
+            next.model = model;
+        }
         result.unwrap_or_else(|panic| Err(Error::Threads(format!("the job panicked: {}", panic_text(&*panic)))))
     }
 

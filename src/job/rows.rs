@@ -33,7 +33,8 @@ pub(super) fn spool(folder: &RunFolder, source: &mut RowSource, control: &JobCon
             let given = called.unwrap_or_else(|panic| Err(crate::error::panic_text(&*panic).to_string()));
             let Some(text) = given.map_err(|reason| Error::Callback { reason })? else { break };
             rows += 1;
-            let line = one_line(&text).map_err(|reason| Error::DataInvalid { path: path.clone(), row: rows, reason })?;
+            let line =
+                one_line(&text).map_err(|reason| Error::DataInvalid { path: path.clone(), row: rows, reason })?;
             let written = out.write_all(line.as_bytes()).and_then(|()| out.write_all(b"\n"));
             written.map_err(writing(&path, None))?;
         }

@@ -28,6 +28,7 @@ mod resume;
 mod runs;
 #[cfg(feature = "cli")]
 mod scale;
+mod steer;
 mod stopping;
 mod support;
 #[cfg(feature = "generate")]

@@ -216,7 +216,10 @@ fn one_model_is_shared_by_all_who_work_on_it_at_a_time() {
     let model = Model::open(&folder).unwrap();
     let jobs =
         ["one", "two"].map(|name| TrainingJob::on(&model, config(Path::new(""), &at(name), Recipe::Ntp)).unwrap());
-    let handles = jobs.map(|job| job.start(|_| Control::Continue).unwrap());
+    let handles = jobs.map(|job| {
+        job.start().unwrap();
+        job
+    });
     let mut generator = Generator::on(&model, DeviceSetting::Cpu, Some(2)).unwrap();
     let mut times = 0;
     while times < 3 || !handles.iter().all(|h| h.is_finished()) {

@@ -181,7 +181,7 @@ fn stops_anywhere_leave_the_same_end() {
             let ended = TrainingJob::new(config(&out)).unwrap().run(|e| {
                 let now = match e {
                     Event::Step(s) if !evaluation => s.global_step == stop_at,
-                    Event::Evaluated { global_step, .. } if evaluation => *global_step >= stop_at,
+                    Event::Evaluated(e) if evaluation => e.global_step >= stop_at,
                     _ => false,
                 };
                 stopped |= now;

@@ -78,8 +78,10 @@ pub fn train(files: &Files, config: TrainConfig, see: &mut (dyn FnMut(&Event) + 
     let out = config.out.clone();
     let mut seen: Vec<(u64, f64)> = Vec::new();
     let report = TrainingJob::new(config)?.run(|event| {
-        if let Event::Evaluated { stage: "target", global_step, evaluation, .. } = event {
-            seen.push((*global_step, evaluation.nll));
+        if let Event::Evaluated(e) = event {
+            if e.stage == "target" {
+                seen.push((e.global_step, e.eval_loss));
+            }
         }
         see(event);
         Control::Continue

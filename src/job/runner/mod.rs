@@ -34,18 +34,19 @@ pub(crate) use begin::empty;
 /// Runs a job to its end; `known` is the run that is taken up, as its settings were read.
 pub(crate) fn run(
     config: &TrainConfig,
-    model: Option<&Model>,
+    model: &mut Option<Model>,
     resume: bool,
     known: Option<&RunFile>,
-    rows: Option<&mut RowSource>,
+    rows: &mut Option<RowSource>,
     control: &JobControl,
     observer: Observer,
 ) -> Result<TrainReport> {
     match begin(config, resume, known)? {
         Found::Finished(report) => Ok(*report),
         Found::Open(begun) => {
-            if let Some(rows) = rows.filter(|_| begun.before.is_none()) {
-                spool(&begun.folder, rows, control)?;
+            if let Some(source) = rows.as_mut().filter(|_| begun.before.is_none()) {
+                spool(&begun.folder, source, control)?;
+                *rows = None;
             }
             let from = begun.before.is_some().then(|| begun.folder.dir().to_path_buf());
             let runner = Runner::open(config, model, *begun, control, observer).map_err(|e| match (e, from) {
@@ -63,17 +64,18 @@ pub(crate) fn run(
 impl<'a> Runner<'a> {
     fn open(
         config: &'a TrainConfig,
-        model: Option<&Model>,
+        model: &mut Option<Model>,
         mut begun: Begun,
         control: &'a JobControl,
         observer: Observer<'a>,
     ) -> Result<Runner<'a>> {
         let started = Instant::now();
-        let opened = Opened::new(config, model, &begun, control);
+        let opened = Opened::new(config, model.as_ref(), &begun, control);
         if matches!(opened, Err(Error::Stopped { .. })) {
             begun.lock.leave();
         }
         let opened = opened?;
+        *model = Some(opened.inputs.base.clone());
         let progress = Progress::new(begun.going_on()?, started);
         let halves = opened.imported.as_deref().map(Halves::split).transpose()?;
         let unmatched = opened.imported.iter().flatten().filter(|c| c.is_nan()).count() as u64;
