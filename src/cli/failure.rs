@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn a_source_is_named_once_and_on_one_line() {
         let source = std::io::Error::other("disk\nfull");
-        let text = chain(&Error::Io { path: "a".into(), source });
+        let text = chain(&Error::Io { path: "a".into(), source: source.into() });
         assert_eq!(text, "a: disk full");
     }
 }
