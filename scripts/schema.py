@@ -2,7 +2,8 @@
 """Makes the one schema of settings that every binding shares, from the sources of src/config.
 
     scripts/schema.py            compares what is committed with what the sources say, and fails where they differ
-    scripts/schema.py --write    writes bindings/schema.json and bindings/uniffi/src/settings.rs
+    scripts/schema.py --write    writes bindings/schema.json, bindings/uniffi/src/settings.rs, and the settings of the Python
+                                 package: _settings.py, and those in the stub
 
 tests/it/doors.rs holds the schema against the settings as the library writes them.
 """
@@ -104,11 +105,48 @@ def rust(settings):
     return "\n".join([*lines, "}", ""])
 
 
+PYTHON = {"path": "str | os.PathLike", "text": "str", "bool": "bool", "number": "float", "integer": "int", "word": "str",
+          "two numbers": "tuple[float, float]", "names": "str | list[str]", "blocks": "list[int]", "device": "str",
+          "integers by module": "dict[str, int]", "numbers by module": "dict[str, float]", "JSON object": "dict",
+          "dynamics": "str | os.PathLike", "sources": "Data"}
+
+
+def python(settings):
+    lines = ['"""Made by scripts/schema.py of src/config; change those."""', "",
+             "# name: (type, default, what it says); a default of ... must be given.", "SETTINGS = {"]
+    for s in settings:
+        default = ... if s["name"] in ("model", "data", "out") else s["default"]
+        text = s["doc"] + (f" One of: {', '.join(s['words'])}." if "words" in s else "")
+        lines.append(f"    {s['name']!r}: ({PYTHON[s['type']]!r}, {'...' if default is ... else repr(default)},")
+        lines.append(f"        {text!r}),")
+    return "\n".join([*lines, "}", ""])
+
+
+def stub(settings):
+    """The keyword settings in the stub of the package, between its two marks."""
+    path = ROOT / "bindings/python/sftmix/__init__.pyi"
+    text = path.read_text() if path.exists() else ""
+    for required in (True, False):
+        lines = []
+        for s in settings:
+            must = s["name"] in ("model", "data", "out") and required
+            default = s["default"] if s["default"] not in ("", []) else None
+            kind = PYTHON[s["type"]] + (" | None" if default is None and not must else "")
+            kind = {"model": "Model | " + kind}.get(s["name"], kind)
+            lines.append(f"        {s['name']}: {kind}{'' if must else f' = {default!r}'},")
+        mark = "settings" if required else "settings, all optional"
+        body = "\n".join(lines if required else [line[4:] for line in lines]) + "\n"
+        text = re.sub(rf"( +# <{mark}>\n).*?( +# </{mark}>)", lambda m: m.group(1) + body + m.group(2), text, flags=re.S)
+    return text
+
+
 def main():
     found = settings()
     public = [{k: v for k, v in s.items() if k != "rust"} for s in found]
     files = {ROOT / "bindings/schema.json": json.dumps({"settings": public}, indent=1, ensure_ascii=False) + "\n",
-             ROOT / "bindings/uniffi/src/settings.rs": rust(found)}
+             ROOT / "bindings/uniffi/src/settings.rs": rust(found),
+             ROOT / "bindings/python/sftmix/_settings.py": python(found),
+             ROOT / "bindings/python/sftmix/__init__.pyi": stub(found)}
     if "--write" in sys.argv[1:]:
         for path, text in files.items():
             path.write_text(text)
