@@ -202,9 +202,11 @@ twin! {
     /// An example under one checkpoint.
     MapPoint of sftmix::MapPoint {
         /// Id of the checkpoint.
-        id: String,
+        checkpoint: String,
         /// reference, target or single.
         stage: String,
+        /// Optimizer steps done in the stage.
+        step: u64,
         /// Epochs done in the stage.
         epoch: f64,
         /// Mean NLL, nats per token.
