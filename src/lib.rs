@@ -21,6 +21,7 @@ mod held;
 mod job;
 mod kernels;
 mod lora;
+mod map;
 mod memory;
 mod model;
 mod ops;
@@ -49,6 +50,7 @@ pub use eval::{evaluate, evaluate_on, EvalConfig, Evaluation};
 #[cfg(feature = "generate")]
 pub use generate::{GenerateConfig, Generation, Generator};
 pub use job::{Control, Event, JobHandle, Prepared, StepEvent, TrainingJob};
+pub use map::{DataMap, MapDistribution, MapFilter, MapKey, MapPage, MapPoint, MapQuery, MapRow, MapSummary};
 pub use model::Keep;
 pub use plan::{plan, plan_on, PlannedMemory, RunPlan};
 pub use run::TrainReport;
