@@ -50,10 +50,9 @@ pub trait RowSource: Send + Sync {
 impl TrainSettings {
     /// What is given, by name, in the form that settings files have.
     pub(crate) fn given(&self) -> Result<Map<String, Value>> {
-        let invalid = |field: &str, reason: String| SftmixError::from(sftmix::Error::InvalidConfig {
-            field: field.into(),
-            reason,
-        });
+        let invalid = |field: &str, reason: String| {
+            SftmixError::from(sftmix::Error::InvalidConfig { field: field.into(), reason })
+        };
         let value = serde_json::to_value(self).map_err(|e| invalid("settings", e.to_string()))?;
         let Value::Object(mut all) = value else { return Err(invalid("settings", "no object".into())) };
         if self.target_modules.as_deref().is_some_and(|names| names == ["all-linear"]) {

@@ -378,11 +378,9 @@ impl From<sftmix::Event> for Event {
             sftmix::Event::Sweep { number, of, done, total } => {
                 Event::Sweep { number: number as u64, of: of as u64, done, total }
             }
-            sftmix::Event::Split { confident, unconfident, neither } => Event::Split {
-                confident: confident as u64,
-                unconfident: unconfident as u64,
-                neither: neither as u64,
-            },
+            sftmix::Event::Split { confident, unconfident, neither } => {
+                Event::Split { confident: confident as u64, unconfident: unconfident as u64, neither: neither as u64 }
+            }
             sftmix::Event::Checkpoint { path } => Event::Checkpoint { path: path.cross() },
             sftmix::Event::Limits { limits, refused } => Event::Limits { limits: limits.into(), refused },
             other => Event::Other { json: serde_json::to_string(&other).unwrap_or_default() },
