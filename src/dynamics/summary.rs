@@ -15,10 +15,10 @@ pub struct HalfSummary {
     pub rows: u64,
     /// Supervised tokens an example.
     pub mean_tokens: f64,
-    /// Mean of the mean perplexity.
-    pub mean_perplexity: f64,
     /// Mean of the mean NLL, nats per token.
     pub mean_nll: f64,
+    /// Mean of the mean perplexity.
+    pub mean_perplexity: f64,
     /// Mean of cartography's confidence p̄.
     pub mean_confidence: f64,
     /// Mean of its variability σ.

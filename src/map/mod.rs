@@ -5,6 +5,7 @@
 //! questions. Measures are those of [`crate::dynamics`], bit for bit.
 
 mod column;
+mod cut;
 mod history;
 mod open;
 mod query;

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
-use super::select::Cut;
+use super::cut::Cut;
 use crate::config::{Confidence, Dynamics, TrainConfig};
 use crate::dynamics::{incomplete, split_checkpoints, whole_checkpoints, DynamicsLog};
 use crate::error::{Error, Result};

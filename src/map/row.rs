@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::open::DataMap;
 use super::query::MapQuery;
-use super::texts::MapText;
+use super::texts::{self, MapText};
 use crate::data::tokens::file_and_row;
 use crate::dynamics::{metrics_of, Half, Metrics};
 use crate::error::{Error, Result};
@@ -58,6 +58,13 @@ pub struct MapRow {
     pub response: Option<String>,
     /// Why there is no text, where it was asked for.
     pub text_absent: Option<String>,
+}
+
+impl MapRow {
+    /// [`MapRow::text_absent`] of a row whose text is another than the run's.
+    pub const CHANGED: &'static str = texts::CHANGED;
+    /// [`MapRow::text_absent`] of a row that the data file has no more.
+    pub const GONE: &'static str = texts::GONE;
 }
 
 impl DataMap {

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
+use super::cut::Cut;
 use super::open::DataMap;
-use super::select::Cut;
 use crate::config::Confidence;
 use crate::dynamics::{confidences, rank_correlation, spread, visit_all, Half, HalfSummary, Lengths, Summary};
 use crate::error::Result;

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use super::open::DataMap;
-use super::row::MapRow;
 use crate::config::TrainConfig;
 use crate::data::text::chat::ChatFormat;
 use crate::data::text::Rendered;
@@ -21,12 +20,10 @@ pub(super) enum MapText {
     Absent(String),
 }
 
-impl MapRow {
-    /// [`MapRow::text_absent`] of a row whose text is another than the run's.
-    pub const CHANGED: &'static str = "the row changed since the run";
-    /// [`MapRow::text_absent`] of a row that the data file has no more.
-    pub const GONE: &'static str = "the data file has no such row";
-}
+/// Why a row has no text: it is another than the run's.
+pub(super) const CHANGED: &str = "the row changed since the run";
+/// Why a row has no text: the data file has it no more.
+pub(super) const GONE: &str = "the data file has no such row";
 
 impl DataMap {
     /// Text of some examples, one a place.
@@ -50,9 +47,9 @@ impl DataMap {
             })
             .map_err(|e| e.to_string())?;
         let text = |(row, name): &(u64, [u8; 16])| match found.get(row) {
-            None => MapText::Absent(MapRow::GONE.into()),
+            None => MapText::Absent(GONE.into()),
             // A piece of a split text has a name of its own, so only whole rows can be compared.
-            Some(text) if !text.whole && text.hash(0) != *name => MapText::Absent(MapRow::CHANGED.into()),
+            Some(text) if !text.whole && text.hash(0) != *name => MapText::Absent(CHANGED.into()),
             Some(text) => parts(text),
         };
         Ok(of.iter().map(text).collect())
