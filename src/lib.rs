@@ -18,6 +18,7 @@ mod formats;
 mod generate;
 mod gguf;
 mod held;
+mod hub;
 mod job;
 mod kernels;
 mod lora;
