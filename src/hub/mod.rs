@@ -2,8 +2,18 @@
 //! into it.
 
 mod cache;
+#[cfg(feature = "hub")]
+mod client;
+#[cfg(feature = "hub")]
+mod download;
+#[cfg(feature = "hub")]
+mod fetch;
 mod name;
 mod usable;
+#[cfg(feature = "hub")]
+mod wanted;
+#[cfg(feature = "hub")]
+mod way;
 
 use std::fs;
 use std::io::ErrorKind;
@@ -13,6 +23,10 @@ use crate::error::Result;
 use cache::Variables;
 use name::ModelName;
 
+#[cfg(feature = "hub")]
+pub use download::{download, DownloadConfig, Downloaded};
+#[cfg(feature = "hub")]
+pub use way::DownloadProgress;
 
 /// Where the model lies that a setting names: what exists is a path, and so is what can be no name; a name is looked up
 /// in the local cache, and the answer is the snapshot's folder, or its only GGUF file. No socket is opened.
