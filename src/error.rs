@@ -29,6 +29,28 @@ pub enum Error {
         /// What was expected and what was found.
         reason: String,
     },
+    /// A model is neither a path that exists nor in the Hugging Face cache under this name.
+    #[error(
+        "{name}: no such path, and no model of the Hugging Face cache {}: {reason}; {}",
+        cache.display(),
+        how_to_download(name)
+    )]
+    ModelNotFound {
+        /// `org/name`, with `@revision` where one is given.
+        name: String,
+        /// The cache's folder, where it was looked for.
+        cache: PathBuf,
+        /// What is not there.
+        reason: String,
+    },
+    /// A model could not be downloaded. What was fetched of it stays, and the next download goes on with it.
+    #[error("{url}: {reason}")]
+    Download {
+        /// What was asked for.
+        url: String,
+        /// What the server said, or what is wrong with what it sent.
+        reason: String,
+    },
     /// The model's architecture, or a fact in its `config.json`, is not supported.
     #[error("{}: model not supported: {reason}", path.display())]
     ModelNotSupported {
@@ -216,6 +238,13 @@ impl From<candle_core::Error> for Error {
             _ => Error::Tensor(Arc::new(e)),
         }
     }
+}
+
+/// The commands that bring a model of this name into the cache.
+fn how_to_download(name: &str) -> String {
+    let (repo, revision) = name.split_once('@').unwrap_or((name, ""));
+    let revision = if revision.is_empty() { String::new() } else { format!(" --revision {revision}") };
+    format!("`sftmix download {name}` fetches it, and so does `hf download {repo}{revision}`")
 }
 
 fn listed(savings: &[(String, u64)]) -> String {

@@ -34,11 +34,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl ModelFiles {
-    /// The files of a folder, none of which is opened yet, or a GGUF file, whose header is read.
+    /// The files of a folder, none of which is opened yet, or a GGUF file, whose header is read. A name as `org/name` is
+    /// that of a model in the Hugging Face cache, unless there is such a path.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::ModelFormat`], of a GGUF file.
+    /// [`Error::ModelNotFound`], of a name; [`Error::Io`] or [`Error::ModelFormat`], of a GGUF file.
     pub fn open(path: &Path) -> Result<ModelFiles> {
+        let path = &crate::hub::resolve(path)?;
         let gguf = if path.is_file() { Some(Arc::new(GgufFile::open(path)?)) } else { None };
         Ok(ModelFiles {
             path: path.into(),

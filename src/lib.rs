@@ -18,6 +18,7 @@ mod formats;
 mod generate;
 mod gguf;
 mod held;
+mod hub;
 mod job;
 mod kernels;
 mod lora;
@@ -49,6 +50,8 @@ pub use error::{BaseMismatch, Error, Result};
 pub use eval::{evaluate, evaluate_on, EvalConfig, Evaluation};
 #[cfg(feature = "generate")]
 pub use generate::{GenerateConfig, Generation, Generator};
+#[cfg(feature = "hub")]
+pub use hub::{download, DownloadConfig, DownloadProgress, Downloaded};
 pub use job::{
     Control, EvaluatedEvent, Event, JobControl, JobState, JobStatus, Limits, Listener, NumberedEvent, Prepared,
     RowSource, Slice, StepEvent, TrainingJob,

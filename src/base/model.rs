@@ -94,15 +94,16 @@ impl std::fmt::Debug for Model {
 
 impl Model {
     /// Opens a Hugging Face model folder (`config.json`, `tokenizer.json`, safetensors) or a GGUF file: its config is
-    /// read, its weights are mapped. The tokenizer is read when it is first needed.
+    /// read, its weights are mapped. The tokenizer is read when it is first needed. `org/name` or `org/name@revision`, where
+    /// no such path exists, is a model of the local Hugging Face cache.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::ModelNotSupported`] names the key and value of the config; [`Error::ModelFormat`] the
-    /// file that is damaged.
+    /// [`Error::ModelNotFound`] of a name; [`Error::Io`]; [`Error::ModelNotSupported`] names the key and value of the
+    /// config; [`Error::ModelFormat`] the file that is damaged.
     pub fn open(path: impl AsRef<Path>) -> Result<Model> {
-        let path = path.as_ref();
+        let path = crate::hub::resolve(path.as_ref())?;
         // The process may change its folder while the model is open.
-        let model = Model::at(&std::path::absolute(path).unwrap_or_else(|_| path.into()))?;
+        let model = Model::at(&std::path::absolute(&path).unwrap_or(path))?;
         model.config()?;
         model.weights()?;
         Ok(model)

@@ -60,7 +60,7 @@ pub fn run(config: &BenchConfig, observe: &mut dyn FnMut(&BenchStep)) -> Result<
     let rows = RowShape { seed: config.seed, packed: config.packed, seq: config.seq, vocab };
     let mut trial = Trial::open(config, &model, &rows)?;
     if let Some(to) = &config.export {
-        export::write(to, config, &dir, &trial.adapter, &rows)?;
+        export::write(to, config, model.path(), &trial.adapter, &rows)?;
     }
     let block = trial.model.linears().filter(|l| l.layer == 0).map(|l| (l.weight.rows(), l.weight.cols()));
     let reference = Reference::new(block.collect(), trial.engine.threads());

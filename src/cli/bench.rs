@@ -18,7 +18,7 @@ pub struct Args {
     /// Shape of a model with random weights: smollm2-135m, llama-3.2-1b or tiny
     #[arg(long, value_name = "NAME", default_value = SHAPES[0].name, value_parser = Shape::named, conflicts_with = "model")]
     shape: Shape,
-    /// Hugging Face model folder or GGUF file, instead of a shape
+    /// Hugging Face model folder, GGUF file or ORG/NAME[@REVISION] of the Hugging Face cache, instead of a shape
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// Rows of a step

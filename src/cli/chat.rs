@@ -21,7 +21,7 @@ use super::sampling::{self, MachineFlags, SamplingFlags};
 /// them, /exit leaves. An interrupt ends the reply, a second one the program.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Hugging Face model folder, or a GGUF file
+    /// Hugging Face model folder, a GGUF file, or ORG/NAME[@REVISION] of the Hugging Face cache
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// PEFT adapter folder, and a name for it [default: none, the model as it is]; may be given several times, and

@@ -32,7 +32,7 @@ enum Command {
 
 #[derive(clap::Args, Debug)]
 struct Inspect {
-    /// Hugging Face model folder; of it the tokenizer is read
+    /// Hugging Face model folder, or ORG/NAME[@REVISION] of the Hugging Face cache; of it the tokenizer is read
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// The rows, as for train; may be given several times

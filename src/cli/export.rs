@@ -33,7 +33,7 @@ pub struct SourceFlags {
     /// Run folder: its adapter, on its base
     #[arg(value_name = "RUN", required_unless_present_all = ["model", "adapter"])]
     run: Option<PathBuf>,
-    /// Hugging Face model folder [default: the run's]
+    /// Hugging Face model folder, or ORG/NAME[@REVISION] of the Hugging Face cache [default: the run's]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// PEFT adapter folder [default: the run's]

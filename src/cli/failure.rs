@@ -114,7 +114,7 @@ fn hint(e: &Error) -> Option<String> {
     Some(match e {
         Error::Io { path, source } if source.kind() == ErrorKind::NotFound => match name(path).as_str() {
             "config.json" | "tokenizer.json" => {
-                "--model takes a Hugging Face model folder (config.json, tokenizer.json and safetensors) or a GGUF file"
+                "--model takes a Hugging Face model folder (config.json, tokenizer.json and safetensors), a GGUF file, or a name of the Hugging Face cache"
                     .into()
             }
             "adapter_config.json" => "an adapter is a folder in PEFT's layout, as a run's adapter/".into(),

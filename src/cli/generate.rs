@@ -14,7 +14,7 @@ use super::sampling::{self, MachineFlags, SamplingFlags};
 /// Continue a prompt, with or without an adapter
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Hugging Face model folder, or a GGUF file
+    /// Hugging Face model folder, a GGUF file, or ORG/NAME[@REVISION] of the Hugging Face cache
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// PEFT adapter folder [default: none, the model as it is]

@@ -6,6 +6,7 @@ mod bench;
 mod chat;
 mod data;
 mod demo;
+mod download;
 mod dynamics;
 mod eval;
 mod export;
@@ -50,6 +51,7 @@ enum Command {
     Data(data::Args),
     Dynamics(dynamics::Args),
     Quantize(quantize::Args),
+    Download(download::Args),
     Demo(demo::Args),
     Bench(bench::Args),
 }
@@ -88,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Data(args) => data::run(args),
         Command::Dynamics(args) => dynamics::run(args),
         Command::Quantize(args) => quantize::run(args),
+        Command::Download(args) => download::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args).map_err(Into::into),
     };

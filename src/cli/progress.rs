@@ -13,22 +13,27 @@ const QUICK: Duration = Duration::from_millis(250);
 /// Longest time without a line where there is no terminal.
 const SLOW: Duration = Duration::from_secs(10);
 
-/// Prints events.
-pub struct Progress {
+/// Status lines, no more of them than one reads.
+pub struct Pace {
     terminal: bool,
     shown: Option<Instant>,
     /// What was shown last, and how many tenths of it were done.
     tenth: (String, u64),
 }
 
+/// Prints events.
+pub struct Progress {
+    pace: Pace,
+}
+
 impl Progress {
     /// Says that the work has begun.
     pub fn new() -> Progress {
-        let terminal = output::is_terminal();
-        if terminal {
+        let pace = Pace::new();
+        if pace.terminal {
             output::status("reading the rows and opening the model");
         }
-        Progress { terminal, shown: None, tenth: (String::new(), 0) }
+        Progress { pace }
     }
 
     /// Prints an event, if it is time to.
@@ -36,13 +41,13 @@ impl Progress {
         match event {
             Event::Prepared(p) => prepared(p).iter().for_each(|line| output::note(line)),
             // The tenths are those of all stages, but a new stage is worth a line.
-            Event::Step(s) if self.is_due(&s.stage, s.global_step, s.total_steps) => {
-                self.show(if self.terminal { short(s) } else { long(s) });
+            Event::Step(s) if self.pace.is_due(&s.stage, s.global_step, s.total_steps) => {
+                self.pace.show(if self.pace.terminal { short(s) } else { long(s) });
             }
             Event::Sweep { number, of, done, total } => {
                 let name = format!("sweep {number}/{of}");
-                if self.is_due(&name, *done, *total) {
-                    self.show(format!("{name}  {}/{} examples", count(*done), count(*total)));
+                if self.pace.is_due(&name, *done, *total) {
+                    self.pace.show(format!("{name}  {}/{} examples", count(*done), count(*total)));
                 }
             }
             Event::Evaluated(e) => output::note(&format!(
@@ -70,8 +75,16 @@ impl Progress {
             _ => {}
         }
     }
+}
 
-    fn show(&mut self, line: String) {
+impl Pace {
+    /// Of lines to stderr.
+    pub fn new() -> Pace {
+        Pace { terminal: output::is_terminal(), shown: None, tenth: (String::new(), 0) }
+    }
+
+    /// Prints a line.
+    pub fn show(&mut self, line: String) {
         self.shown = Some(Instant::now());
         if self.terminal {
             output::status(&line);
@@ -82,7 +95,7 @@ impl Progress {
 
     /// At most four lines a second; without a terminal one every ten seconds or every tenth of the way.
     /// The first and the last are always shown.
-    fn is_due(&mut self, what: &str, done: u64, total: u64) -> bool {
+    pub fn is_due(&mut self, what: &str, done: u64, total: u64) -> bool {
         let tenth = 10 * done / total.max(1);
         let is_new = self.tenth.0 != what;
         let moved = is_new || self.tenth.1 != tenth;
@@ -187,7 +200,7 @@ mod tests {
     #[test]
     fn lines_are_few() {
         for terminal in [false, true] {
-            let mut p = Progress { terminal, shown: None, tenth: (String::new(), 0) };
+            let mut p = Pace { terminal, shown: None, tenth: (String::new(), 0) };
             let mut lines = Vec::new();
             for i in 1..=1000 {
                 if p.is_due("target", i, 1000) {

@@ -11,7 +11,7 @@ use super::{format, output};
 /// Write a model as a GGUF file, quantised or not, as llama.cpp reads it
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Hugging Face model folder
+    /// Hugging Face model folder, or ORG/NAME[@REVISION] of the Hugging Face cache
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// Type of the matrices; those that suffer most have more bits, as in llama.cpp's mixes

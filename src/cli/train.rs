@@ -36,7 +36,8 @@ pub struct Args {
 /// Every setting of [`TrainConfig`], absent unless given. An id is the name of the field.
 #[derive(clap::Args, Clone, Debug, Default, Serialize)]
 pub struct Flags {
-    /// Hugging Face model folder (config.json, tokenizer.json, safetensors) or GGUF file [required]
+    /// Hugging Face model folder (config.json, tokenizer.json, safetensors), GGUF file, or ORG/NAME[@REVISION] of the
+    /// Hugging Face cache [required]
     #[arg(long, value_name = "DIR", help_heading = "Run")]
     model: Option<PathBuf>,
     /// Training rows: a file of JSONL, a JSON array, CSV, TSV or Parquet, or a folder, with train.jsonl or of .txt and .md

@@ -33,7 +33,8 @@ pub use words::{Confidence, DataFormat, MixReduction, Recipe, Recompute, Schedul
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainConfig {
-    /// Hugging Face model folder (`config.json`, `tokenizer.json`, safetensors), or a GGUF file.
+    /// Hugging Face model folder (`config.json`, `tokenizer.json`, safetensors), or a GGUF file; or `org/name[@revision]`, a
+    /// model of the local Hugging Face cache. A run records where it lies.
     pub model: PathBuf,
     /// Training rows: a file of JSONL, a JSON array, CSV, TSV or Parquet (feature `tables`), a folder with
     /// `train.jsonl` or of texts; several with weights.
@@ -204,6 +205,15 @@ impl TrainConfig {
             make(p);
         }
         self
+    }
+
+    /// The same settings with the model's place for its name, where it is named as on the hub.
+    ///
+    /// # Errors
+    /// [`Error::ModelNotFound`] when the Hugging Face cache does not have it.
+    pub(crate) fn with_model_found(mut self) -> Result<TrainConfig> {
+        self.model = crate::hub::resolve(&self.model)?;
+        Ok(self)
     }
 
     /// Refuses paths that `run.json` could not say.

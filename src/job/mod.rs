@@ -99,7 +99,7 @@ impl TrainingJob {
         // As they were said, for the messages; and as they are recorded.
         config.paths_are_text()?;
         config.validate()?;
-        let config = config.absolute();
+        let config = config.with_model_found()?.absolute();
         config.paths_are_text()?;
         runner::empty(&config)?;
         Ok(TrainingJob::of(config, false, None))
@@ -347,7 +347,7 @@ fn found(out: &Path, given: &Map<String, Value>) -> Result<(TrainConfig, Option<
     };
     config.paths_are_text()?;
     config.validate()?;
-    let config = config.absolute();
+    let config = config.with_model_found()?.absolute();
     config.paths_are_text()?;
     Ok((config, known))
 }

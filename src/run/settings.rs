@@ -26,7 +26,7 @@ pub fn taken_up(run: &RunFile, out: &Path, given: &Map<String, Value>) -> Result
     given.iter().try_for_each(|(name, value)| TrainConfig::setting(name, value.clone()).map(drop))?;
     let now: TrainConfig =
         serde_json::from_value(Value::Object(given.clone())).map_err(|e| Error::config("config", e.to_string()))?;
-    let now = now.with_data_files()?.absolute();
+    let now = now.with_data_files()?.with_model_found()?.absolute();
     // Held-out rows that lay in the folder of the rows are looked for in the new one.
     let within = |valid: &PathBuf| run.config.data.0.iter().any(|source| valid.parent() == source.path.parent());
     let moved = given.contains_key("data") && run.config.valid.as_ref().is_some_and(within);

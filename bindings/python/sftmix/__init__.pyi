@@ -365,6 +365,16 @@ class ExportMismatchError(Error):
 class DynamicsError(Error):
     path: str
     reason: str
+class NoDynamicsError(Error):
+    path: str
+    from_: str | None
+class ModelNotFoundError(Error):
+    name: str
+    cache: str
+    reason: str
+class DownloadError(Error):
+    url: str
+    reason: str
 class CheckpointError(Error):
     path: str
     reason: str

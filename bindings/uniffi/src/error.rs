@@ -41,6 +41,12 @@ errors! {
     ExportMismatch { path: String, what: String, difference: f64, bound: f64 },
     /// A dynamics log is damaged or does not fit the data.
     Dynamics { path: String, reason: String },
+    /// A folder holds no dynamics log; `from` is the earlier run that the run took its dynamics from.
+    NoDynamics { path: String, from: Option<String> },
+    /// A model of this name is not in the local cache; the message says the command that downloads it.
+    ModelNotFound { name: String, cache: String, reason: String },
+    /// A model could not be downloaded. What was fetched of it stays.
+    Download { url: String, reason: String },
     /// A run folder or checkpoint is damaged or in the way.
     Checkpoint { path: String, reason: String },
     /// A loss or gradient stopped being a finite number. The last checkpoint is kept.
@@ -103,6 +109,13 @@ impl From<Error> for SftmixError {
                 bound: bound.into(),
             },
             Error::Dynamics { path, reason } => SftmixError::Dynamics { detail, path: text(path), reason },
+            Error::NoDynamics { path, from } => {
+                SftmixError::NoDynamics { detail, path: text(path), from: from.map(text) }
+            }
+            Error::ModelNotFound { name, cache, reason } => {
+                SftmixError::ModelNotFound { detail, name, cache: text(cache), reason }
+            }
+            Error::Download { url, reason } => SftmixError::Download { detail, url, reason },
             Error::Checkpoint { path, reason } => SftmixError::Checkpoint { detail, path: text(path), reason },
             Error::NonFinite { what } => SftmixError::NonFinite { detail, what },
             Error::Stopped { checkpoint } => SftmixError::Stopped { detail, checkpoint: checkpoint.map(text) },
