@@ -367,7 +367,7 @@ class DynamicsError(Error):
     reason: str
 class NoDynamicsError(Error):
     path: str
-    from_: str | None
+    taken_from: str | None
 class ModelNotFoundError(Error):
     name: str
     cache: str

@@ -41,8 +41,8 @@ errors! {
     ExportMismatch { path: String, what: String, difference: f64, bound: f64 },
     /// A dynamics log is damaged or does not fit the data.
     Dynamics { path: String, reason: String },
-    /// A folder holds no dynamics log; `from` is the earlier run that the run took its dynamics from.
-    NoDynamics { path: String, from: Option<String> },
+    /// A folder holds no dynamics log; `taken_from` is the earlier run that the run took its dynamics from.
+    NoDynamics { path: String, taken_from: Option<String> },
     /// A model of this name is not in the local cache; the message says the command that downloads it.
     ModelNotFound { name: String, cache: String, reason: String },
     /// A model could not be downloaded. What was fetched of it stays.
@@ -110,7 +110,7 @@ impl From<Error> for SftmixError {
             },
             Error::Dynamics { path, reason } => SftmixError::Dynamics { detail, path: text(path), reason },
             Error::NoDynamics { path, from } => {
-                SftmixError::NoDynamics { detail, path: text(path), from: from.map(text) }
+                SftmixError::NoDynamics { detail, path: text(path), taken_from: from.map(text) }
             }
             Error::ModelNotFound { name, cache, reason } => {
                 SftmixError::ModelNotFound { detail, name, cache: text(cache), reason }
