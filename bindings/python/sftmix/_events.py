@@ -1,5 +1,6 @@
 """Events, records and rows, as Python has them."""
 
+import enum
 import json
 import os
 from typing import Any, Callable, Iterable, Iterator, Optional, Tuple
@@ -9,12 +10,12 @@ from . import _core
 
 def plain(value: Any) -> Any:
     """A record as a dict, its records too."""
+    if isinstance(value, enum.Enum):
+        return value.name.lower()
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
     if hasattr(value, "__dict__") and type(value).__module__ == _core.__name__ and not isinstance(value, type):
         return {name: plain(v) for name, v in vars(value).items() if not name.startswith("_")}
-    if hasattr(value, "name") and type(value).__module__ == _core.__name__:
-        return value.name.lower()
     return value
 
 
@@ -26,9 +27,7 @@ class Event:
 
     def __init__(self, event: Any):
         fields = {name: value for name, value in vars(event).items() if not name.startswith("_")}
-        name = type(event).__name__
-        self.kind = "".join("_" + c.lower() if c.isupper() and i and name[i - 1].islower() else c.lower()
-                            for i, c in enumerate(name))
+        self.kind = type(event).__name__.rpartition(".")[2].lower()
         inner = fields.get(self.kind)
         self._fields = plain(inner) if inner is not None and len(fields) == 1 else plain_fields(fields)
 

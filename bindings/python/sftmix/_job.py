@@ -160,7 +160,7 @@ class TrainingJob:
             if progress:
                 self._bar()
             else:
-                while self._core.wait(0.5) is None and self._is_going():
+                while self.wait(0.5) is None and self._is_going():
                     pass
         except KeyboardInterrupt:
             self._core.cancel(True)
@@ -205,7 +205,10 @@ class TrainingJob:
 
     async def run_slice_async(self, seconds: float) -> Slice:
         """As :meth:`run_slice`, for callers that await."""
-        return Slice(await self._core.run_slice_async(float(seconds)))
+        try:
+            return Slice(await self._core.run_slice_async(float(seconds)))
+        except _core.SftmixError.Callback as e:
+            raise with_cause(e)
 
     def pause(self) -> None:
         """Asks it to wait: it finishes its micro-batch and writes a checkpoint."""
