@@ -121,6 +121,10 @@ fn more(
     observe: &mut dyn FnMut(u64) -> Result<()>,
 ) -> std::result::Result<(), Fault> {
     let url = || client.place(repo, commit, &file.name);
+    let ended = |partial: &Partial<'_>, why: String| {
+        let reason = format!("the connection ended at byte {} of {}{why}", partial.bytes, file.bytes);
+        Fault::Passing(refused(&url(), reason))
+    };
     let (at, mut body) = client.read(repo, commit, file, partial.bytes)?;
     if at != partial.bytes {
         partial.clear(file).map_err(Fault::Final)?;
@@ -130,11 +134,10 @@ fn more(
         let n = match body.read(&mut piece) {
             Ok(n) => n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(Fault::Passing(refused(&url(), e.to_string()))),
+            Err(e) => return Err(ended(partial, format!(": {e}"))),
         };
         if n == 0 && partial.bytes < file.bytes {
-            let reason = format!("the connection ended at byte {} of {}", partial.bytes, file.bytes);
-            return Err(Fault::Passing(refused(&url(), reason)));
+            return Err(ended(partial, String::new()));
         }
         if n == 0 {
             return Ok(());

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::control::Limits;
+use super::limits::Limits;
 use crate::config::DeviceSetting;
 use crate::data::tokens::RowCounts;
 use crate::data::tokens::SourceCounts;

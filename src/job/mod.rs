@@ -4,10 +4,12 @@
 mod control;
 mod event;
 mod feed;
+mod limits;
 mod listener;
 mod rows;
 mod runner;
 mod slice;
+mod status;
 
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,12 +18,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
-pub use control::{JobControl, JobState, JobStatus, Limits};
+pub use control::JobControl;
 pub use event::{Control, EvaluatedEvent, Event, Prepared, StepEvent};
 pub use feed::NumberedEvent;
+pub use limits::Limits;
 pub use listener::Listener;
 pub use rows::RowSource;
 pub use slice::Slice;
+pub use status::{JobState, JobStatus};
 
 use crate::base::Model;
 use crate::config::{DataSource, DataSources, TrainConfig};
@@ -223,6 +227,25 @@ impl TrainingJob {
                 self.inner.end(&result);
                 result.map(drop)
             }
+        }
+    }
+
+    /// Trains on this thread for at most so long and the micro-batch that is under way, writes a checkpoint and returns;
+    /// the next slice, in this process or another, goes on to the same bytes. The model stays open between slices, memory
+    /// for training does not.
+    ///
+    /// # Errors
+    /// As [`TrainingJob::run`]: [`Error::Stopped`] when somebody stopped it before its time was up.
+    pub fn run_slice(&self, time: Duration) -> Result<Slice> {
+        self.inner.begin(Some(time))?;
+        let result = self.inner.listened_attempt();
+        self.inner.end(&result);
+        match result {
+            Ok(report) => Ok(Slice { report: Some(report), checkpoint: None }),
+            Err(Error::Stopped { checkpoint }) if self.inner.control.expired() => {
+                Ok(Slice { report: None, checkpoint })
+            }
+            Err(e) => Err(e),
         }
     }
 

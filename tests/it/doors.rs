@@ -53,7 +53,7 @@ fn each_event_of_the_library_has_its_kind_in_the_door() {
     assert!(door.remove("Other"));
     assert_eq!(ours, door);
     assert_eq!(
-        variants("src/job/control.rs", "pub enum JobState {"),
+        variants("src/job/status.rs", "pub enum JobState {"),
         variants("bindings/uniffi/src/records.rs", "pub enum JobState {")
     );
 }

@@ -17,6 +17,8 @@ mod generate;
 mod gguf;
 mod golden;
 #[cfg(feature = "cli")]
+mod hub;
+#[cfg(feature = "cli")]
 mod kill;
 #[cfg(feature = "cli")]
 mod memory;

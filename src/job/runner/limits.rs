@@ -3,8 +3,9 @@
 use super::parts::{Runner, Training};
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
-use crate::job::control::Limits;
+
 use crate::job::event::Event;
+use crate::job::limits::Limits;
 use crate::plan::settle::{limits_are_kept, settle, RowFacts, WeightFacts};
 use crate::steps::stage::StageRun;
 use crate::train::score::Together;
