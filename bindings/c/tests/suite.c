@@ -201,8 +201,8 @@ static void t_command_line(void)
     MUST(report.steps == 8 && report.examples == 800 && report.train_loss > 0 && report.eval_loss > 0);
     MUST(has(report.adapter, "/sdk/adapter") && has(report.json, "\"train_loss\":"));
     /* The words are the command line's. */
-    char *cli = read_file(in_work("cli.json"), NULL);
-    MUST(cli && has(cli, say("\"train_loss\":%.6g", report.train_loss)) == has(report.json, say("\"train_loss\":%.6g", report.train_loss)));
+    char *cli = read_file(in_work("cli.json"), NULL), *from = strstr(report.json, "\"steps\":"), *to = from ? strstr(from, "\"seconds\":") : NULL;
+    MUST(cli && from && to && to - from > 60 && has(cli, say("%.*s", (int)(to - from), from)));
     free(cli);
     MUST(info_of(job).state == SFTMIX_JOB_STATE_DONE && info_of(job).global_step == 8);
     sftmix_report_free(&report);
@@ -306,7 +306,7 @@ static void t_export(void)
     MUST(has(json, "\"format\":\"gguf\"") && has(json, "\"effect\":"));
     sftmix_string_free(json);
     MUST(exists(in_work("plain/export/gguf/adapter.gguf")) && exists(in_work("plain/export/mlx/adapters.safetensors")));
-    MUST(shell(say("'%s' export --run '%s/plain' --to gguf --out '%s/cli-export' > /dev/null 2>&1", program, work, work)));
+    MUST(shell(say("'%s' export '%s/plain' --to gguf --out '%s/cli-export' > /dev/null 2>&1", program, work, work)));
     MUST(same_files(in_work("cli-export/gguf/adapter.gguf"), in_work("plain/export/gguf/adapter.gguf")));
     o.formats = "onnx";
     IS(INVALID_CONFIG, sftmix_export(&o, NULL, NULL));
@@ -939,7 +939,7 @@ static void t_errors(void)
     IS(NON_FINITE, new_and_run(&o));
     MUST(sftmix_last_error_field("what") != NULL);
     o = quick("errors6");
-    o.lr = 1e-45;
+    o.lr = 1e-60;
     o.weight_decay = 0;
     IS(NOTHING_TRAINED, new_and_run(&o));
     /* A dynamics log that is none. */
@@ -1108,6 +1108,7 @@ static void t_memory(void)
         o.model = NULL;
         o.data = in_work("few.jsonl");
         o.max_steps = 1;
+        o.warmup_ratio = 0;
         o.max_length = 32;
         o.threads = 1;
         OK(sftmix_job_new(&o, model, &job));
