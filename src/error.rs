@@ -116,6 +116,14 @@ pub enum Error {
         /// What was expected and what was found.
         reason: String,
     },
+    /// A folder holds no dynamics log.
+    #[error("{}: no dynamics here", path.display())]
+    NoDynamics {
+        /// The folder.
+        path: PathBuf,
+        /// The earlier run that the run took its dynamics from, where it did.
+        from: Option<PathBuf>,
+    },
     /// A run folder or checkpoint is damaged or in the way.
     #[error("{}: {reason}", path.display())]
     Checkpoint {
@@ -239,6 +247,7 @@ impl Error {
             | Error::Adapter { path, .. }
             | Error::ExportMismatch { path, .. }
             | Error::Dynamics { path, .. }
+            | Error::NoDynamics { path, .. }
             | Error::Checkpoint { path, .. } => {
                 if let Ok(inside) = path.strip_prefix(from) {
                     let known = if inside.as_os_str().is_empty() { to.to_path_buf() } else { to.join(inside) };

@@ -21,6 +21,7 @@ mod held;
 mod job;
 mod kernels;
 mod lora;
+mod map;
 mod memory;
 mod model;
 mod ops;
@@ -52,6 +53,7 @@ pub use job::{
     Control, EvaluatedEvent, Event, JobControl, JobState, JobStatus, Limits, Listener, NumberedEvent, Prepared,
     RowSource, Slice, StepEvent, TrainingJob,
 };
+pub use map::{DataMap, MapDistribution, MapFilter, MapKey, MapPage, MapPoint, MapQuery, MapRow, MapSummary};
 pub use model::Keep;
 pub use plan::{plan, plan_on, PlannedMemory, RunPlan};
 pub use run::TrainReport;

@@ -1,19 +1,15 @@
 //! `sftmix dynamics show` and `export`.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
 use serde_json::{json, Value};
-use sftmix::dynamics::{confidences, export, metrics, split_checkpoints, DynamicsLog, HalfSummary, Metrics, Summary};
-use sftmix::internal::data::text::chat::ChatFormat;
-use sftmix::internal::data::text::Rendered;
-use sftmix::internal::data::tokens::read_rows;
-use sftmix::internal::data::tokens::{file_and_row, row_name, Tokenizer};
-use sftmix::internal::recipe::{Half, Halves};
-use sftmix::{Confidence, Dynamics, TrainConfig};
+use sftmix::dynamics::{confidences, export, metrics, split_checkpoints, Half, HalfSummary};
+use sftmix::internal::recipe::Halves;
+use sftmix::{DataMap, Error, MapDistribution, MapQuery, MapRow};
 
 use super::failure::{Done, Failure};
 use super::format::{count, number, one_line, one_line_end, plural};
@@ -23,7 +19,8 @@ use super::output;
 const SHOWN: usize = 160;
 /// Examples shown of either half.
 const ROWS: usize = 5;
-const QUANTILES: [f64; 5] = [0.0, 0.25, 0.5, 0.75, 1.0];
+/// Most rows of a page.
+const PAGE: usize = 10_000;
 
 /// Look at what a reference run thought of each example
 #[derive(clap::Args, Debug)]
@@ -64,192 +61,94 @@ enum Format {
     Jsonl,
 }
 
-/// A log and what follows from it.
-struct View {
-    config: Option<TrainConfig>,
-    log: DynamicsLog,
-    kind: Confidence,
-    which: Vec<usize>,
-    metrics: Vec<Metrics>,
-    confidences: Vec<f32>,
-}
-
-impl View {
-    fn open(run: &Path) -> Result<View, Failure> {
-        let (folder, dir) = match run.join("header.json").exists() {
-            true => (run.parent().map(Path::to_path_buf), run.to_path_buf()),
-            false => (Some(run.to_path_buf()), run.join("dynamics")),
-        };
-        let config = folder.and_then(|f| config_of(&f.join("run.json")));
-        if !dir.join("header.json").exists() {
-            let failure = Failure::failed(format!("{}: no dynamics here", run.display()));
-            return Err(match config.map(|c| c.dynamics) {
-                Some(Dynamics::Path(from)) => failure.hint(format!("the run took them from {}", from.display())),
-                _ => failure.hint("dynamics are written by recipe sftmix, in the dynamics folder of the run"),
+/// Opens the map of a run whose checkpoints are all whole.
+fn open(run: &Path) -> Result<DataMap, Failure> {
+    let map = match DataMap::open(run) {
+        Err(Error::NoDynamics { path, from }) => {
+            let failure = Failure::failed(format!("{}: no dynamics here", path.display()));
+            return Err(match from {
+                Some(from) => failure.hint(format!("the run took them from {}", from.display())),
+                None => failure.hint("dynamics are written by recipe sftmix, in the dynamics folder of the run"),
             });
         }
-        let log = DynamicsLog::open(&dir)?;
-        let kind = config.as_ref().map_or(TrainConfig::default().confidence, |c| c.confidence);
-        let which = split_checkpoints(&log)?;
-        let metrics = metrics(&log, &which)?;
-        let confidences = confidences(&log, kind, &which)?;
-        Ok(View { config, log, kind, which, metrics, confidences })
+        map => map?,
+    };
+    // A split of some checkpoints alone would be taken for that of the run.
+    if map.incomplete().is_some() {
+        split_checkpoints(map.log())?;
     }
-
-    fn row(&self, example: u32) -> u64 {
-        self.log.example(example).map_or(0, |(row, _)| row)
-    }
-
-    /// Text of some examples, one a place, or why there is none.
-    fn texts(&self, examples: &[u32]) -> Result<Vec<Option<Rendered>>, String> {
-        let Some(config) = &self.config else { return Err("there is no run.json beside the log".into()) };
-        let rows: Vec<u64> = examples.iter().map(|&e| self.row(e)).collect();
-        let read = |format: &ChatFormat| read_files(config, format, &rows);
-        // Only conversations need the tokenizer: its end token, or its template. Without either they fail.
-        let mut found = read(&ChatFormat::default())
-            .or_else(|e| match Tokenizer::load(&config.model) {
-                Ok(tokenizer) => read(&ChatFormat::of(&tokenizer, &config.data_options, None)?),
-                Err(_) => Err(e),
-            })
-            .map_err(|e| e.to_string())?;
-        let mut changed = 0;
-        for (&example, row) in examples.iter().zip(&rows) {
-            let name = self.log.example(example).map(|(_, hash)| hash);
-            // A piece of a split text has a name of its own, so only whole rows can be compared.
-            let differs = |r: &Rendered| !r.whole && Some(r.hash(0)) != name;
-            if found.get(row).is_some_and(differs) {
-                found.remove(row);
-                changed += 1;
-            }
-        }
-        if changed > 0 {
-            log::warn!("{}: {} changed since the run", config.data, plural(changed, "row"));
-        }
-        Ok(rows.iter().map(|row| found.get(row).cloned()).collect())
-    }
-}
-
-/// Text of some rows of a run's data files.
-fn read_files(config: &TrainConfig, format: &ChatFormat, rows: &[u64]) -> sftmix::Result<BTreeMap<u64, Rendered>> {
-    let mut found = BTreeMap::new();
-    for (file, source) in config.data.0.iter().enumerate() {
-        let own: Vec<(u64, u64)> = rows
-            .iter()
-            .map(|&row| (row, file_and_row(row)))
-            .filter(|r| r.1 .0 == file)
-            .map(|r| (r.1 .1, r.0))
-            .collect();
-        if own.is_empty() {
-            continue;
-        }
-        let numbers: Vec<u64> = own.iter().map(|r| r.0).collect();
-        let mut texts = read_rows(&source.path, &config.data_options, format, &numbers)?;
-        found.extend(own.iter().filter_map(|(row, name)| Some((*name, texts.remove(row)?))));
-    }
-    Ok(found)
-}
-
-fn config_of(path: &Path) -> Option<TrainConfig> {
-    let mut run: Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
-    match serde_json::from_value(run.get_mut("config")?.take()) {
-        Ok(config) => Some(config),
-        Err(e) => {
-            log::warn!("{}: settings not readable: {e}", path.display());
-            None
-        }
-    }
+    Ok(map)
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> Done {
     match args.command {
-        Command::Show { run, rows, json } => show(&View::open(&run)?, rows, json),
+        Command::Show { run, rows, json } => show(&open(&run)?, rows, json),
         Command::Export { run, format, out } => {
-            let view = View::open(&run)?;
+            let map = open(&run)?;
             match format {
-                Format::Csv => export_csv(&view, out.as_deref()),
-                Format::Jsonl => export_jsonl(&view, out.as_deref()),
+                Format::Csv => export_csv(&map, out.as_deref()),
+                Format::Jsonl => export_jsonl(&map, out.as_deref()),
             }
         }
     }
 }
 
-/// Mean and quantiles.
-struct Distribution {
-    mean: f64,
-    quantiles: [f64; QUANTILES.len()],
+fn distribution_line(d: &MapDistribution) -> String {
+    let [mean, min, q1, median, q3, max] = [d.mean, d.min, d.q25, d.median, d.q75, d.max].map(number);
+    format!("mean {mean}, min {min}, 25 % {q1}, median {median}, 75 % {q3}, max {max}")
 }
 
-impl Distribution {
-    fn new(values: impl Iterator<Item = f64>) -> Distribution {
-        let mut v: Vec<f64> = values.collect();
-        v.sort_unstable_by(f64::total_cmp);
-        let mean = v.iter().sum::<f64>() / v.len().max(1) as f64;
-        // Linear between neighbours, as numpy's default.
-        let at = |q: f64| {
-            let place = q * v.len().saturating_sub(1) as f64;
-            let (low, high) = (place.floor() as usize, place.ceil() as usize);
-            let (Some(a), Some(b)) = (v.get(low), v.get(high)) else { return f64::NAN };
-            if a == b {
-                *a
-            } else {
-                a + (b - a) * (place - low as f64)
-            }
-        };
-        Distribution { mean, quantiles: QUANTILES.map(at) }
+/// Indices of up to `count` examples of a half from the `offset`-th on, most confident first.
+fn indices(map: &DataMap, half: Half, offset: u64, count: usize) -> sftmix::Result<Vec<u32>> {
+    let mut found = Vec::new();
+    while found.len() < count {
+        let limit = (count - found.len()).min(PAGE) as u32;
+        let offset = offset + found.len() as u64;
+        let page = map.page(&MapQuery { descending: true, half: Some(half), offset, limit, ..Default::default() })?;
+        if page.rows.is_empty() {
+            break;
+        }
+        found.extend(page.rows.iter().map(|r| r.index));
     }
-
-    fn line(&self) -> String {
-        let [min, q1, median, q3, max] = self.quantiles.map(number);
-        format!("mean {}, min {min}, 25 % {q1}, median {median}, 75 % {q3}, max {max}", number(self.mean))
-    }
-
-    fn json(&self) -> Value {
-        let [min, q1, median, q3, max] = self.quantiles;
-        json!({"mean": self.mean, "min": min, "q25": q1, "median": median, "q75": q3, "max": max})
-    }
+    Ok(found)
 }
 
-fn show(view: &View, rows: usize, json: bool) -> Done {
-    let halves = Halves::split(&view.confidences)?;
-    let summary = Summary::new(&view.metrics, &halves.labels());
-    let most: Vec<u32> = halves.confident().iter().copied().take(rows).collect();
-    let least: Vec<u32> = halves.unconfident().iter().rev().copied().take(rows).collect();
-    let shown: Vec<u32> = most.iter().chain(&least).copied().collect();
-    let (texts, absent) = match view.texts(&shown) {
-        Ok(texts) => (texts, None),
-        Err(reason) => (vec![None; shown.len()], Some(reason)),
-    };
-    let (most_texts, least_texts) = texts.split_at(most.len());
-    let perplexity = Distribution::new(view.metrics.iter().map(|m| m.mean_perplexity));
-    let nll = Distribution::new(view.metrics.iter().map(|m| m.mean_nll));
-    let ids: Vec<&str> = view.which.iter().map(|&c| view.log.checkpoints()[c].id.as_str()).collect();
+/// Says how many rows have another text now, and gives the reason where no text could be read.
+fn absent(map: &DataMap, rows: &[MapRow]) -> Option<String> {
+    let is = |r: &&MapRow, why: &str| r.text_absent.as_deref() == Some(why);
+    let changed: BTreeSet<(u32, u64)> =
+        rows.iter().filter(|r| is(r, MapRow::CHANGED)).map(|r| (r.file_index, r.row)).collect();
+    if let (1.., Some(config)) = (changed.len(), map.config()) {
+        log::warn!("{}: {} changed since the run", config.data, plural(changed.len() as u64, "row"));
+    }
+    let other = rows.iter().find(|r| !is(r, MapRow::CHANGED) && !is(r, MapRow::GONE) && r.text_absent.is_some());
+    other.and_then(|r| r.text_absent.clone())
+}
+
+fn show(map: &DataMap, rows: usize, json: bool) -> Done {
+    let summary = map.summary()?;
+    let most = indices(map, Half::Confident, 0, rows)?;
+    let mut least = indices(map, Half::Unconfident, summary.unconfident.rows.saturating_sub(rows as u64), rows)?;
+    least.reverse();
+    let shown = map.rows(&[&most[..], &least].concat(), true)?;
+    let absent = absent(map, &shown);
+    let (most, least) = shown.split_at(most.len());
 
     if json {
-        let list = |examples: &[u32], texts: &[Option<Rendered>]| -> Vec<Value> {
-            examples.iter().zip(texts).map(|(&e, t)| example_json(view, e, t.as_ref())).collect()
-        };
-        return Ok(output::print_json(&json!({
-            "examples": view.log.len(),
-            "checkpoints": ids,
-            "confidence": view.kind,
-            "perplexity": perplexity.json(),
-            "nll": nll.json(),
-            "spearman": summary.spearman,
-            "confident": half_json(&summary.confident),
-            "unconfident": half_json(&summary.unconfident),
-            "neither": half_json(&summary.neither),
-            "most_confident": list(&most, most_texts),
-            "least_confident": list(&least, least_texts),
-            "text_absent": absent,
-        }))?);
+        let list = |rows: &[MapRow]| rows.iter().map(example_json).collect::<Vec<Value>>();
+        let mut value = serde_json::to_value(&summary).map_err(std::io::Error::from)?;
+        value["most_confident"] = list(most).into();
+        value["least_confident"] = list(least).into();
+        value["text_absent"] = absent.into();
+        return Ok(output::print_json(&value)?);
     }
 
     let mut out = output::table(&[
-        ("examples", count(view.log.len())),
-        ("checkpoints", ids.join(", ")),
-        ("perplexity", perplexity.line()),
-        ("loss", nll.line()),
+        ("examples", count(summary.examples)),
+        ("checkpoints", summary.checkpoints.join(", ")),
+        ("perplexity", distribution_line(&summary.perplexity)),
+        ("loss", distribution_line(&summary.nll)),
         ("agreement", format!("{:.3}, rank correlation of confidence by perplexity and by nll", summary.spearman)),
         ("confident half", half_line(&summary.confident)),
         ("unconfident half", half_line(&summary.unconfident)),
@@ -260,13 +159,11 @@ fn show(view: &View, rows: usize, json: bool) -> Done {
     if let Some(reason) = absent.filter(|_| !shown.is_empty()) {
         out += &format!("\nThe text of the examples cannot be shown: {reason}\n");
     }
-    for (title, examples, texts) in [("Most confident", &most, most_texts), ("Least confident", &least, least_texts)] {
-        if !examples.is_empty() {
-            out += &format!("\n{title}, by {}\n", view.kind);
+    for (title, rows) in [("Most confident", most), ("Least confident", least)] {
+        if !rows.is_empty() {
+            out += &format!("\n{title}, by {}\n", map.confidence());
         }
-        for (&e, text) in examples.iter().zip(texts) {
-            out += &example_text(view, e, text.as_ref());
-        }
+        rows.iter().for_each(|row| out += &example_text(row));
     }
     Ok(output::print(&out)?)
 }
@@ -282,63 +179,50 @@ fn half_line(h: &HalfSummary) -> String {
     )
 }
 
-fn half_json(h: &HalfSummary) -> Value {
-    json!({
-        "examples": h.rows,
-        "mean_tokens": h.mean_tokens,
-        "mean_nll": h.mean_nll,
-        "mean_perplexity": h.mean_perplexity,
-        "mean_confidence": h.mean_confidence,
-        "mean_variability": h.mean_variability,
-        "never_correct": h.never_correct,
-    })
-}
-
-/// Prompt and response; of a conversation, what comes before its first trained part and that part.
-fn parts(text: &Rendered) -> (&str, &str) {
-    let span = text.spans.first().cloned().unwrap_or(0..text.text.len());
-    (text.text.get(..span.start).unwrap_or_default(), text.text.get(span).unwrap_or_default())
-}
-
-fn example_text(view: &View, e: u32, text: Option<&Rendered>) -> String {
-    let m = view.metrics.get(e as usize).copied().unwrap_or_default();
+fn example_text(row: &MapRow) -> String {
     let mut out = format!(
         "  {}: perplexity {}, loss {}, {}\n",
-        row_name(view.row(e)),
-        number(m.mean_perplexity),
-        number(m.mean_nll),
-        plural(m.n_tokens.into(), "token")
+        match row.file_index {
+            0 => format!("row {}", row.row),
+            file => format!("row {} of file {}", row.row, file + 1),
+        },
+        number(row.mean_perplexity),
+        number(row.mean_nll),
+        plural(row.tokens.into(), "token")
     );
-    if let Some(text) = text {
-        let (prompt, response) = parts(text);
-        if !prompt.trim().is_empty() {
-            out += &format!("    prompt    {}\n", one_line_end(prompt, SHOWN));
-        }
-        out += &format!("    {}  {}\n", if text.whole { "text    " } else { "response" }, one_line(response, SHOWN));
+    if let Some(prompt) = row.prompt.as_ref().filter(|prompt| !prompt.trim().is_empty()) {
+        out += &format!("    prompt    {}\n", one_line_end(prompt, SHOWN));
+    }
+    if let Some(response) = &row.response {
+        let name = if row.prompt.is_some() { "response" } else { "text    " };
+        out += &format!("    {name}  {}\n", one_line(response, SHOWN));
     }
     out
 }
 
-fn example_json(view: &View, e: u32, text: Option<&Rendered>) -> Value {
-    let m = view.metrics.get(e as usize).copied().unwrap_or_default();
+fn example_json(row: &MapRow) -> Value {
+    let prompt = row.response.as_ref().map(|_| row.prompt.as_deref().unwrap_or_default());
     json!({
-        "index": e,
-        "row": file_and_row(view.row(e)).1,
-        "file": file_and_row(view.row(e)).0,
-        "mean_perplexity": m.mean_perplexity,
-        "mean_nll": m.mean_nll,
-        "confidence": m.confidence,
-        "variability": m.variability,
-        "tokens": m.n_tokens,
-        "prompt": text.map(|t| parts(t).0),
-        "response": text.map(|t| parts(t).1),
+        "index": row.index,
+        "row": row.row,
+        "file": row.file_index,
+        "mean_perplexity": row.mean_perplexity,
+        "mean_nll": row.mean_nll,
+        "confidence": row.mean_probability,
+        "variability": row.variability,
+        "tokens": row.tokens,
+        "prompt": prompt,
+        "response": row.response,
     })
 }
 
-fn export_csv(view: &View, out: Option<&Path>) -> Done {
+fn export_csv(map: &DataMap, out: Option<&Path>) -> Done {
+    let (log, which) = (map.log(), map.checkpoints());
+    let metrics = metrics(log, which)?;
     // A set too small to be split is still worth its table.
-    let labels: Vec<Half> = Halves::split(&view.confidences).map(|h| h.labels()).unwrap_or_default();
-    let write = |to: &mut dyn Write| export::csv(&view.log, &view.metrics, &labels, to);
+    let labels: Vec<Half> =
+        Halves::split(&confidences(log, map.confidence(), which)?).map(|h| h.labels()).unwrap_or_default();
+    let write = |to: &mut dyn Write| export::csv(log, &metrics, &labels, to);
     match out {
         Some(path) if path.is_dir() => to_file(&path.join(export::CSV), write),
         Some(path) => to_file(path, write),
@@ -346,13 +230,15 @@ fn export_csv(view: &View, out: Option<&Path>) -> Done {
     }
 }
 
-fn export_jsonl(view: &View, out: Option<&Path>) -> Done {
-    let measures = |to: &mut dyn Write| export::td_metrics(&view.log, &view.metrics, to);
+fn export_jsonl(map: &DataMap, out: Option<&Path>) -> Done {
+    let (log, which) = (map.log(), map.checkpoints());
+    let metrics = metrics(log, which)?;
+    let measures = |to: &mut dyn Write| export::td_metrics(log, &metrics, to);
     let Some(dir) = out else { return to_stdout(measures) };
     std::fs::create_dir_all(dir).map_err(|e| Failure::failed(format!("{}: {e}", dir.display())))?;
-    for (i, &c) in view.which.iter().enumerate() {
+    for (i, &c) in which.iter().enumerate() {
         let name = export::checkpoint_file_name(i);
-        to_file(&dir.join(&name), |to| export::checkpoint(&view.log, c, &name, to))?;
+        to_file(&dir.join(&name), |to| export::checkpoint(log, c, &name, to))?;
     }
     to_file(&dir.join(export::TD_METRICS), measures)
 }
@@ -370,25 +256,4 @@ fn to_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> sftmix::Result<()>
     out.flush().map_err(fault)?;
     output::note(&format!("wrote {}", path.display()));
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quantiles_lie_between_neighbours() {
-        let d = Distribution::new([4.0, 1.0, 2.0, 3.0].into_iter());
-        assert_eq!((d.mean, d.quantiles), (2.5, [1.0, 1.75, 2.5, 3.25, 4.0]));
-        let d = Distribution::new([1.0, f64::INFINITY, f64::INFINITY].into_iter());
-        assert_eq!(d.quantiles[4], f64::INFINITY);
-        assert!(Distribution::new(std::iter::empty()).quantiles[2].is_nan());
-    }
-
-    #[test]
-    fn a_row_is_shown_by_prompt_and_response() {
-        let r = Rendered::pair("Question: é?\n", "yes");
-        assert_eq!(parts(&r), ("Question: é?\n", "yes"));
-        assert_eq!(parts(&Rendered::text("abc")), ("", "abc"));
-    }
 }

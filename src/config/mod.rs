@@ -26,6 +26,7 @@ pub use lora::{LoraConfig, TargetModules};
 pub(crate) use patterns::is_regex;
 pub use patterns::{Layers, ModulePattern};
 pub use sources::{DataSource, DataSources};
+pub(crate) use words::text_enum;
 pub use words::{Confidence, DataFormat, MixReduction, Recipe, Recompute, Schedule};
 
 /// Every setting of a run. `Default` gives what the command line's `--help` prints.

@@ -1,17 +1,16 @@
 //! Settings that are one word of a few.
 
-use serde::{Deserialize, Serialize};
-
+/// An enum that is written as one word of a few, in settings, in JSON and in text.
 macro_rules! text_enum {
     ($(#[$m:meta])* $name:ident { $($(#[$vm:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
         $(#[$m])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
         #[non_exhaustive]
         pub enum $name { $($(#[$vm])* #[serde(rename = $text)] $variant),+ }
         impl $name {
-            /// Every value, as written in settings.
+            /// Every value, as written.
             pub const NAMES: &'static [&'static str] = &[$($text),+];
-            /// The value as written in settings.
+            /// The value as written.
             pub fn as_str(self) -> &'static str { match self { $(Self::$variant => $text),+ } }
         }
         impl std::str::FromStr for $name {
@@ -28,6 +27,7 @@ macro_rules! text_enum {
         }
     };
 }
+pub(crate) use text_enum;
 
 text_enum! {
     /// What a run computes.

@@ -34,6 +34,8 @@ pub(crate) use import::imported;
 pub use import::{import_confidences, ImportReport};
 pub use log::{DynamicsLog, Records};
 pub use metrics::{confidences, metrics, split_checkpoints, Metrics};
+pub(crate) use metrics::{incomplete, metrics_of, spread, visit_all, whole_checkpoints, Lengths, NEVER_CORRECT};
+pub(crate) use summary::rank_correlation;
 pub use summary::{spearman, HalfSummary, Summary};
 pub use writer::{DynamicsWriter, Position};
 

@@ -1,9 +1,12 @@
 //! The median split (arXiv 2410.05248): two halves of equal size by confidence.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 
 /// Where an example ended up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Half {
     /// Above the median.
     Confident,
@@ -21,6 +24,16 @@ impl Half {
             Half::Unconfident => "unconfident",
             Half::Neither => "neither",
         }
+    }
+}
+
+impl std::str::FromStr for Half {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Half, String> {
+        let all = [Half::Confident, Half::Unconfident, Half::Neither];
+        let found = all.into_iter().find(|h| h.as_str() == s);
+        found.ok_or_else(|| format!("expected one of {}, found {s:?}", all.map(Half::as_str).join(", ")))
     }
 }
 
@@ -128,6 +141,15 @@ mod tests {
         assert_eq!(h.labels(), [Neither, Confident, Unconfident, Neither, Unconfident, Confident, Neither]);
         assert!(Halves::split(&[nan, -1.0]).unwrap_err().to_string().contains("found 1 of 2"));
         assert!(Halves::split(&[]).is_err());
+    }
+
+    #[test]
+    fn a_half_is_one_word_in_text_and_json() {
+        for half in [Half::Confident, Half::Unconfident, Half::Neither] {
+            assert_eq!(half.as_str().parse(), Ok(half));
+            assert_eq!(serde_json::to_value(half).unwrap(), half.as_str());
+        }
+        assert!("sure".parse::<Half>().unwrap_err().contains("confident, unconfident, neither"));
     }
 
     #[test]

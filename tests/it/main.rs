@@ -8,6 +8,7 @@ mod cli;
 #[cfg(feature = "cli")]
 mod data;
 mod device;
+mod doors;
 mod dropout;
 #[cfg(feature = "generate")]
 mod export;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use sftmix::dynamics::DynamicsLog;
 use sftmix::internal::lora::peft::load_adapter;
 use sftmix::{
-    Control, DataOptions, Dynamics, Error, Event, LoraConfig, Recipe, TargetModules, TrainConfig, TrainReport,
-    TrainingJob,
+    Control, DataMap, DataOptions, Dynamics, Error, Event, LoraConfig, MapFilter, MapKey, MapQuery, Recipe,
+    TargetModules, TrainConfig, TrainReport, TrainingJob,
 };
 
 use crate::support::{project, shared};
@@ -280,4 +280,61 @@ fn other_data_or_another_base_is_refused_on_resume() {
     std::fs::write(model.join("model.safetensors"), bytes).unwrap();
     let e = resume(&out);
     assert!(e.contains("another base model"), "{e}");
+}
+
+#[test]
+fn a_run_is_looked_at_page_by_page_while_it_goes_and_when_it_has_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let mut seen = Vec::new();
+    TrainingJob::new(demo(&out))
+        .unwrap()
+        .run(|e| {
+            // In the second sweep, and in the target run.
+            if matches!(e, Event::Sweep { number: 2, .. } | Event::Split { .. }) {
+                let map = DataMap::open(&out).unwrap();
+                let summary = map.summary().unwrap();
+                seen.push((summary.checkpoints.len(), summary.incomplete.is_some()));
+            }
+            Control::Continue
+        })
+        .unwrap();
+    assert!(seen.contains(&(1, true)) && seen.last() == Some(&(4, false)), "{seen:?}");
+
+    let map = DataMap::open(&out).unwrap();
+    let summary = map.summary().unwrap();
+    assert_eq!((summary.examples, summary.confident.rows, summary.unconfident.rows), (800, 400, 400));
+    assert!(summary.confident.mean_nll < summary.unconfident.mean_nll, "{summary:?}");
+    let mut rows = Vec::new();
+    for offset in (0..800).step_by(300) {
+        let query = MapQuery { offset, limit: 300, with_text: true, ..Default::default() };
+        let page = map.page(&query).unwrap();
+        assert_eq!(page.total, 800);
+        rows.extend(page.rows);
+    }
+    assert!(rows.is_sorted_by_key(|r| r.confidence), "least confident first");
+    let mut indices: Vec<u32> = rows.iter().map(|r| r.index).collect();
+    indices.sort_unstable();
+    assert_eq!(indices, (0..800).collect::<Vec<_>>(), "each example once");
+    let data = project("assets/demo/train.jsonl");
+    let lines: Vec<String> = std::fs::read_to_string(&data).unwrap().lines().map(String::from).collect();
+    for row in &rows {
+        assert_eq!((row.file.as_deref(), row.text_absent.as_deref()), (Some(data.as_path()), None));
+        let line: serde_json::Value = serde_json::from_str(&lines[row.row as usize - 1]).unwrap();
+        assert_eq!(line["completion"].as_str(), row.response.as_deref(), "{row:?}");
+    }
+
+    let never = MapFilter { key: MapKey::Correctness, min: None, max: Some(0.0) };
+    let query = MapQuery { sort_by: MapKey::Nll, descending: true, filters: vec![never], ..Default::default() };
+    let page = map.page(&query).unwrap();
+    let halves = [&summary.confident, &summary.unconfident, &summary.neither];
+    assert_eq!(page.total, halves.iter().map(|h| h.never_correct).sum::<u64>());
+    let row = &rows[0];
+    let points = map.history(row.index).unwrap();
+    let mean = points.iter().map(|p| p.nll).sum::<f64>() / points.len() as f64;
+    assert_eq!(
+        points.iter().map(|p| &p.checkpoint).collect::<Vec<_>>(),
+        summary.checkpoints.iter().collect::<Vec<_>>()
+    );
+    assert!((mean - row.mean_nll).abs() < 1e-12, "{points:?} {row:?}");
 }

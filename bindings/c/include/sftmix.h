@@ -212,6 +212,10 @@ typedef enum sftmix_status {
    */
   SFTMIX_STATUS_THREADS = 23,
   /**
+   * A folder holds no dynamics log: `path`; `from`, the earlier run that the run took its dynamics from.
+   */
+  SFTMIX_STATUS_NO_DYNAMICS = 24,
+  /**
    * An error that this interface has no number for: `reason`.
    */
   SFTMIX_STATUS_OTHER = 99,
@@ -280,6 +284,24 @@ typedef enum sftmix_job_state {
 } sftmix_job_state;
 
 /**
+ * A half of the rows.
+ */
+typedef enum sftmix_half {
+  /**
+   * Of neither.
+   */
+  SFTMIX_HALF_NEITHER = 0,
+  /**
+   * The confident half.
+   */
+  SFTMIX_HALF_CONFIDENT = 1,
+  /**
+   * The unconfident half.
+   */
+  SFTMIX_HALF_UNCONFIDENT = 2,
+} sftmix_half;
+
+/**
  * A resident model that generates, with one of its adapters or without. One text at a time: who comes while another is
  * generated waits.
  */
@@ -289,6 +311,11 @@ typedef struct sftmix_generator sftmix_generator;
  * A training run: set up, run on a thread of its own or on the caller's, steered from any thread.
  */
 typedef struct sftmix_job sftmix_job;
+
+/**
+ * The data map of a run, on the checkpoints that were whole when it was opened. The log stays in its files.
+ */
+typedef struct sftmix_map sftmix_map;
 
 /**
  * A model that is open. Any number of jobs, generators and calls may work on one at the same time, and all share its
@@ -1180,6 +1207,138 @@ typedef struct sftmix_inspect_options {
   int64_t threads;
 } sftmix_inspect_options;
 
+/**
+ * What a page of a map is asked by. `sftmix_map_query_init` sets nothing, which is the 100 least confident examples without
+ * their texts.
+ */
+typedef struct sftmix_map_query {
+  /**
+   * Bytes of the structure, set by `sftmix_map_query_init`.
+   */
+  size_t struct_size;
+  /**
+   * `confidence`, `mean_probability`, `variability`, `correctness`, `forgetfulness`, `mean_perplexity`, `mean_nll`,
+   * `tokens` or `row`; NaN comes last.
+   */
+  const char *sort_by;
+  /**
+   * `confident`, `unconfident` or `neither` alone.
+   */
+  const char *half;
+  /**
+   * Bounds that all must hold: a JSON list of objects with `key` (as in `sort_by`), `min` and `max`.
+   */
+  const char *filters_json;
+  /**
+   * 1: greatest first.
+   */
+  int64_t descending;
+  /**
+   * Rows before the page.
+   */
+  int64_t offset;
+  /**
+   * Most rows of the page, 1 to 10000.
+   */
+  int64_t limit;
+  /**
+   * 1: with the rows' texts, for which the data files are read.
+   */
+  int64_t with_text;
+} sftmix_map_query;
+
+/**
+ * An example and what the checkpoints say of it.
+ */
+typedef struct sftmix_map_row {
+  /**
+   * Its place in the set, from 0.
+   */
+  uint64_t index;
+  /**
+   * Number of the row in its file, from 1.
+   */
+  uint64_t row;
+  /**
+   * The place of the file among the run's, from 0.
+   */
+  uint64_t file_index;
+  /**
+   * The file; NULL where it is not known. The page's own, as the other texts.
+   */
+  char *file;
+  /**
+   * What comes before the response; NULL without text.
+   */
+  char *prompt;
+  /**
+   * What is trained; NULL without text.
+   */
+  char *response;
+  /**
+   * Why there is no text, where it was asked for; otherwise NULL.
+   */
+  char *text_absent;
+  /**
+   * The half that it is in.
+   */
+  enum sftmix_half half;
+  /**
+   * SFTMix's confidence: minus the mean perplexity or NLL.
+   */
+  double confidence;
+  /**
+   * Mean perplexity.
+   */
+  double mean_perplexity;
+  /**
+   * Mean NLL, nats a token.
+   */
+  double mean_nll;
+  /**
+   * Mean probability: cartography's confidence.
+   */
+  double mean_probability;
+  /**
+   * Standard deviation of the probability.
+   */
+  double variability;
+  /**
+   * Checkpoints that predict at least half of the tokens.
+   */
+  uint64_t correctness;
+  /**
+   * Changes from such a checkpoint to one that does not; 1000 if there is none.
+   */
+  uint64_t forgetfulness;
+  /**
+   * Supervised tokens.
+   */
+  uint64_t tokens;
+} sftmix_map_row;
+
+/**
+ * A page of a map. Set up by `sftmix_map_page_init`; what a call has filled is freed by `sftmix_map_page_free`.
+ */
+typedef struct sftmix_map_page {
+  /**
+   * Bytes of the structure, set by `sftmix_map_page_init`.
+   */
+  size_t struct_size;
+  /**
+   * Examples that the filters leave, over all pages.
+   */
+  uint64_t total;
+  /**
+   * Rows of this page.
+   */
+  size_t count;
+  /**
+   * So many rows, in the order that was asked for; the page's own.
+   */
+  struct sftmix_map_row *rows;
+} sftmix_map_page;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -1547,6 +1706,66 @@ void sftmix_inspect_options_init(struct sftmix_inspect_options *options);
  */
 enum sftmix_status sftmix_inspect(const struct sftmix_inspect_options *options,
                                   char **json_out);
+
+/**
+ * Sets nothing. NULL is left alone.
+ */
+void sftmix_map_query_init(struct sftmix_map_query *query);
+
+/**
+ * Sets the structure up. NULL is left alone.
+ */
+void sftmix_map_page_init(struct sftmix_map_page *page);
+
+/**
+ * Frees the rows of a page and their texts, and empties it; again, or with NULL, does nothing.
+ */
+void sftmix_map_page_free(struct sftmix_map_page *page);
+
+/**
+ * Opens the map of a run folder, also of one whose run still goes on.
+ *
+ * `*out` is freed with `sftmix_map_free`. From any thread.
+ */
+enum sftmix_status sftmix_map_open(const char *run, struct sftmix_map **out);
+
+/**
+ * A page of the map; `query` may be NULL.
+ *
+ * `page` was set up by `sftmix_map_page_init` and is freed with `sftmix_map_page_free` before it is filled again. From any
+ * thread.
+ */
+enum sftmix_status sftmix_map_rows(const struct sftmix_map *map,
+                                   const struct sftmix_map_query *map_query,
+                                   struct sftmix_map_page *page);
+
+/**
+ * The same page as JSON.
+ *
+ * `*out` is freed with `sftmix_string_free`. From any thread.
+ */
+enum sftmix_status sftmix_map_rows_json(const struct sftmix_map *map,
+                                        const struct sftmix_map_query *map_query,
+                                        char **out);
+
+/**
+ * What the log says as a whole, as JSON: distributions, both halves.
+ *
+ * `*out` is freed with `sftmix_string_free`. From any thread.
+ */
+enum sftmix_status sftmix_map_summary(const struct sftmix_map *map, char **out);
+
+/**
+ * An example, by its index, under one checkpoint after another, as a JSON list.
+ *
+ * `*out` is freed with `sftmix_string_free`. From any thread.
+ */
+enum sftmix_status sftmix_map_history(const struct sftmix_map *map, uint32_t example, char **out);
+
+/**
+ * Frees the handle. NULL is fine. From any thread.
+ */
+enum sftmix_status sftmix_map_free(struct sftmix_map *map);
 
 /**
  * Opens a Hugging Face model folder (`config.json`, `tokenizer.json`, safetensors) or a GGUF file.

@@ -61,6 +61,8 @@ pub enum sftmix_status {
     Callback = 22,
     /// Threads could not be started, or one panicked: `reason`.
     Threads = 23,
+    /// A folder holds no dynamics log: `path`; `from`, the earlier run that the run took its dynamics from.
+    NoDynamics = 24,
     /// An error that this interface has no number for: `reason`.
     Other = 99,
     /// An argument is NULL, no UTF-8, or a structure of no known size: `field`, `reason`.
@@ -147,6 +149,10 @@ impl From<Error> for Fail {
                 (S::ExportMismatch, fields)
             }
             Error::Dynamics { path, reason } => (S::Dynamics, at(path, reason)),
+            Error::NoDynamics { path, from } => {
+                let fields = [Some(("path", shown(path))), from.as_ref().map(|f| ("from", shown(f)))];
+                (S::NoDynamics, fields.into_iter().flatten().collect())
+            }
             Error::Checkpoint { path, reason } => (S::Checkpoint, at(path, reason)),
             Error::NonFinite { what } => (S::NonFinite, vec![("what", what.clone())]),
             Error::Stopped { checkpoint } => {

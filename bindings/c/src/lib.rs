@@ -16,6 +16,7 @@ mod generator;
 mod job;
 mod logging;
 mod look;
+mod map;
 mod model;
 mod options;
 mod report;

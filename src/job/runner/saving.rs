@@ -85,7 +85,7 @@ impl Runner<'_> {
         let at_step = state.global_step.is_multiple_of(self.config.save_every)
             || state.stage.step == stage.steps
             || stage.sweeps.contains(&state.stage.step);
-        let ends = state.stage.stopped_early || self.control.is_stopped();
+        let ends = state.stage.stopped_early || self.control.is_stopped() && !self.control.discards();
         self.progress.unsaved && (at_step || ends || self.keeps_best())
     }
 

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Makes the packages of every language, or of those that are named, and prints their sizes: bindings/build.sh [c|python|all]
+set -euo pipefail
+cd "$(dirname "$0")"
+languages=${*:-all}
+[ "$languages" != all ] || languages="c python"
+for language in $languages; do
+    printf '\n== %s\n' "$language"
+    "$language"/build.sh
+done

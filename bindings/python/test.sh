@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Builds the wheel and tests it in fresh environments, away from the source tree: by $PYTHON and by every other Python 3.10
+# or newer that is at hand. The last line, alone: `N passed, N failed`.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+root=$(pwd)
+target=${CARGO_TARGET_DIR:-$root/target}
+retry() { for i in 1 2 3 4 5; do "$@" && return 0; echo "attempt $i failed: $*" >&2; sleep $((i * 5)); done; return 1; }
+
+bindings/python/build.sh
+cargo build --release --locked --bin sftmix
+passed=0 failed=0
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cp -r bindings/python/tests "$work/tests"
+seen=
+for python in "${PYTHON:-python3}" python3.10 python3.11 python3.12 python3.13 python3.14; do
+    version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2] if sys.version_info >= (3, 10) else "")' 2>/dev/null) || continue
+    case "$version " in " "*) continue ;; esac
+    case " $seen " in *" $version "*) continue ;; esac
+    seen="$seen $version"
+    "$python" -m venv "$work/venv-$version"
+    retry "$work/venv-$version/bin/pip" install --quiet pytest
+    "$work/venv-$version/bin/pip" install --quiet --no-index "$target"/dist/sftmix-*.whl
+    echo "python $version"
+    (cd "$work" && SFTMIX_ROOT=$root SFTMIX_PROGRAM=$target/release/sftmix "venv-$version/bin/python" -m pytest -q \
+        -p no:cacheprovider --junitxml="$work/$version.xml" tests) || true
+    counts=$("$python" - "$work/$version.xml" <<'P'
+import sys, xml.etree.ElementTree as E
+try:
+    s = E.parse(sys.argv[1]).getroot().find("testsuite").attrib
+    bad = int(s["failures"]) + int(s["errors"])
+    print(int(s["tests"]) - bad - int(s["skipped"]), bad)
+except Exception:
+    print(0, 1)
+P
+)
+    passed=$((passed + ${counts% *})) failed=$((failed + ${counts#* }))
+done
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]

@@ -1,0 +1,314 @@
+"""Jobs: the same bytes as the command line's, events, pause, slices, limits, rows from an iterable, failures."""
+import asyncio
+import gc
+import json
+import multiprocessing
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+import sftmix
+from conftest import DEMO, adapter, settings
+
+
+def until(job, *states):
+    end = time.monotonic() + 60
+    while job.status().state not in states:
+        assert time.monotonic() < end, job.status()
+        time.sleep(0.005)
+
+
+def test_the_adapter_is_the_command_lines(tmp_path, by_program):
+    report = sftmix.TrainingJob(**settings(tmp_path / "run")).run()
+    assert adapter(tmp_path / "run") == by_program
+    assert report.adapter == str(tmp_path / "run/adapter") and report.steps > 8
+
+
+def test_events_have_the_words_of_metrics_jsonl(tmp_path):
+    out = tmp_path / "run"
+    seen = []
+    with sftmix.TrainingJob(**settings(out, valid=DEMO / "valid.jsonl")) as job:
+        seen = list(job)
+        job.wait()
+    kinds = {e.kind for e in seen}
+    assert {"prepared", "step", "evaluated", "split", "checkpoint", "sweep"} <= kinds
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    written = [e.to_dict() for e in seen if e.kind in ("step", "evaluated")]
+    assert written == lines
+    step = next(e for e in seen if e.kind == "step")
+    assert step.global_step == 1 and step.loss > 0
+    with pytest.raises(AttributeError, match="has no 'nonsense'"):
+        step.nonsense
+
+
+def test_an_event_comes_until_it_was_dealt_with(tmp_path):
+    out = tmp_path / "run"
+    with sftmix.TrainingJob(**settings(out)).start() as job:
+        steps = []
+        for event in job.events():
+            if event.kind == "step":
+                if event.global_step == 5:
+                    break  # Not dealt with: the next reader gets it.
+                steps.append(event.global_step)
+        report = job.wait()
+        steps += [e.global_step for e in job.events() if e.kind == "step"]
+    assert steps == list(range(1, report.steps + 1))
+
+
+def test_cancel_takes_effect_within_a_micro_batch_and_resume_gives_the_same_bytes(tmp_path, by_program):
+    out = tmp_path / "run"
+    with sftmix.TrainingJob(**settings(out)) as job:
+        for event in job:
+            if event.kind == "step" and event.global_step == 4:
+                job.cancel()
+                begun = time.monotonic()
+                with pytest.raises(sftmix.StoppedError) as stopped:
+                    job.wait()
+                assert time.monotonic() - begun < 5
+                break
+    checkpoint = stopped.value.checkpoint
+    assert pathlib.Path(checkpoint).is_dir() and job is not None
+    with sftmix.TrainingJob.resume(out) as job:
+        job.run()
+    assert adapter(out) == by_program
+
+
+def test_cancel_without_a_checkpoint(tmp_path, by_program):
+    out = tmp_path / "run"
+    with sftmix.TrainingJob(**settings(out)) as job:
+        for event in job:
+            if event.kind == "step" and event.global_step == 5:
+                job.cancel(save=False)
+        with pytest.raises(sftmix.StoppedError):
+            job.wait()
+        assert not (out / "checkpoint-5").exists()
+        # The same object goes on.
+        job.run()
+    assert adapter(out) == by_program
+
+
+def test_pause_waits_behind_a_checkpoint(tmp_path, by_program):
+    out = tmp_path / "run"
+    with sftmix.TrainingJob(**settings(out)).start() as job:
+        while job.status().global_step < 2:
+            time.sleep(0.002)
+        job.pause()
+        until(job, "paused")
+        at = job.status()
+        assert at.checkpoint and pathlib.Path(at.checkpoint).is_dir()
+        time.sleep(0.1)
+        assert job.status().global_step == at.global_step
+        job.unpause()
+        job.wait()
+        assert job.status().state == "done"
+    assert adapter(out) == by_program
+
+
+def test_slices_go_on_to_the_same_bytes(tmp_path, by_program):
+    out = tmp_path / "run"
+    with sftmix.TrainingJob(**settings(out)) as job:
+        job.update(duty_cycle=0.4)
+        slices = 1
+        while (part := job.run_slice(0.3)).report is None:
+            slices += 1
+            assert slices < 300
+    assert slices > 1 and adapter(out) == by_program
+
+
+def test_limits(tmp_path, by_program):
+    out = tmp_path / "run"
+    with sftmix.TrainingJob(**settings(out)) as job:
+        with pytest.raises(sftmix.InvalidConfigError) as e:
+            job.update(duty_cycle=2)
+        assert e.value.field == "duty_cycle"
+        told = []
+        for event in job:
+            if event.kind == "step" and event.global_step == 2:
+                with pytest.raises(sftmix.MemoryLimitError) as e:
+                    job.update(memory_limit=1000)
+                job.update(memory_limit=e.value.needed, duty_cycle=0.8)
+            if event.kind == "limits":
+                told.append((event.limits["memory_limit"], event.refused))
+        job.wait()
+        assert told == [(e.value.needed, None)]
+    assert adapter(out) == by_program
+    with sftmix.TrainingJob(**settings(tmp_path / "threads")) as job:
+        job.update(threads=1)
+        job.run()
+        assert job.status().limits["threads"] == 1
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_rows_from_an_iterable(tmp_path, by_program, text):
+    lines = (DEMO / "train.jsonl").read_text().splitlines()
+    rows = (line if text else json.loads(line) for line in lines)
+    out = tmp_path / "run"
+    report = sftmix.TrainingJob(**settings(out, data=rows)).run()
+    assert report.examples == len(lines)
+    if text:
+        assert adapter(out) == by_program
+
+
+def test_a_source_of_rows_that_raises_is_the_cause(tmp_path):
+    def rows():
+        yield {"text": "a b c"}
+        raise LookupError("the database is gone")
+
+    with pytest.raises(sftmix.CallbackError) as e:
+        sftmix.TrainingJob(**settings(tmp_path / "run", data=rows())).run()
+    assert isinstance(e.value.__cause__, LookupError) and "the database is gone" in e.value.reason
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_listener_that_raises_ends_the_job_behind_a_checkpoint(tmp_path, by_program):
+    out = tmp_path / "run"
+
+    def on_event(event):
+        if event.kind == "step":
+            raise KeyError("screen")
+
+    with sftmix.TrainingJob(**settings(out), on_event=on_event) as job:
+        with pytest.raises(sftmix.CallbackError) as e:
+            job.run()
+        assert isinstance(e.value.__cause__, KeyError)
+        assert job.status().state == "failed"
+    sftmix.TrainingJob.resume(out).run()
+    assert adapter(out) == by_program
+
+
+def test_a_listener_may_call_back_in_and_be_slow(tmp_path):
+    seen = []
+    holder = {}
+
+    def on_event(event):
+        seen.append((event.kind, holder["job"].status().state))
+        holder["job"].update(duty_cycle=1)
+        time.sleep(0.05)
+
+    with sftmix.TrainingJob(**settings(tmp_path / "run"), on_event=on_event) as job:
+        holder["job"] = job
+        job.run()
+    steps = [kind for kind, _ in seen if kind == "step"]
+    assert steps and seen[0][0] == "prepared"
+    holder.clear()
+
+
+def test_a_listener_stops_the_job(tmp_path):
+    with sftmix.TrainingJob(**settings(tmp_path / "run"), on_event=lambda e: e.kind != "step") as job:
+        with pytest.raises(sftmix.StoppedError):
+            job.run()
+
+
+def test_two_jobs_at_once_on_one_model(tmp_path, by_program):
+    model = sftmix.Model(DEMO)
+    jobs = [sftmix.TrainingJob(**settings(tmp_path / n, model=model)).start() for n in "ab"]
+    for job in jobs:
+        job.wait()
+        job.close()
+    assert adapter(tmp_path / "a") == adapter(tmp_path / "b") == by_program
+
+
+def test_misuse_is_named(tmp_path):
+    with sftmix.TrainingJob(**settings(tmp_path / "run")).start() as job:
+        with pytest.raises(sftmix.MisuseError, match="running"):
+            job.start()
+        job.cancel()
+        threads = [threading.Thread(target=job.status) for _ in range(8)]
+        [t.start() for t in threads]
+        [t.join() for t in threads]
+    job.close()
+    with pytest.raises(sftmix.MisuseError, match="shut down"):
+        job.status()
+
+
+def test_awaiting(tmp_path, by_program):
+    async def both():
+        job = sftmix.TrainingJob(**settings(tmp_path / "run"))
+        report, ticks = await asyncio.gather(job.run_async(), tick())
+        assert ticks == 20
+        return report
+
+    async def tick():
+        for _ in range(20):
+            await asyncio.sleep(0.005)
+        return 20
+
+    async def watched():
+        job = sftmix.TrainingJob(**settings(tmp_path / "watched")).start()
+        return [e.kind async for e in job.events_async()]
+
+    asyncio.run(both())
+    assert adapter(tmp_path / "run") == by_program
+    assert "step" in asyncio.run(watched())
+
+
+def test_a_killed_process_is_taken_up(tmp_path, by_program):
+    out = tmp_path / "run"
+    program = ("import sftmix, sys, os\n"
+               "given = eval(sys.argv[1])\n"
+               "for e in sftmix.TrainingJob(**given):\n"
+               "    if e.kind == 'step' and e.global_step == 5: os.kill(os.getpid(), 9)\n")
+    given = {k: str(v) if isinstance(v, pathlib.Path) else v for k, v in settings(out).items()}
+    assert subprocess.run([sys.executable, "-c", program, repr(given)]).returncode == -9
+    with sftmix.TrainingJob.resume(out) as job:
+        steps = [e.global_step for e in job if e.kind == "step"]
+        report = job.wait()
+    assert adapter(out) == by_program
+    # Step 5 was not dealt with, and what was done again comes again.
+    assert steps[-1] == report.steps and steps[0] <= 5
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_is_refused(tmp_path):
+    job = sftmix.TrainingJob(**settings(tmp_path / "run"))
+    generator = sftmix.Generator(DEMO, threads=1)
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            job.start()
+        except sftmix.MisuseError as e:
+            try:
+                generator.generate("a")
+            except sftmix.MisuseError:
+                code = 0 if "fork" in str(e) else 2
+        os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    job.close()
+
+
+def test_spawned_processes_work(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    given = {k: str(v) if isinstance(v, pathlib.Path) else v for k, v in settings(tmp_path / "run").items()}
+    process = context.Process(target=_train, args=(given,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0 and (tmp_path / "run/adapter").is_dir()
+
+
+def _train(given):
+    sftmix.TrainingJob(**given).run()
+
+
+def anonymous_bytes():
+    gc.collect()
+    text = pathlib.Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("RssAnon")) * 1024
+
+
+def test_memory_does_not_grow_over_two_hundred_cycles(tmp_path):
+    at = {}
+    for i in range(1, 201):
+        model = sftmix.Model(DEMO)
+        given = settings(tmp_path / str(i), model=model, recipe="ntp", max_steps=1, warmup_ratio=0.0, max_length=16,
+                         cache_dir=tmp_path / "cache")
+        with sftmix.TrainingJob(**given, on_event=lambda e: None) as job:
+            job.run()
+        del job, model
+        at[i] = anonymous_bytes()
+    assert at[200] <= at[20] + 2_000_000, (at[20], at[100], at[200])

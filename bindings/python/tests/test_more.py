@@ -1,0 +1,203 @@
+"""Text, the data map, plans, exports, errors, and what help() shows."""
+import inspect
+import json
+import logging
+import pathlib
+
+import pytest
+
+import sftmix
+from conftest import DEMO, ROOT, settings
+
+
+def test_text_with_adapters(finished):
+    out, report = finished
+    generator = sftmix.Generator(DEMO, threads=2)
+    base = generator.generate("Once upon", max_new_tokens=12)
+    assert base.new_tokens <= 12 and str(base) == base.text
+    pieces = []
+    again = generator.generate("Once upon", max_new_tokens=12, on_text=pieces.append)
+    assert "".join(pieces) == again.text == base.text
+    assert "".join(generator.stream("Once upon", max_new_tokens=12)) == base.text
+    generator.add_adapter("mine", report.adapter)
+    assert generator.adapters == ["mine"] and generator.adapter is None
+    generator.use_adapter("mine")
+    assert generator.adapter == "mine"
+    generator.generate("Once upon", max_new_tokens=4)
+    with pytest.raises(sftmix.InvalidConfigError):
+        generator.use_adapter("other")
+    stopped = generator.generate("Once upon", max_new_tokens=50, on_text=lambda piece: False)
+    assert stopped.new_tokens == 1
+    assert next(iter(generator.stream("Once upon", max_new_tokens=500))) is not None
+
+    def fails(piece):
+        raise OSError("closed")
+
+    with pytest.raises(sftmix.CallbackError) as e:
+        generator.generate("Once upon", on_text=fails)
+    assert isinstance(e.value.__cause__, OSError)
+    with pytest.raises(sftmix.ChatTemplateError):
+        generator.chat([{"role": "user", "content": "hi"}])
+    assert generator.context >= 64
+    generator.forget()
+
+
+def test_the_data_map(finished):
+    out, report = finished
+    data_map = sftmix.DataMap(out)
+    summary = data_map.summary()
+    assert summary.examples == report.examples
+    page = data_map.rows(limit=10)
+    assert len(page["row"]) == 10 and page["confidence"] == sorted(page["confidence"])
+    assert all(isinstance(text, str) and text for text in page["response"])
+    rest = data_map.rows(offset=10, limit=10, text=False)
+    assert not set(page["index"]) & set(rest["index"])
+    assert data_map.count() == report.examples
+    halves = [data_map.count(half=h) for h in ("confident", "unconfident", "neither")]
+    assert sum(halves) == report.examples and halves[0] == halves[1]
+    short = data_map.rows(sort_by="tokens", descending=True, where=[("tokens", None, 12)], limit=5)
+    assert all(n <= 12 for n in short["tokens"])
+    assert short["tokens"] == sorted(short["tokens"], reverse=True)
+    assert len(data_map.history(page["index"][0])) >= 1
+    with pytest.raises(sftmix.InvalidConfigError):
+        data_map.rows(sort_by="beauty")
+    with pytest.raises(sftmix.Error):
+        sftmix.DataMap(out / "adapter")
+
+
+def test_plan_evaluate_inspect(tmp_path, finished):
+    out, report = finished
+    plan = sftmix.plan(model=DEMO, data=DEMO / "train.jsonl", max_length=64, cache_dir=tmp_path)
+    assert plan.fits and plan.examples == report.examples and plan.predicted_peak_bytes > 0
+    given = dict(model=DEMO, data=DEMO / "valid.jsonl", max_length=64, cache_dir=tmp_path)
+    base, tuned = sftmix.evaluate(**given), sftmix.evaluate(adapter=report.adapter, **given)
+    assert abs(base.nll - report.base_eval_loss) < 1e-9 and abs(tuned.nll - report.eval_loss) < 1e-6
+    [file] = sftmix.inspect(model=DEMO, data=DEMO / "train.jsonl", rows=2)
+    assert len(file["shown"]) == 2
+    tokens = file["shown"][0]["windows"][0]
+    assert any(t["trained"] for t in tokens) and "".join(t["text"] for t in tokens)
+
+
+def test_export_and_merge(tmp_path, finished):
+    out, _ = finished
+    found = sftmix.export(out, formats=["peft", "gguf", "mlx"], out=tmp_path / "exports")
+    assert [e.format for e in found] == ["peft", "gguf", "mlx"]
+    assert all(pathlib.Path(e.path).exists() for e in found)
+    merged = sftmix.merge(out, out=tmp_path / "merged")
+    assert (tmp_path / "merged/config.json").exists() and merged.linears > 0
+    sftmix.Generator(tmp_path / "merged", threads=1).generate("a", max_new_tokens=2)
+
+
+def raised(kind, call):
+    with pytest.raises(kind) as e:
+        call()
+    assert isinstance(e.value, sftmix.Error) and str(e.value) == e.value.detail and e.value.detail
+    return e.value
+
+
+def test_errors_have_their_fields(tmp_path, finished):
+    out, report = finished
+    job = lambda **more: sftmix.TrainingJob(**settings(tmp_path / "x", **more)).run()
+    e = raised(sftmix.InvalidConfigError, lambda: job(lr=-1.0))
+    assert e.field == "lr"
+    e = raised(sftmix.InvalidConfigError, lambda: job(recipe="magic"))
+    assert e.field == "recipe" and "sftmix" in e.reason
+    e = raised(sftmix.IoError, lambda: sftmix.Model(tmp_path / "none"))
+    assert e.path.startswith(str(tmp_path))
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"text": "a"}\n{"text": 1}\n')
+    e = raised(sftmix.DataInvalidError, lambda: job(data=broken))
+    assert (e.path, e.row) == (str(broken), 2)
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    raised(sftmix.NothingToTrainError, lambda: job(data=empty))
+    e = raised(sftmix.CheckpointError, lambda: sftmix.TrainingJob(**settings(out)))
+    assert e.path == str(out)
+    e = raised(sftmix.MemoryLimitError, lambda: job(memory_limit=1000))
+    assert e.limit == 1000 and e.needed > 1000
+    raised(sftmix.DeviceError, lambda: sftmix.Generator(DEMO, device="cuda"))
+    e = raised(sftmix.AdapterError, lambda: sftmix.Generator(DEMO, DEMO))
+    assert e.path.startswith(str(DEMO))
+    other = tmp_path / "model"
+    other.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (other / name).write_bytes((DEMO / name).read_bytes())
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "model_type": "mystery"}))
+    raised(sftmix.ModelNotSupportedError, lambda: sftmix.Model(other))
+    (other / "config.json").write_text(json.dumps(config))
+    (other / "model.safetensors").write_bytes((DEMO / "model.safetensors").read_bytes()[:1000])
+    raised(sftmix.ModelFormatError, lambda: sftmix.Model(other))
+    (other / "model.safetensors").write_bytes((DEMO / "model.safetensors").read_bytes())
+    (other / "tokenizer.json").write_text("{}")
+    raised(sftmix.TokenizerError, lambda: sftmix.Generator(other))
+    log = tmp_path / "run/dynamics"
+    log.mkdir(parents=True)
+    (log / "header.json").write_text("{}")
+    raised(sftmix.DynamicsError, lambda: sftmix.DataMap(log))
+
+
+def test_slips_are_named_before_anything_is_done():
+    with pytest.raises(TypeError, match="did you mean 'batch_size'"):
+        sftmix.TrainingJob(model="m", data="d", out="o", batchsize=4)
+    with pytest.raises(TypeError, match="iterable of rows"):
+        sftmix.TrainingJob(model="m", data=3, out="o")
+
+
+def test_help_shows_every_setting_with_its_default():
+    schema = json.loads((ROOT / "bindings/schema.json").read_text())["settings"]
+    signature = inspect.signature(sftmix.TrainingJob.__init__)
+    for s in schema:
+        shown = signature.parameters[s["name"]].default
+        if s["name"] not in ("model", "data", "out"):
+            assert repr(shown) == repr(s["default"]), s["name"]
+        assert s["name"] in sftmix.TrainingJob.__init__.__doc__
+    assert "lr: 'float' = 0.0002" in str(signature)
+
+
+def test_nothing_is_printed_and_the_log_goes_where_it_is_told(tmp_path, capfd):
+    records = []
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            records.append(record)
+
+    logger = logging.getLogger("sftmix-test")
+    logger.addHandler(Handler())
+    logger.setLevel(logging.DEBUG)
+    long = settings(tmp_path / "run", max_length=100_000)
+    sftmix.log_to(logger, "info")
+    sftmix.TrainingJob(**long).run()
+    sftmix.log_to(None)
+    assert any("100000" in r.getMessage() and r.levelno == logging.WARNING for r in records), records
+    seen = len(records)
+    sftmix.TrainingJob(**{**long, "out": tmp_path / "again"}).run()
+    assert len(records) == seen
+    assert capfd.readouterr() == ("", "")
+
+
+def test_pandas_takes_a_page(finished):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(sftmix.DataMap(finished[0]).rows(limit=3))
+    assert len(frame) == 3 and "confidence" in frame
+
+
+def test_documented_programs_run(tmp_path):
+    import re
+    import subprocess
+    import sys
+
+    program = (ROOT / "examples/python/finetune.py").read_text()
+    assert len(program.splitlines()) <= 60
+    subprocess.run([sys.executable, ROOT / "examples/python/finetune.py", DEMO, tmp_path / "run"], check=True,
+                   cwd=tmp_path, capture_output=True, timeout=300)
+    (tmp_path / "demo").symlink_to(DEMO)
+    for page in ("bindings/python/README.md", "docs/api.md"):
+        text = (ROOT / page).read_text()
+        folder = tmp_path / page.replace("/", "-")
+        folder.mkdir()
+        (folder / "demo").symlink_to(DEMO)
+        blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+        assert blocks, page
+        # The blocks of a page are one program.
+        subprocess.run([sys.executable, "-c", "\n".join(blocks)], check=True, cwd=folder, timeout=300)
