@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Builds the C library, writes its header, and installs both. Needs Rust and cbindgen 0.29.4 (CBINDGEN names it, where it
-# is not in PATH).
-#   build.sh [--check]            build; --check fails where the header in the repository is not that of the sources
+# Builds the C library, writes its header, and installs both. Needs Rust; cbindgen 0.29.4 is installed under target/tools
+# unless CBINDGEN names one or it is in PATH.
+#   build.sh                      build, and install under target/c
+#   build.sh --check              build; fails where the header in the repository is not that of the sources
 #   build.sh install PREFIX       build, and install header, libraries, sftmix.pc and sftmix-config.cmake under PREFIX
 set -euo pipefail
 cd "$(dirname "$0")"
-cbindgen=${CBINDGEN:-cbindgen}
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
-built=$(cd ../.. && pwd)/target/release
+root=$(cd ../.. && pwd)
+built=$root/target/release
 system=$(uname -s)
 case $system in
     Darwin) shared=libsftmix.dylib ;;
@@ -19,8 +20,12 @@ header() {
 }
 
 build() {
-    "$cbindgen" --version | grep -qx 'cbindgen 0.29.4' || { echo "cbindgen 0.29.4 is needed" >&2; exit 1; }
-    (cd ../.. && cargo build --release --locked -p sftmix-c ${FEATURES:+--features "$FEATURES"})
+    for cbindgen in ${CBINDGEN:-cbindgen} "$root/target/tools/bin/cbindgen"; do
+        [[ $("$cbindgen" --version 2> /dev/null) != 'cbindgen 0.29.4' ]] || break
+    done
+    [[ $("$cbindgen" --version 2> /dev/null) == 'cbindgen 0.29.4' ]] ||
+        cargo install cbindgen --version 0.29.4 --locked --quiet --root "$root/target/tools"
+    (cd "$root" && cargo build --release --locked -p sftmix-c ${FEATURES:+--features "$FEATURES"})
     if [[ ${1:-} == --check ]]; then
         new=$(mktemp)
         trap 'rm -f "$new"' EXIT
@@ -95,7 +100,11 @@ CMAKE
 }
 
 case ${1:-} in
-    '' | --check) build "$@" ;;
+    '')
+        build
+        install_to "$root/target/c"
+        ;;
+    --check) build --check ;;
     install)
         [[ $# == 2 ]] || { echo "usage: build.sh install PREFIX" >&2; exit 2; }
         build

@@ -411,9 +411,7 @@ pub unsafe extern "C" fn sftmix_job_free(job: *mut sftmix_job) -> sftmix_status 
         }
         table::get::<Job>(job)?.told.inside.refuse("frees the job")?;
         let job = table::take::<Job>(job)?;
-        if !job.job.is_finished() {
-            job.job.control().cancel(true);
-        }
+        job.job.control().cancel(true);
         // Another thread may wait for it, too, and the last one drops it.
         job.job.wait_for(Duration::MAX);
         Ok(())
