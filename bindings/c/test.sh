@@ -116,7 +116,7 @@ for way in $ways; do
         asan)
             check suite_compiles_with_asan gcc "${strict[@]}" -fsanitize=address -fno-omit-frame-pointer tests/suite.c \
                 -o "$scratch/suite-asan" "${flags[@]}" -lpthread -lm
-            suite asan env ASAN_OPTIONS=detect_leaks=1:exitcode=9 "$scratch/suite-asan" "$demo" "$program" "$scratch/work" short
+            suite asan env ASAN_OPTIONS=detect_leaks=1:exitcode=9 "$scratch/suite-asan" "$demo" "$program" "$scratch/work" checked
             ;;
         *) echo "unknown: $way" >&2; exit 2 ;;
     esac
