@@ -20,8 +20,8 @@
 
 static const char *demo, *program, *work;
 static bool brief;
-/* Rows and steps of the quick run. */
-static unsigned rows_of_run = 800, held_out = 100, steps_of_run = 6;
+/* Rows, steps and threads of the quick run. Threads that wait for each other are what valgrind is slowest at. */
+static unsigned rows_of_run = 800, held_out = 100, steps_of_run = 6, threads = 2;
 static const char *train_rows, *valid_rows;
 static int passed, failed_tests, failures;
 
@@ -120,7 +120,7 @@ static sftmix_train_options quick(const char *out)
     o.max_steps = steps_of_run;
     o.batch_size = 4;
     o.max_length = 64;
-    o.threads = 2;
+    o.threads = threads;
     o.seed = 7;
     o.save_every = 2;
     o.warmup_ratio = 0;
@@ -229,8 +229,8 @@ static void t_settings_json(void)
     sftmix_train_options o;
     sftmix_train_options_init(&o);
     o.settings_json = say("{\"model\":\"%s\",\"data\":[\"%s\"],\"out\":\"%s/json\",\"recipe\":\"ntp\",\"device\":\"cpu\","
-                          "\"warmup_ratio\":0,\"max_steps\":%u,\"batch_size\":4,\"max_length\":64,\"threads\":2,\"seed\":7,\"save_every\":2,\"valid\":null}",
-                          demo, train_rows, work, steps_of_run);
+                          "\"warmup_ratio\":0,\"max_steps\":%u,\"batch_size\":4,\"max_length\":64,\"threads\":%u,\"seed\":7,\"save_every\":2,\"valid\":null}",
+                          demo, train_rows, work, steps_of_run, threads);
     sftmix_job *job = NULL;
     OK(sftmix_job_new(&o, NULL, &job));
     OK(sftmix_job_run(job, NULL));
@@ -265,7 +265,7 @@ static void t_looks(void)
     e.adapter = in_work("plain/adapter");
     e.data = valid_rows;
     e.device = "cpu";
-    e.threads = 2;
+    e.threads = threads;
     e.cache_dir = in_work("cache");
     sftmix_evaluation with, without;
     sftmix_evaluation_init(&with);
@@ -728,7 +728,7 @@ static void t_generate(void)
     sftmix_model *model = NULL;
     OK(sftmix_model_open(demo, &model));
     struct spoken s = {0};
-    OK(sftmix_generator_open(model, "cpu", 2, &s.generator));
+    OK(sftmix_generator_open(model, "cpu", threads, &s.generator));
     OK(sftmix_model_free(model));
     OK(sftmix_generator_add_adapter(s.generator, "plain", in_work("plain/adapter")));
     IS(INVALID_CONFIG, sftmix_generator_use_adapter(s.generator, "none"));
@@ -1111,13 +1111,13 @@ static void *work_along(void *number)
 static void t_threads(void)
 {
     OK(sftmix_model_open(demo, &shared_model));
-    pthread_t threads[4];
+    pthread_t workers[4];
     for (intptr_t i = 0; i < 4; i++)
-        MUST(pthread_create(&threads[i], NULL, work_along, (void *)i) == 0);
+        MUST(pthread_create(&workers[i], NULL, work_along, (void *)i) == 0);
     intptr_t wrong = 0;
     for (int i = 0; i < 4; i++) {
         void *answer = NULL;
-        MUST(pthread_join(threads[i], &answer) == 0);
+        MUST(pthread_join(workers[i], &answer) == 0);
         wrong |= (intptr_t)answer;
     }
     MUST(wrong == 0);
@@ -1263,23 +1263,23 @@ int main(int argc, char **argv)
     train_rows = strdup(brief ? in_work("few.jsonl") : in_demo("train.jsonl"));
     valid_rows = strdup(brief ? in_work("few.jsonl") : in_demo("valid.jsonl"));
     if (brief)
-        rows_of_run = held_out = 20, steps_of_run = 2;
+        rows_of_run = held_out = 20, steps_of_run = 2, threads = 1;
 #define RUN(test) run(#test + 2, test)
     RUN(t_version);
     RUN(t_arguments);
     RUN(t_handles);
     RUN(t_settings_json);
-    RUN(t_looks);
     RUN(t_events);
-    RUN(t_listener);
     RUN(t_rows);
-    RUN(t_two_jobs);
     RUN(t_generate);
     RUN(t_map);
-    RUN(t_threads);
     RUN(t_fork);
-    RUN(t_log);
     if (!brief) {
+        RUN(t_looks);
+        RUN(t_listener);
+        RUN(t_two_jobs);
+        RUN(t_threads);
+        RUN(t_log);
         RUN(t_command_line);
         RUN(t_export);
         RUN(t_listener_stops);
