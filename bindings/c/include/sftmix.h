@@ -212,7 +212,7 @@ typedef enum sftmix_status {
    */
   SFTMIX_STATUS_THREADS = 23,
   /**
-   * A folder holds no dynamics log: `path`; `from`, the earlier run that the run took its dynamics from.
+   * A folder holds no dynamics log: `path`; `taken_from`, the earlier run that the run took its dynamics from.
    */
   SFTMIX_STATUS_NO_DYNAMICS = 24,
   /**

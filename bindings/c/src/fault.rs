@@ -61,7 +61,7 @@ pub enum sftmix_status {
     Callback = 22,
     /// Threads could not be started, or one panicked: `reason`.
     Threads = 23,
-    /// A folder holds no dynamics log: `path`; `from`, the earlier run that the run took its dynamics from.
+    /// A folder holds no dynamics log: `path`; `taken_from`, the earlier run that the run took its dynamics from.
     NoDynamics = 24,
     /// An error that this interface has no number for: `reason`.
     Other = 99,
@@ -150,7 +150,7 @@ impl From<Error> for Fail {
             }
             Error::Dynamics { path, reason } => (S::Dynamics, at(path, reason)),
             Error::NoDynamics { path, from } => {
-                let fields = [Some(("path", shown(path))), from.as_ref().map(|f| ("from", shown(f)))];
+                let fields = [Some(("path", shown(path))), from.as_ref().map(|f| ("taken_from", shown(f)))];
                 (S::NoDynamics, fields.into_iter().flatten().collect())
             }
             Error::Checkpoint { path, reason } => (S::Checkpoint, at(path, reason)),
