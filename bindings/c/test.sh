@@ -1,0 +1,125 @@
+#!/usr/bin/env bash
+# Tests the C interface as a user has it: builds and installs it to a fresh prefix, compiles suite and example with the
+# flags that pkg-config and CMake give, and runs them plainly, under valgrind and with AddressSanitizer. The last line,
+# alone: `N passed, N failed`.
+#   test.sh [plain] [valgrind] [asan]     default: all three
+# CBINDGEN names cbindgen, SFTMIX the command line to compare with (default: built here).
+set -uo pipefail
+cd "$(dirname "$0")"
+root=$(cd ../.. && pwd)
+demo=$root/assets/demo
+ways=${*:-plain valgrind asan}
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+prefix=$scratch/prefix
+program=${SFTMIX:-$root/target/release/sftmix}
+# Stripped; half of it is candle, the tokenizer, templates and regular expressions.
+limit=$((16 * 1024 * 1024))
+passed=0 failed=0
+
+check() {
+    local name=$1
+    shift
+    if "$@" > "$scratch/log" 2>&1; then
+        echo "ok   $name"
+        passed=$((passed + 1))
+    else
+        echo "FAIL $name"
+        cat "$scratch/log"
+        failed=$((failed + 1))
+    fi
+}
+
+# A suite counts its tests itself; one that dies, or ends with an error of its own, has one more that failed.
+suite() {
+    local name=$1 status=0 counts
+    shift
+    echo "== $name"
+    rm -rf "$scratch/work" && mkdir "$scratch/work"
+    "$@" 2>&1 | tee "$scratch/log" || status=1
+    counts=$(sed -nE 's/^([0-9]+) passed, ([0-9]+) failed$/\1 \2/p' "$scratch/log" | tail -n 1)
+    counts=${counts:-0 0}
+    passed=$((passed + ${counts% *})) failed=$((failed + ${counts#* }))
+    if ((status)) && [[ ${counts#* } == 0 ]]; then
+        echo "FAIL $name"
+        failed=$((failed + 1))
+    fi
+}
+
+in_root() { (cd "$root" && "$@"); }
+
+only_its_own() {
+    local others
+    others=$(nm -D --defined-only "$prefix/lib/libsftmix.so" | awk '{print $3}' | grep -v '^sftmix_')
+    [[ -z $others ]] || { echo "exported beside sftmix_*: $others"; return 1; }
+}
+
+is_small() {
+    local size
+    size=$(wc -c < "$prefix/lib/libsftmix.so")
+    ((size <= limit)) || { echo "libsftmix.so has $size bytes, more than $limit"; return 1; }
+}
+
+example() {
+    local say
+    say=$("$@" "$demo" "$scratch/example-$RANDOM") && [[ $say == *"stopped: "*"row "*"Tremwick shows"* ]] || { echo "$say"; return 1; }
+}
+
+with_cmake() {
+    mkdir "$scratch/cmake" && cat > "$scratch/cmake/CMakeLists.txt" <<CMAKE &&
+cmake_minimum_required(VERSION 3.16)
+project(user C)
+find_package(sftmix 0.1 REQUIRED)
+add_executable(shared "$root/examples/c/finetune.c")
+target_link_libraries(shared sftmix::sftmix)
+add_executable(static "$root/examples/c/finetune.c")
+target_link_libraries(static sftmix::static)
+CMAKE
+        cmake -S "$scratch/cmake" -B "$scratch/cmake/build" -DCMAKE_PREFIX_PATH="$prefix" &&
+        cmake --build "$scratch/cmake/build" && example env -u LD_LIBRARY_PATH "$scratch/cmake/build/shared"
+}
+
+[[ -n ${SFTMIX:-} ]] || in_root cargo build --release --locked --quiet --bin sftmix || exit 1
+check header_is_that_of_the_sources ./build.sh --check
+./build.sh install "$prefix" || exit 1
+check unit_tests in_root cargo test --release --locked --quiet -p sftmix-c
+check library_is_small is_small
+check library_exports_its_own_alone only_its_own
+
+export PKG_CONFIG_PATH=$prefix/lib/pkgconfig LD_LIBRARY_PATH=$prefix/lib
+strict=(-std=c11 -O1 -g -Wall -Wextra -Wpedantic -Wstrict-prototypes -Werror)
+read -ra flags <<< "$(pkg-config --cflags --libs sftmix)"
+read -ra private <<< "$(pkg-config --static --libs-only-l sftmix | sed 's/-lsftmix//')"
+read -ra include <<< "$(pkg-config --cflags sftmix)"
+static=("${include[@]}" "$prefix/lib/libsftmix.a" "${private[@]}")
+
+check header_is_c gcc "${strict[@]}" -fsyntax-only -x c "$prefix/include/sftmix.h"
+check header_is_cpp g++ -Wall -Wextra -Wpedantic -Werror -fsyntax-only -x c++ "$prefix/include/sftmix.h"
+check suite_compiles gcc "${strict[@]}" tests/suite.c -o "$scratch/suite" "${flags[@]}" -lpthread -lm
+check example_is_short test "$(wc -l < "$root/examples/c/finetune.c")" -le 60
+
+for way in $ways; do
+    case $way in
+        plain)
+            suite plain "$scratch/suite" "$demo" "$program" "$scratch/work"
+            check example_compiles gcc "${strict[@]}" "$root/examples/c/finetune.c" -o "$scratch/shared" "${flags[@]}"
+            check example_runs example "$scratch/shared"
+            check static_links gcc "${strict[@]}" "$root/examples/c/finetune.c" -o "$scratch/static" "${static[@]}"
+            check static_runs example env -u LD_LIBRARY_PATH "$scratch/static"
+            check cmake_finds_it with_cmake
+            ;;
+        valgrind)
+            # It hides AVX-512 from the kernels, which then take AVX2.
+            suite valgrind valgrind --quiet --leak-check=full --errors-for-leak-kinds=definite --error-exitcode=9 \
+                --fair-sched=yes "$scratch/suite" "$demo" "$program" "$scratch/work" short
+            ;;
+        asan)
+            check suite_compiles_with_asan gcc "${strict[@]}" -fsanitize=address -fno-omit-frame-pointer tests/suite.c \
+                -o "$scratch/suite-asan" "${flags[@]}" -lpthread -lm
+            suite asan env ASAN_OPTIONS=detect_leaks=1:exitcode=9 "$scratch/suite-asan" "$demo" "$program" "$scratch/work" checked
+            ;;
+        *) echo "unknown: $way" >&2; exit 2 ;;
+    esac
+done
+echo "$passed passed, $failed failed"
+((failed == 0))
