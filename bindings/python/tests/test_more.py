@@ -105,7 +105,7 @@ def test_errors_have_their_fields(tmp_path, finished):
     e = raised(sftmix.IoError, lambda: sftmix.Model(tmp_path / "none"))
     assert e.path.startswith(str(tmp_path))
     broken = tmp_path / "broken.jsonl"
-    broken.write_text('{"text": "a"}\n{"text": 1}\n')
+    broken.write_text('{"text": "a"}\n{"txt": "b"}\n')
     e = raised(sftmix.DataInvalidError, lambda: job(data=broken))
     assert (e.path, e.row) == (str(broken), 2)
     empty = tmp_path / "empty.jsonl"
