@@ -3,7 +3,7 @@
 # name: (type, default, what it says); a default of ... must be given.
 SETTINGS = {
     'model': ('str | os.PathLike', ...,
-        'Hugging Face model folder (`config.json`, `tokenizer.json`, safetensors), or a GGUF file.'),
+        'Hugging Face model folder (`config.json`, `tokenizer.json`, safetensors), or a GGUF file; or `org/name[@revision]`, a model of the local Hugging Face cache. A run records where it lies.'),
     'data': ('Data', ...,
         'Training rows: a file of JSONL, a JSON array, CSV, TSV or Parquet (feature `tables`), a folder with `train.jsonl` or of texts; several with weights.'),
     'out': ('str | os.PathLike', ...,

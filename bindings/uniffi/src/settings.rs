@@ -10,7 +10,7 @@ use crate::records::DataSource;
 /// in a run that is taken up, the run's own value.
 #[derive(Clone, Debug, Default, Serialize, uniffi::Record)]
 pub struct TrainSettings {
-    /// Hugging Face model folder (`config.json`, `tokenizer.json`, safetensors), or a GGUF file.
+    /// Hugging Face model folder (`config.json`, `tokenizer.json`, safetensors), or a GGUF file; or `org/name[@revision]`, a model of the local Hugging Face cache. A run records where it lies.
     #[uniffi(default = None)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
