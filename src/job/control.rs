@@ -170,7 +170,6 @@ impl JobControl {
         }
         if again {
             self.stop.reset();
-            (shared.discard, shared.pause) = (false, false);
         }
         shared.running = true;
         shared.expired = false;
@@ -182,7 +181,8 @@ impl JobControl {
 
     pub(super) fn end(&self, state: JobState) {
         let mut shared = self.lock();
-        shared.running = false;
+        // A pause that is asked for between two attempts holds the next.
+        (shared.running, shared.pause, shared.discard) = (false, false, false);
         shared.least_memory = None;
         shared.status.state = state;
         self.inner.changed.notify_all();
