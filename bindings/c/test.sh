@@ -110,8 +110,8 @@ for way in $ways; do
             ;;
         valgrind)
             # It hides AVX-512 from the kernels, which then take AVX2.
-            suite valgrind valgrind --quiet --leak-check=full --errors-for-leak-kinds=definite --error-exitcode=9 \
-                --fair-sched=yes "$scratch/suite" "$demo" "$program" "$scratch/work" short
+            suite valgrind valgrind --quiet --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite \
+                --error-exitcode=9 --child-silent-after-fork=yes --fair-sched=yes "$scratch/suite" "$demo" "$program" "$scratch/work" short
             ;;
         asan)
             check suite_compiles_with_asan gcc "${strict[@]}" -fsanitize=address -fno-omit-frame-pointer tests/suite.c \
