@@ -46,6 +46,14 @@ suite() {
     fi
 }
 
+# The C of docs/api.md is one program.
+documented() {
+    mkdir "$scratch/documented" && ln -s "$demo" "$scratch/documented/demo" &&
+        awk '/^```c$/ { on = 1; next } /^```$/ { on = 0 } on' "$root/docs/api.md" > "$scratch/documented/api.c" &&
+        gcc "${strict[@]}" "$scratch/documented/api.c" -o "$scratch/documented/api" "${flags[@]}" &&
+        (cd "$scratch/documented" && ./api)
+}
+
 in_root() { (cd "$root" && "$@"); }
 
 only_its_own() {
@@ -104,6 +112,7 @@ for way in $ways; do
             suite plain "$scratch/suite" "$demo" "$program" "$scratch/work"
             check example_compiles gcc "${strict[@]}" "$root/examples/c/finetune.c" -o "$scratch/shared" "${flags[@]}"
             check example_runs example "$scratch/shared"
+            check documented_program_runs documented
             check static_links gcc "${strict[@]}" "$root/examples/c/finetune.c" -o "$scratch/static" "${static[@]}"
             check static_runs example env -u LD_LIBRARY_PATH "$scratch/static"
             check cmake_finds_it with_cmake

@@ -44,6 +44,11 @@ fn each_error_of_the_library_has_its_kind_in_the_door() {
     let mut door = variants("bindings/uniffi/src/error.rs", "errors! {");
     assert!(door.remove("Other"));
     assert_eq!(ours, door);
+    let mut c = variants("bindings/c/src/fault.rs", "pub enum sftmix_status {");
+    for own in ["Ok", "Other", "InvalidArgument", "InvalidHandle", "Forked", "Panic"] {
+        assert!(c.remove(own), "{own}");
+    }
+    assert_eq!(ours, c);
 }
 
 #[test]

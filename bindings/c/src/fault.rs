@@ -63,6 +63,10 @@ pub enum sftmix_status {
     Threads = 23,
     /// A folder holds no dynamics log: `path`; `taken_from`, the earlier run that the run took its dynamics from.
     NoDynamics = 24,
+    /// A model of this name is not in the local cache: `name`, `cache`, `reason`; the message says the command that downloads it.
+    ModelNotFound = 25,
+    /// A model could not be downloaded; what was fetched of it stays: `url`, `reason`.
+    Download = 26,
     /// An error that this interface has no number for: `reason`.
     Other = 99,
     /// An argument is NULL, no UTF-8, or a structure of no known size: `field`, `reason`.
@@ -153,6 +157,10 @@ impl From<Error> for Fail {
                 let fields = [Some(("path", shown(path))), from.as_ref().map(|f| ("taken_from", shown(f)))];
                 (S::NoDynamics, fields.into_iter().flatten().collect())
             }
+            Error::ModelNotFound { name, cache, reason } => {
+                (S::ModelNotFound, vec![("name", name.clone()), ("cache", shown(cache)), ("reason", reason.clone())])
+            }
+            Error::Download { url, reason } => (S::Download, vec![("url", url.clone()), ("reason", reason.clone())]),
             Error::Checkpoint { path, reason } => (S::Checkpoint, at(path, reason)),
             Error::NonFinite { what } => (S::NonFinite, vec![("what", what.clone())]),
             Error::Stopped { checkpoint } => {
