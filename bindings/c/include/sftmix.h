@@ -216,6 +216,14 @@ typedef enum sftmix_status {
    */
   SFTMIX_STATUS_NO_DYNAMICS = 24,
   /**
+   * A model of this name is not in the local cache: `name`, `cache`, `reason`; the message says the command that downloads it.
+   */
+  SFTMIX_STATUS_MODEL_NOT_FOUND = 25,
+  /**
+   * A model could not be downloaded; what was fetched of it stays: `url`, `reason`.
+   */
+  SFTMIX_STATUS_DOWNLOAD = 26,
+  /**
    * An error that this interface has no number for: `reason`.
    */
   SFTMIX_STATUS_OTHER = 99,
