@@ -32,7 +32,7 @@ with sftmix.TrainingJob.resume(out) as job:
     report = job.run()
 print(f"{report.steps} steps, held-out loss {report.base_eval_loss:.3f} -> {report.eval_loss:.3f}")
 
-rows = sftmix.DataMap(out).rows(limit=10)
+rows = sftmix.DataMap(out).rows(limit=10, with_text=True)
 for row, confidence, response in zip(rows["row"], rows["confidence"], rows["response"]):
     print(f"row {row}: confidence {confidence:.2f}: {response!r}")
 

@@ -361,6 +361,10 @@ fn found(out: &Path, given: &Map<String, Value>) -> Result<(TrainConfig, Option<
     let known = RunFolder::new(out).read()?.map(Box::new);
     let config = match &known {
         Some(run) => taken_up(run, out, given)?,
+        None if !given.contains_key("model") => {
+            let reason = "there is no run here to be taken up; to begin one, name its model and data".into();
+            return Err(Error::Checkpoint { path: out.to_path_buf(), reason });
+        }
         None => {
             let mut all = given.clone();
             let out = out.to_str().ok_or_else(|| Error::config("out", format!("{} is not UTF-8", out.display())))?;

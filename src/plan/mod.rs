@@ -11,7 +11,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use self::forecast::{forecast, Forecast};
-use self::settle::{settle, RowFacts, WeightFacts};
+use self::settle::{building, settle, RowFacts, WeightFacts};
 use crate::base::Model;
 use crate::config::TrainConfig;
 use crate::data::tokens::select::{open_sets, Sets};
@@ -138,6 +138,12 @@ pub fn plan_on(model: &Model, config: &TrainConfig) -> Result<RunPlan> {
         sgemm_gflops: None,
         seconds: None,
     };
+    // A run is refused by it before it reads a row.
+    let building = building(model, threads) as u64;
+    if config.memory_limit.is_some_and(|limit| limit < building) {
+        (out.fits, out.predicted_peak_bytes) = (false, building);
+        return Ok(out);
+    }
     let (needs, choice) = match settle(config, c, WeightFacts::of(model, model.weight_bytes()?)?, threads, rows, None) {
         Ok(settled) => settled,
         Err(Error::MemoryLimit { needed, savings, .. }) => {

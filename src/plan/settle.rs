@@ -289,11 +289,15 @@ pub(crate) fn limits_are_kept(config: &TrainConfig, form: Form) -> Result<()> {
     }
 }
 
+/// Bytes that are held while rows become tokens.
+pub(crate) fn building(model: &Model, threads: usize) -> usize {
+    FIXED + threads * PER_THREAD + Tokenizer::expected_bytes(model.files()) + pipeline::held_bytes(threads)
+}
+
 /// Looks at the limit before anything is opened or read.
 pub(crate) fn refuse_early(config: &TrainConfig, model: &Model, threads: usize) -> Result<()> {
     // Rows become tokens first.
-    let building =
-        FIXED + threads * PER_THREAD + Tokenizer::expected_bytes(model.files()) + pipeline::held_bytes(threads);
+    let building = building(model, threads);
     if let Some(limit) = config.memory_limit.filter(|&limit| limit < building as u64) {
         return Err(Error::MemoryLimit { limit, needed: building as u64, savings: Vec::new() });
     }

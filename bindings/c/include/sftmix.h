@@ -1476,7 +1476,8 @@ enum sftmix_status sftmix_generator_load_chat_template(struct sftmix_generator *
 enum sftmix_status sftmix_generator_forget(struct sftmix_generator *generator);
 
 /**
- * Continues a prompt. `options` may be NULL, `on_text` and `out` as well.
+ * Continues a prompt. `options` may be NULL, `on_text` and `out` as well. A callback that answers `false` ends the text;
+ * one that has said why by `sftmix_callback_failed` makes the call fail with `SFTMIX_STATUS_CALLBACK`.
  *
  * `out` was set up by `sftmix_generation_init` and is freed with `sftmix_generation_free`. From any thread.
  */

@@ -272,10 +272,14 @@ pub unsafe extern "C" fn sftmix_callback_failed(reason: *const c_char) {
     let _ = REASON.try_with(|r| *r.borrow_mut() = Some(reason));
 }
 
-/// What the callback that has just returned said.
+/// What the callback that has just returned said, where it did.
+pub fn callback_said() -> Option<String> {
+    REASON.try_with(|r| r.borrow_mut().take()).ok().flatten()
+}
+
+/// Why the callback that has just returned failed.
 pub fn callback_reason() -> String {
-    let said = REASON.try_with(|r| r.borrow_mut().take()).ok().flatten();
-    said.unwrap_or_else(|| "it did not say why".into())
+    callback_said().unwrap_or_else(|| "it did not say why".into())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use sftmix::{Control, Conversation, GenerateConfig, Generation, Generator};
 
 use crate::border::{self, given_out, json, maybe_text, place, take_all_back, text, Sized, SFTMIX_UNSET};
-use crate::fault::{c_text, guard, sftmix_status, Fail, Result};
+use crate::fault::{c_text, callback_said, guard, sftmix_status, Fail, Result};
 use crate::job::Inside;
 use crate::model::{model_of, sftmix_model};
 use crate::options::{count, device, real};
@@ -274,7 +274,8 @@ pub unsafe extern "C" fn sftmix_generator_forget(generator: *mut sftmix_generato
     })
 }
 
-/// Continues a prompt. `options` may be NULL, `on_text` and `out` as well.
+/// Continues a prompt. `options` may be NULL, `on_text` and `out` as well. A callback that answers `false` ends the text;
+/// one that has said why by `sftmix_callback_failed` makes the call fail with `SFTMIX_STATUS_CALLBACK`.
 ///
 /// `out` was set up by `sftmix_generation_init` and is freed with `sftmix_generation_free`. From any thread.
 #[unsafe(no_mangle)]
@@ -359,10 +360,13 @@ unsafe fn speak(
         }
         let mut g = speaker.lock()?;
         speaker.cancelled.store(false, SeqCst);
-        let mut cancelled = false;
+        let (mut cancelled, mut failed) = (false, None);
         let made = make(&mut g, &mut |piece| {
             let piece = c_text(piece);
             let more = on_text.is_none_or(|call| speaker.inside.call(|| call(user_data, piece.as_ptr())));
+            if !more {
+                failed = callback_said();
+            }
             cancelled |= !more || speaker.cancelled.load(SeqCst);
             if cancelled {
                 Control::Stop
@@ -371,6 +375,9 @@ unsafe fn speak(
             }
         })?;
         drop(g);
+        if let Some(reason) = failed {
+            return Err(sftmix::Error::Callback { reason }.into());
+        }
         if out.is_null() {
             return Ok(());
         }

@@ -18,17 +18,28 @@ import os as _os
 from . import _core
 from ._core import version as _version
 from ._events import Event
-from ._job import Status, TrainingJob
-from ._map import DataMap
-from ._tasks import evaluate, export, inspect, merge, plan
-from ._text import Generator
+from ._job import Record, Report, Slice, Status, TrainingJob
+from ._map import DataMap, Summary
+from ._tasks import Evaluation, Exported, Merged, Plan, evaluate, export, inspect, merge, plan
+from ._text import Generation, Generator
 
 __version__ = _version()
+
+
+
+def _rebuilt(kind, fields):
+    """An error that was pickled, as by another process."""
+    return kind(**fields)
+
 
 Error = _core.SftmixError
 Error.__str__ = lambda self: getattr(self, "detail", "") or Exception.__str__(self)
 for _name in [n for n in vars(Error) if not n.startswith("_") and isinstance(vars(Error)[n], type)]:
-    globals()[f"{_name}Error"] = vars(Error)[_name]
+    _class = globals()[f"{_name}Error"] = vars(Error)[_name]
+    _class.__name__ = _class.__qualname__ = f"{_name}Error"
+    _class.__module__ = __name__
+    _class.__reduce__ = lambda self: (_rebuilt, (type(self), dict(vars(self))))
+    _class.__repr__ = lambda self: f"{type(self).__name__}({str(self)!r})"
 
 
 class Model:
@@ -59,5 +70,5 @@ def log_to(logger=None, level: str = "warn") -> None:
     _core.set_log_listener(_Log(logger) if logger is not None else None, level)
 
 
-__all__ = ["DataMap", "Error", "Event", "Generator", "Model", "Status", "TrainingJob", "evaluate", "export", "inspect",
-           "log_to", "merge", "plan", *sorted(n for n in globals() if n.endswith("Error") and n != "Error")]
+__all__ = ["DataMap", "Error", "Evaluation", "Event", "Exported", "Generation", "Generator", "Merged", "Model", "Plan", "Record",
+           "Report", "Slice", "Status", "Summary", "TrainingJob", "evaluate", "export", "inspect", "log_to", "merge", "plan", *sorted(n for n in globals() if n.endswith("Error") and n != "Error")]

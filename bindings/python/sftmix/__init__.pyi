@@ -66,11 +66,16 @@ class Plan(Record):
     memory_limit: int | None
     predicted_peak_bytes: int
     memory: dict | None
+    savings: list
     examples: int
     tokens: int
     supervised_tokens: int
     longest: int
     steps: int
+    micro_batch: int | None
+    micro_tokens: int | None
+    blocks_kept: float | None
+    loss_chunk: int | None
     seconds: float | None
 
 class Evaluation(Record):
@@ -232,11 +237,11 @@ class DataMap:
     def summary(self) -> Summary: ...
     def rows(
         self, *, sort_by: str = "confidence", descending: bool = False, half: str | None = None,
-        where: Iterable[tuple[str, float | None, float | None]] = (), offset: int = 0, limit: int = 100,
-        text: bool = True,
+        filters: Iterable[tuple[str, float | None, float | None]] = (), offset: int = 0, limit: int = 100,
+        with_text: bool = False,
     ) -> dict[str, list]: ...
     def count(
-        self, *, half: str | None = None, where: Iterable[tuple[str, float | None, float | None]] = ()
+        self, *, half: str | None = None, filters: Iterable[tuple[str, float | None, float | None]] = ()
     ) -> int: ...
     def history(self, index: int) -> list[dict]: ...
 
@@ -323,6 +328,7 @@ class Error(Exception):
 
 class IoError(Error):
     path: str
+    reason: str
 class InvalidConfigError(Error):
     field: str
     reason: str
@@ -389,6 +395,7 @@ class DeviceMemoryError(Error): ...
 class MemoryLimitError(Error):
     limit: int
     needed: int
+    savings: list
 class TensorError(Error): ...
 class MisuseError(Error): ...
 class ThreadsError(Error): ...

@@ -3,11 +3,16 @@
 import inspect as _inspect
 import json
 import os
+import threading
+import time
 from typing import Any, Callable, Iterator, Optional
 
 from . import _core
 from ._events import Event, Listener, plain, sources, with_cause
 from ._settings import SETTINGS
+
+# Longest wait in the library, in seconds: between two, Python sees to interrupts.
+_TURN = 0.2
 
 
 class Record:
@@ -77,8 +82,12 @@ def settings(given: dict) -> tuple:
             value = json.dumps(value)
         elif name == "adam_betas":
             value = [float(v) for v in value]
-        elif SETTINGS[name][0] == "float" and not isinstance(value, bool):
+        elif SETTINGS[name][0] == "float" and isinstance(value, (int, float)) and not isinstance(value, bool):
             value = float(value)
+        kinds = {"int": int, "float": float, "bool": bool, "str": str}
+        kind = kinds.get(SETTINGS[name][0])
+        if kind is not None and (not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)):
+            raise TypeError(f"{name}: expected {kind.__name__}, found {type(value).__name__} {value!r}")
         fields[name] = value
     return _core.TrainSettings(**fields), opened, rows
 
@@ -146,12 +155,20 @@ class TrainingJob:
 
     def wait(self, timeout: Optional[float] = None) -> Optional[Report]:
         """Waits for the end of what was started: the report, or ``None`` where it still goes on after ``timeout`` seconds.
-        Raises what ended it."""
+        ``None`` too where it was not begun. Raises what ended it."""
+        until = None if timeout is None else time.monotonic() + timeout
         try:
-            report = self._core.wait(timeout)
+            while True:
+                # In turns, so that an interrupt is seen.
+                left = _TURN if until is None else min(_TURN, max(0.0, until - time.monotonic()))
+                report = self._core.wait(left)
+                if report is not None:
+                    return Report(report)
+                if not self._is_going() or (until is not None and time.monotonic() >= until):
+                    report = self._core.wait(0.0)
+                    return Report(report) if report is not None else None
         except _core.SftmixError.Callback as e:
             raise with_cause(e)
-        return Report(report) if report is not None else None
 
     def run(self, progress: bool = False) -> Report:
         """Begins it and waits for its end; ``progress`` shows a bar, where ``tqdm`` is installed."""
@@ -160,11 +177,13 @@ class TrainingJob:
             if progress:
                 self._bar()
             else:
-                while self.wait(0.5) is None and self._is_going():
-                    pass
+                self.wait()
         except KeyboardInterrupt:
             self._core.cancel(True)
-            self._core.wait(None)
+            try:
+                self._core.wait(None)
+            except _core.SftmixError:
+                pass  # The checkpoint is written; the interrupt is what the caller sees.
             raise
         report = self.wait()
         assert report is not None
@@ -198,10 +217,26 @@ class TrainingJob:
     def run_slice(self, seconds: float) -> Slice:
         """Trains for at most so long and the micro-batch under way, writes a checkpoint and returns. The next slice, in this
         process or another, goes on to the same bytes."""
+        ended: list = []
+
+        def work() -> None:
+            try:
+                ended.append(self._core.run_slice(float(seconds)))
+            except Exception as e:
+                ended.append(e)
+
+        thread = threading.Thread(target=work, name="sftmix-slice")
+        thread.start()
         try:
-            return Slice(self._core.run_slice(float(seconds)))
-        except _core.SftmixError.Callback as e:
-            raise with_cause(e)
+            while thread.is_alive():
+                thread.join(_TURN)
+        except KeyboardInterrupt:
+            self._core.cancel(True)
+            thread.join()
+            raise
+        if isinstance(ended[0], Exception):
+            raise with_cause(ended[0])
+        return Slice(ended[0])
 
     async def run_slice_async(self, seconds: float) -> Slice:
         """As :meth:`run_slice`, for callers that await."""
@@ -235,9 +270,18 @@ class TrainingJob:
     def events(self, timeout: Optional[float] = None) -> Iterator[Event]:
         """Its events from the first that was not dealt with; an event counts as dealt with when the next is asked for. Ends
         with the job, or where none came for ``timeout`` seconds."""
-        while (numbered := self._core.next_event(timeout)) is not None:
+        while (numbered := self._next(timeout)) is not None:
             yield Event(numbered.event)
             self._core.acknowledge(numbered.number)
+
+    def _next(self, timeout: Optional[float]) -> Any:
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = _TURN if until is None else min(_TURN, max(0.0, until - time.monotonic()))
+            going = self._is_going()
+            numbered = self._core.next_event(left)
+            if numbered is not None or not going or (until is not None and time.monotonic() >= until):
+                return numbered
 
     async def events_async(self):
         """As :meth:`events`, for callers that await."""
@@ -246,10 +290,13 @@ class TrainingJob:
             self._core.acknowledge(numbered.number)
 
     def __iter__(self) -> Iterator[Event]:
-        """Begins it, unless it was begun, and gives its events."""
+        """Begins it, unless it was begun, and gives its events; raises what made it fail. A job that was stopped just ends here:
+        :meth:`wait` tells."""
         if self.status().state == "idle":
             self._core.start()
-        return self.events()
+        yield from self.events()
+        if self.status().state == "failed":
+            self.wait()
 
     def close(self) -> None:
         """Stops it, behind a checkpoint, and lets its threads and memory go."""

@@ -24,21 +24,24 @@ class DataMap:
         return Summary(self._core.summary())
 
     def rows(self, *, sort_by: str = "confidence", descending: bool = False, half: Optional[str] = None,
-             where: Iterable[Tuple[str, Optional[float], Optional[float]]] = (), offset: int = 0, limit: int = 100,
-             text: bool = True) -> dict:
+             filters: Iterable[Tuple[str, Optional[float], Optional[float]]] = (), offset: int = 0, limit: int = 100,
+             with_text: bool = False) -> dict:
         """A page of rows as a dict of lists, which ``pandas.DataFrame`` takes; the least confident first unless told
-        otherwise. ``where`` holds (key, least, most), with ``None`` for no bound; ``text`` adds prompt and response."""
-        filters = [_core.MapFilter(key=key, min=least, max=most) for key, least, most in where]
+        otherwise. ``filters`` holds (key, least, most), bounds included, ``None`` for none; ``with_text`` adds prompt and response.
+        Keys are the columns: ``row`` (in its file, from 1), ``confidence`` (SFTMix's: minus the mean perplexity or nll),
+        ``mean_probability`` (cartography's confidence), ``variability``, ``correctness``, ``forgetfulness``,
+        ``mean_perplexity``, ``mean_nll``, ``tokens`` (those that are trained). ``index`` is the place in the set, from 0."""
+        filters = [_core.MapFilter(key=key, min=least, max=most) for key, least, most in filters]
         query = _core.MapQuery(sort_by=sort_by, descending=descending, half=half, filters=filters, offset=offset, limit=limit,
-                               with_text=text)
+                               with_text=with_text)
         rows = [plain(row) for row in self._core.page(query).rows]
         columns = list(rows[0]) if rows else list(_columns())
         return {name: [row[name] for row in rows] for name in columns}
 
     def count(self, *, half: Optional[str] = None,
-              where: Iterable[Tuple[str, Optional[float], Optional[float]]] = ()) -> int:
+              filters: Iterable[Tuple[str, Optional[float], Optional[float]]] = ()) -> int:
         """How many rows there are of which this holds."""
-        filters = [_core.MapFilter(key=key, min=least, max=most) for key, least, most in where]
+        filters = [_core.MapFilter(key=key, min=least, max=most) for key, least, most in filters]
         return self._core.page(_core.MapQuery(half=half, filters=filters, limit=1)).total
 
     def history(self, index: int) -> List[dict]:

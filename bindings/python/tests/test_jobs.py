@@ -213,6 +213,24 @@ def test_two_jobs_at_once_on_one_model(tmp_path, by_program):
     assert adapter(tmp_path / "a") == adapter(tmp_path / "b") == by_program
 
 
+@pytest.mark.parametrize("how", ["job.run()", "job.start().wait()", "job.run_slice(60)", "list(job)"])
+def test_an_interrupt_stops_behind_a_checkpoint(tmp_path, by_program, how):
+    out = tmp_path / "run"
+    program = ("import sftmix, sys, signal, threading, os\n"
+               "def on_event(e):\n"
+               "    if e.kind == 'step' and e.global_step >= 3 and not sent: sent.append(1); os.kill(os.getpid(), signal.SIGINT)\n"
+               "sent = []\n"
+               "with sftmix.TrainingJob(**eval(sys.argv[1]), on_event=on_event) as job:\n"
+               "    job.update(duty_cycle=0.1)\n"
+               f"    {how}\n")
+    given = {k: str(v) if isinstance(v, pathlib.Path) else v for k, v in settings(out).items()}
+    ended = subprocess.run([sys.executable, "-c", program, repr(given)], capture_output=True, text=True, timeout=60)
+    assert ended.returncode != 0 and "KeyboardInterrupt" in ended.stderr.splitlines()[-1], ended.stderr
+    assert list(out.glob("checkpoint-*")) and not (out / "adapter").exists()
+    sftmix.TrainingJob.resume(out).run()
+    assert adapter(out) == by_program
+
+
 def test_misuse_is_named(tmp_path):
     with sftmix.TrainingJob(**settings(tmp_path / "run")).start() as job:
         with pytest.raises(sftmix.MisuseError, match="running"):

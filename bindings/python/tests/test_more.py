@@ -3,6 +3,7 @@ import inspect
 import json
 import logging
 import pathlib
+import pickle
 
 import pytest
 
@@ -47,15 +48,15 @@ def test_the_data_map(finished):
     data_map = sftmix.DataMap(out)
     summary = data_map.summary()
     assert summary.examples == report.examples
-    page = data_map.rows(limit=10)
+    page = data_map.rows(limit=10, with_text=True)
     assert len(page["row"]) == 10 and page["confidence"] == sorted(page["confidence"])
     assert all(isinstance(text, str) and text for text in page["response"])
-    rest = data_map.rows(offset=10, limit=10, text=False)
+    rest = data_map.rows(offset=10, limit=10)
     assert not set(page["index"]) & set(rest["index"])
     assert data_map.count() == report.examples
     halves = [data_map.count(half=h) for h in ("confident", "unconfident", "neither")]
     assert sum(halves) == report.examples and halves[0] == halves[1]
-    short = data_map.rows(sort_by="tokens", descending=True, where=[("tokens", None, 12)], limit=5)
+    short = data_map.rows(sort_by="tokens", descending=True, filters=[("tokens", None, 12)], limit=5)
     assert all(n <= 12 for n in short["tokens"])
     assert short["tokens"] == sorted(short["tokens"], reverse=True)
     assert len(data_map.history(page["index"][0])) >= 1
@@ -135,6 +136,21 @@ def test_errors_have_their_fields(tmp_path, finished):
     log.mkdir(parents=True)
     (log / "header.json").write_text("{}")
     raised(sftmix.DynamicsError, lambda: sftmix.DataMap(log))
+
+
+def test_what_goes_wrong_is_seen_where_it_is_looked_at(tmp_path):
+    with pytest.raises(sftmix.CheckpointError, match="no run here"):
+        sftmix.TrainingJob.resume(tmp_path / "none")
+    with pytest.raises(TypeError, match="memory_limit: expected int, found str '600MiB'"):
+        sftmix.TrainingJob(**settings(tmp_path / "x", memory_limit="600MiB"))
+    with pytest.raises(sftmix.MemoryLimitError):
+        for _ in sftmix.TrainingJob(**settings(tmp_path / "y", memory_limit=1000)):
+            pass
+    assert repr(sftmix.MisuseError(detail="a")) == "MisuseError('a')"
+    again = pickle.loads(pickle.dumps(sftmix.IoError(detail="a", path="b", reason="c")))
+    assert (type(again), again.path, str(again)) == (sftmix.IoError, "b", "a")
+    plan = sftmix.plan(model=DEMO, data=DEMO / "train.jsonl", max_length=64, cache_dir=tmp_path, memory_limit=1000)
+    assert not plan.fits and plan.predicted_peak_bytes > 1000
 
 
 def test_slips_are_named_before_anything_is_done():

@@ -2,6 +2,9 @@
 
 use sftmix::Error;
 
+use crate::border::Cross;
+use crate::records::Saving;
+
 pub type Result<T, E = SftmixError> = std::result::Result<T, E>;
 
 macro_rules! errors {
@@ -16,7 +19,7 @@ macro_rules! errors {
 
 errors! {
     /// A file could not be read or written.
-    Io { path: String },
+    Io { path: String, reason: String },
     /// A setting is out of range, contradicts another, has no effect, or contradicts the run that is resumed.
     InvalidConfig { field: String, reason: String },
     /// The model's architecture, or a fact in its config.json, is not supported.
@@ -57,8 +60,8 @@ errors! {
     Device { device: String, reason: String },
     /// The device has too little memory left.
     DeviceMemory {},
-    /// What was asked for needs more memory than was granted, however it is run; bytes.
-    MemoryLimit { limit: u64, needed: u64 },
+    /// What was asked for needs more memory than was granted, however it is run; bytes, and what would need less.
+    MemoryLimit { limit: u64, needed: u64, savings: Vec<Saving> },
     /// A tensor operation failed.
     Tensor {},
     /// A caller broke what an operation asks for: a job that runs was begun again, an object was used in a forked process.
@@ -76,7 +79,7 @@ impl From<Error> for SftmixError {
         let detail = e.to_string();
         let text = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
         match e {
-            Error::Io { path, .. } => SftmixError::Io { detail, path: text(path) },
+            Error::Io { path, source } => SftmixError::Io { detail, path: text(path), reason: source.to_string() },
             Error::InvalidConfig { field, reason } => SftmixError::InvalidConfig { detail, field, reason },
             Error::ModelNotSupported { path, reason } => {
                 SftmixError::ModelNotSupported { detail, path: text(path), reason }
@@ -121,7 +124,9 @@ impl From<Error> for SftmixError {
             Error::Stopped { checkpoint } => SftmixError::Stopped { detail, checkpoint: checkpoint.map(text) },
             Error::Device { device, reason } => SftmixError::Device { detail, device, reason },
             Error::DeviceMemory(_) => SftmixError::DeviceMemory { detail },
-            Error::MemoryLimit { limit, needed, .. } => SftmixError::MemoryLimit { detail, limit, needed },
+            Error::MemoryLimit { limit, needed, savings } => {
+                SftmixError::MemoryLimit { detail, limit, needed, savings: savings.cross() }
+            }
             Error::Tensor(_) => SftmixError::Tensor { detail },
             Error::Misuse(_) => SftmixError::Misuse { detail },
             Error::Threads(_) => SftmixError::Threads { detail },

@@ -232,6 +232,21 @@ twin! {
         working: u64,
     }
 }
+/// A change of the settings that would need less memory.
+#[derive(Clone, Debug, PartialEq, Eq, uniffi::Record)]
+pub struct Saving {
+    /// What to change.
+    pub change: String,
+    /// Bytes that it would save.
+    pub bytes: u64,
+}
+
+impl Cross<Vec<Saving>> for Vec<(String, u64)> {
+    fn cross(self) -> Vec<Saving> {
+        self.into_iter().map(|(change, bytes)| Saving { change, bytes }).collect()
+    }
+}
+
 twin! {
     /// What a run will take.
     RunPlan of sftmix::RunPlan {
@@ -243,6 +258,8 @@ twin! {
         predicted_peak_bytes: u64,
         /// By part, where it fits.
         memory: Option<PlannedMemory>,
+        /// Where it does not: what would need less.
+        savings: Vec<Saving>,
         /// Examples.
         examples: u64,
         /// Tokens of an epoch.
@@ -253,6 +270,14 @@ twin! {
         longest: u64,
         /// Optimizer steps of all stages.
         steps: u64,
+        /// Most rows that run together.
+        micro_batch: Option<u64>,
+        /// Tokens that they have together at most, unless one row has more.
+        micro_tokens: Option<u64>,
+        /// Mean share of the blocks that keep their activations.
+        blocks_kept: Option<f64>,
+        /// Positions whose logits exist at once.
+        loss_chunk: Option<u64>,
         /// Seconds that it is expected to take, where the machine's rate is known.
         seconds: Option<f64>,
     }
