@@ -117,8 +117,11 @@ def test_errors_have_their_fields(tmp_path, finished):
     e = raised(sftmix.MemoryLimitError, lambda: job(memory_limit=1000))
     assert e.limit == 1000 and e.needed > 1000
     raised(sftmix.DeviceError, lambda: sftmix.Generator(DEMO, device="cuda"))
-    e = raised(sftmix.AdapterError, lambda: sftmix.Generator(DEMO, DEMO))
-    assert e.path.startswith(str(DEMO))
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    e = raised(sftmix.AdapterError, lambda: sftmix.Generator(DEMO, adapter))
+    assert e.path.startswith(str(adapter))
     other = tmp_path / "model"
     other.mkdir()
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
