@@ -1,5 +1,6 @@
 //! A job, steered from other threads: pause, stop, limits that hold from the next micro-batch on, and what it is at.
 
+use std::cell::Cell;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,26 @@ use super::status::{JobState, JobStatus};
 use crate::error::{Error, Result};
 use crate::run::RunFolder;
 use crate::stop::StopHandle;
+
+thread_local! {
+    /// The job whose work or listener this thread runs, by the address of what steers it; 0 is none.
+    static INSIDE: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Where a job may be held up or stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gate {
+    /// Rows are handed over; what was given cannot be asked for again.
+    HandedRows,
+    /// Rows become tokens; what is whole stays.
+    Rows,
+    /// Before a micro-batch of a step; a step counts when it is whole.
+    Step,
+    /// Behind a batch of a sweep, which is in the log.
+    Sweep,
+    /// Behind a batch of an evaluation, which begins anew.
+    Evaluation,
+}
 
 /// Longest time until a job that waits looks whether it is to stop.
 const NAP: Duration = Duration::from_millis(20);
@@ -39,6 +60,8 @@ struct Shared {
     /// The least bytes that the run can go on with, once it is known.
     least_memory: Option<u64>,
     deadline: Option<Instant>,
+    /// A slice has done something that the next need not do again.
+    progressed: bool,
     /// The stop was the deadline's.
     expired: bool,
     /// When the last micro-batch was let go.
@@ -133,6 +156,8 @@ impl JobControl {
     /// # Errors
     /// When `metrics.jsonl`, where they are kept, cannot be read.
     pub fn next_event(&self, timeout: Duration) -> Result<Option<NumberedEvent>> {
+        // Who works for the job would wait for itself.
+        let timeout = if self.is_inside() { Duration::ZERO } else { timeout };
         let until = Instant::now().checked_add(timeout);
         let mut shared = self.lock();
         loop {
@@ -172,7 +197,7 @@ impl JobControl {
             self.stop.reset();
         }
         shared.running = true;
-        shared.expired = false;
+        (shared.expired, shared.progressed) = (false, false);
         shared.deadline = slice.and_then(|s| Instant::now().checked_add(s));
         shared.released = None;
         shared.status.state = JobState::Preparing;
@@ -213,13 +238,33 @@ impl JobControl {
         self.cancel(true);
     }
 
-    /// Between two micro-batches: waits while it is paused, rests for the duty cycle, and says whether to stop.
-    pub(super) fn gate(&self) -> bool {
+    /// This thread works for the job until the guard is dropped.
+    pub(super) fn enter(&self) -> Inside {
+        Inside(INSIDE.replace(self.identity()))
+    }
+
+    /// Whether this thread works for the job: then it cannot wait for its end.
+    pub(super) fn is_inside(&self) -> bool {
+        INSIDE.get() == self.identity()
+    }
+
+    fn identity(&self) -> usize {
+        Arc::as_ptr(&self.inner) as usize
+    }
+
+    /// Between two micro-batches: waits while it is paused, rests for the duty cycle, and says whether to stop. The time of
+    /// a slice is not up before there is progress that the next need not make again: else short slices would have no end.
+    pub(super) fn gate(&self, at: Gate) -> bool {
         let mut shared = self.lock();
         let worked = shared.released.map_or(Duration::ZERO, |t| t.elapsed());
         let arrived = Instant::now();
         loop {
-            if shared.deadline.is_some_and(|d| d <= Instant::now()) && !self.stop.is_stopped() {
+            let may_end = match at {
+                Gate::Rows | Gate::Sweep => true,
+                Gate::Step => shared.progressed,
+                Gate::HandedRows | Gate::Evaluation => false,
+            };
+            if may_end && shared.deadline.is_some_and(|d| d <= Instant::now()) && !self.stop.is_stopped() {
                 shared.expired = true;
                 self.stop.stop();
             }
@@ -268,8 +313,18 @@ impl JobControl {
     /// An event happened; those that stand in `metrics.jsonl` are written by now, up to `bytes`.
     pub(super) fn told(&self, event: &Event, bytes: u64) {
         let mut shared = self.lock();
+        shared.progressed |= matches!(event, Event::Step(_) | Event::Sweep { .. });
         shared.status.tell(event);
         shared.feed.tell(event, bytes);
         self.inner.changed.notify_all();
+    }
+}
+
+/// A thread that works for a job.
+pub(super) struct Inside(usize);
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        INSIDE.set(self.0);
     }
 }

@@ -6,9 +6,9 @@ use std::mem::discriminant;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use super::control::JobControl;
 use super::event::{Control, Event};
 use crate::error::{panic_text, Error, Result};
-use crate::stop::StopHandle;
 
 /// Most events that wait for a listener; beyond, the oldest goes.
 const MOST: usize = 64;
@@ -36,10 +36,12 @@ fn lock(shared: &(Mutex<Queue>, Condvar)) -> MutexGuard<'_, Queue> {
 impl Listening {
     /// # Errors
     /// When no thread can be started.
-    pub fn start(mut listener: Listener, stop: StopHandle) -> Result<Listening> {
+    pub fn start(mut listener: Listener, control: &JobControl) -> Result<Listening> {
         let shared: Arc<(Mutex<Queue>, Condvar)> = Arc::default();
         let own = shared.clone();
+        let (control, stop) = (control.clone(), control.stop_handle());
         let body = move || {
+            let _inside = control.enter();
             while let Some(event) = next(&own) {
                 let called = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| listener(&event)));
                 match called.unwrap_or_else(|panic| Err(panic_text(&*panic).to_string())) {
@@ -136,7 +138,7 @@ mod tests {
             told.send(said).map_err(|e| e.to_string())?;
             Ok(Control::Continue)
         });
-        let listening = Listening::start(listener, StopHandle::default()).unwrap();
+        let listening = Listening::start(listener, &JobControl::default()).unwrap();
         listening.tell(&step(1));
         // The first is taken, and the listener hangs in it.
         go.send(()).unwrap();
@@ -156,15 +158,15 @@ mod tests {
     #[test]
     fn a_failing_listener_stops_the_job_and_says_why() {
         for panics in [false, true] {
-            let stop = StopHandle::default();
+            let control = JobControl::default();
             let listener: Listener = Box::new(move |_| match panics {
                 true => panic!("boom"),
                 false => Err("boom".into()),
             });
-            let listening = Listening::start(listener, stop.clone()).unwrap();
+            let listening = Listening::start(listener, &control).unwrap();
             listening.tell(&step(1));
             let (_, result) = listening.finish();
-            assert!(stop.is_stopped());
+            assert!(control.stop_handle().is_stopped());
             assert!(matches!(result, Err(Error::Callback { reason }) if reason == "boom"));
         }
     }

@@ -230,7 +230,8 @@ impl TrainingJob {
         }
     }
 
-    /// Trains on this thread for at most so long and the micro-batch that is under way, writes a checkpoint and returns;
+    /// Trains on this thread for at most so long and what is under way (a micro-batch; the slice's first step, an evaluation,
+    /// rows that are handed over: what the next slice would have to begin anew), writes a checkpoint and returns;
     /// the next slice, in this process or another, goes on to the same bytes. The model stays open between slices, memory
     /// for training does not.
     ///
@@ -262,8 +263,12 @@ impl TrainingJob {
         self.wait_for(Duration::MAX).unwrap_or_else(|| Err(Error::Misuse("the job was not begun".into())))
     }
 
-    /// As [`TrainingJob::wait`], for so long at most: `None` while it goes on, and where it was not begun.
+    /// As [`TrainingJob::wait`], for so long at most: `None` while it goes on, and where it was not begun. A callback of the
+    /// job is told [`Error::Misuse`]: it would wait for itself.
     pub fn wait_for(&self, timeout: Duration) -> Option<Result<TrainReport>> {
+        if self.inner.control.is_inside() {
+            return Some(Err(Error::Misuse("a callback waits for the job that calls it".into())));
+        }
         let until = Instant::now().checked_add(timeout);
         let mut outcome = lock(&self.inner.outcome);
         loop {
@@ -283,8 +288,10 @@ impl Drop for TrainingJob {
             if !thread.is_finished() {
                 self.inner.control.cancel(true);
             }
-            // A panic in it was told already.
-            let _ = thread.join();
+            // A callback that drops its job cannot wait for it. A panic in the thread was told already.
+            if !self.inner.control.is_inside() {
+                let _ = thread.join();
+            }
         }
         let folder = RunFolder::new(&self.inner.config.out);
         if lock(&self.inner.next).spooled && matches!(folder.read(), Ok(None)) {
@@ -304,6 +311,7 @@ impl Inner {
 
     /// One way from where the folder stands to the end, a stop or an error.
     fn attempt(&self, observer: &mut (dyn FnMut(&Event) -> Control + Send)) -> Result<TrainReport> {
+        let _inside = self.control.enter();
         let (config, resume, known, mut model, mut rows) = {
             let mut next = lock(&self.next);
             let (mut config, mut resume, mut known) = (self.config.clone(), next.resume, next.known.take());
@@ -333,7 +341,7 @@ impl Inner {
         let Some(listener) = lock(&self.next).listener.take() else {
             return self.attempt(&mut |_| Control::Continue);
         };
-        let listening = Listening::start(listener, self.control.stop_handle())?;
+        let listening = Listening::start(listener, &self.control)?;
         let result = self.attempt(&mut |event| {
             listening.tell(event);
             Control::Continue

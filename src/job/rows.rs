@@ -3,7 +3,7 @@
 
 use std::io::{BufWriter, Write};
 
-use super::control::JobControl;
+use super::control::{Gate, JobControl};
 use crate::disk::{write_with, writing};
 use crate::error::{Error, Result};
 use crate::run::RunFolder;
@@ -15,30 +15,39 @@ pub type RowSource = Box<dyn FnMut() -> Result<Option<String>, String> + Send>;
 ///
 /// # Errors
 /// [`Error::Callback`] when the source fails, [`Error::DataInvalid`] names a row that is no JSON object,
-/// [`Error::NothingToTrain`] where there is none, [`Error::Stopped`]. No file is left then.
+/// [`Error::NothingToTrain`] where there is none, [`Error::Stopped`]. No file is left then, and a source that has given
+/// rows is spent: what it gave cannot be asked for again.
 pub(super) fn spool(folder: &RunFolder, source: &mut RowSource, control: &JobControl) -> Result<()> {
+    let mut rows = 0;
+    let written = write(folder, source, control, &mut rows);
+    if written.is_err() && rows > 0 {
+        *source = Box::new(|| Err("its rows were handed over in part before: set the job up anew".into()));
+    }
+    written
+}
+
+fn write(folder: &RunFolder, source: &mut RowSource, control: &JobControl, rows: &mut u64) -> Result<()> {
     let path = folder.rows();
     if path.exists() {
         let reason = "the folder holds rows.jsonl of something else: choose another".into();
         return Err(Error::Checkpoint { path: folder.dir().to_path_buf(), reason });
     }
-    let mut rows = 0u64;
     write_with(&path, |file, _| {
         let mut out = BufWriter::new(file);
         loop {
-            if control.gate() {
+            if control.gate(Gate::HandedRows) {
                 return Err(Error::Stopped { checkpoint: None });
             }
             let called = std::panic::catch_unwind(std::panic::AssertUnwindSafe(&mut *source));
             let given = called.unwrap_or_else(|panic| Err(crate::error::panic_text(&*panic).to_string()));
             let Some(text) = given.map_err(|reason| Error::Callback { reason })? else { break };
-            rows += 1;
+            *rows += 1;
             let line =
-                one_line(&text).map_err(|reason| Error::DataInvalid { path: path.clone(), row: rows, reason })?;
+                one_line(&text).map_err(|reason| Error::DataInvalid { path: path.clone(), row: *rows, reason })?;
             let written = out.write_all(line.as_bytes()).and_then(|()| out.write_all(b"\n"));
             written.map_err(writing(&path, None))?;
         }
-        if rows == 0 {
+        if *rows == 0 {
             return Err(Error::NothingToTrain { reason: "the source of rows gave none".into() });
         }
         out.flush().map_err(writing(&path, None))

@@ -327,3 +327,86 @@ fn rows_may_be_handed_over() {
     assert!(matches!(e, Error::Checkpoint { .. }));
     assert_eq!(std::fs::read_to_string(theirs.join("rows.jsonl")).unwrap(), "mine");
 }
+
+/// A slice that is shorter than a step, an evaluation or the preparation still brings the run on.
+#[test]
+fn the_shortest_slices_have_an_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let valid = |out: &Path| TrainConfig { valid_split: Some(0.2), eval_every: Some(4), ..config(out) };
+    let at = |name: &str| dir.path().join(name);
+    TrainingJob::new(valid(&at("whole"))).unwrap().run(|_| Control::Continue).unwrap();
+    let job = TrainingJob::new(valid(&at("slices"))).unwrap();
+    // Tokenised beforehand: in no time nobody reads rows.
+    while !at("slices").join("run.json").exists() {
+        job.run_slice(Duration::from_millis(300)).unwrap();
+    }
+    let mut slices = 0;
+    while job.run_slice(Duration::from_millis(150)).unwrap().report.is_none() {
+        slices += 1;
+        assert!(slices < 300);
+    }
+    assert!(adapter(&at("slices")) == adapter(&at("whole")));
+}
+
+/// What a callback of a job must not do is refused, and does not hang.
+#[test]
+fn a_callback_that_waits_for_its_own_job_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let slot: Arc<std::sync::OnceLock<std::sync::Weak<TrainingJob>>> = Arc::default();
+    let (inside, said) = (slot.clone(), Arc::new(std::sync::Mutex::new(Vec::new())));
+    let tell = said.clone();
+    let job = TrainingJob::new(config(&dir.path().join("run"))).unwrap().listened(Box::new(move |event| {
+        if matches!(event, Event::Prepared(_)) {
+            let job = inside.get().and_then(|job| job.upgrade()).unwrap();
+            let waited = matches!(job.wait(), Err(Error::Misuse(_)));
+            let begun = matches!(job.start(), Err(Error::Misuse(_)));
+            while let Some(next) = job.control().next_event(Duration::MAX).unwrap() {
+                job.control().acknowledge(next.number).unwrap();
+            }
+            job.control().update(Limits { duty_cycle: Some(1.0), ..Default::default() }).unwrap();
+            tell.lock().unwrap().push((waited, begun));
+        }
+        Ok(Control::Continue)
+    }));
+    let job = Arc::new(job);
+    slot.set(Arc::downgrade(&job)).unwrap();
+    job.start().unwrap();
+    job.wait().unwrap();
+    assert_eq!(*said.lock().unwrap(), [(true, true)]);
+}
+
+/// A job that is stopped while rows are handed over cannot ask for the first of them again, and says so.
+#[test]
+fn rows_that_were_handed_over_in_part_are_not_trained_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = TrainConfig { data: Default::default(), ..config(&dir.path().join("run")) };
+    let text = std::fs::read_to_string(project("assets/demo/train.jsonl")).unwrap();
+    let mut rows = text.lines().map(String::from).collect::<Vec<_>>().into_iter();
+    let slot: Arc<std::sync::OnceLock<sftmix::JobControl>> = Arc::default();
+    let stop = slot.clone();
+    let next = move || {
+        if rows.len() < 500 {
+            stop.get().unwrap().cancel(true);
+        }
+        Ok(rows.next())
+    };
+    let job = TrainingJob::with_rows(config, Box::new(next)).unwrap();
+    slot.set(job.control().clone()).unwrap();
+    assert!(matches!(job.run(|_| Control::Continue), Err(Error::Stopped { .. })));
+    let e = job.run(|_| Control::Continue).unwrap_err();
+    assert!(matches!(&e, Error::Callback { reason } if reason.contains("in part")), "{e}");
+    assert!(!dir.path().join("run").exists());
+}
+
+/// A pause that is asked for before the job, or between two slices, holds it.
+#[test]
+fn a_pause_may_be_asked_for_before_there_is_anything_to_pause() {
+    let dir = tempfile::tempdir().unwrap();
+    let job = TrainingJob::new(config(&dir.path().join("run"))).unwrap();
+    assert!(job.run_slice(Duration::from_millis(1)).unwrap().report.is_none());
+    job.control().pause();
+    job.start().unwrap();
+    until(&job, JobState::Paused);
+    job.control().resume();
+    job.wait().unwrap();
+}

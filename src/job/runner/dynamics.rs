@@ -6,6 +6,7 @@ use crate::dynamics::{
     confidences, split_checkpoints, CheckpointInfo, DynamicsLog, DynamicsWriter, Header, Kind, Position, Record, Stage,
 };
 use crate::error::{Error, Result};
+use crate::job::control::Gate;
 use crate::job::event::{Control, Event};
 use crate::model::Adapter;
 use crate::recipe::Halves;
@@ -121,7 +122,7 @@ impl Runner<'_> {
                 // What a pause holds up is on disk.
                 writer.flush()?;
             }
-            Ok(!control.gate())
+            Ok(!control.gate(Gate::Sweep))
         })?;
         if writer.records() == total {
             writer.finish()?;

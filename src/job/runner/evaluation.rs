@@ -4,6 +4,7 @@ use super::parts::{Runner, Training};
 use crate::base::open::Inputs;
 use crate::dynamics::Stage;
 use crate::error::{Error, Result};
+use crate::job::control::Gate;
 use crate::job::event::{EvaluatedEvent, Event};
 use crate::model::Adapter;
 use crate::run::checkpoint::{Best, LogEntry};
@@ -71,7 +72,7 @@ impl Runner<'_> {
     pub(super) fn evaluate(&self, adapter: Option<&Adapter>) -> Result<Evaluation> {
         let Some(valid) = &self.opened.valid else { return Ok(Evaluation::default()) };
         let Inputs { engine, model, .. } = &self.opened.inputs;
-        evaluate(engine, model, adapter, valid, self.opened.together, &|| self.control.gate())
+        evaluate(engine, model, adapter, valid, self.opened.together, &|| self.control.gate(Gate::Evaluation))
     }
 
     pub(super) fn report_evaluation(&mut self, stage: &str, epoch: f64, e: Evaluation) -> Result<()> {

@@ -4,6 +4,7 @@ use super::parts::{Runner, Training};
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 
+use crate::job::control::Gate;
 use crate::job::event::Event;
 use crate::job::limits::Limits;
 use crate::plan::settle::{limits_are_kept, settle, RowFacts, WeightFacts};
@@ -20,7 +21,7 @@ impl Runner<'_> {
             // A process that is ended while it waits loses nothing.
             self.checkpoint(stage, t)?;
         }
-        if self.control.gate() {
+        if self.control.gate(Gate::Step) {
             return Err(self.stopped(stage, t));
         }
         if let Some(asked) = self.control.take_limits() {

@@ -11,7 +11,7 @@ use crate::data::tokens::TokenStore;
 use crate::device;
 use crate::dynamics::imported as imported_by;
 use crate::error::{Error, Result};
-use crate::job::control::JobControl;
+use crate::job::control::{Gate, JobControl};
 use crate::lora::peft::load_adapter;
 use crate::memory::Charge;
 use crate::model::Keep;
@@ -80,7 +80,9 @@ impl Opened {
         let template = before.and_then(|b| b.chat.as_ref()).and_then(|chat| chat.template.as_deref());
         let template = template.filter(|_| config.data_options.chat_template.is_some());
         let open = |data: &Path| {
-            inputs.store(&tokenizer, data, &config.data_options, template, config.max_length, &|| control.gate())
+            inputs.store(&tokenizer, data, &config.data_options, template, config.max_length, &|| {
+                control.gate(Gate::Rows)
+            })
         };
         let Sets { train: store, valid } = open_sets(config, &inputs.cache_dir, open)?;
         let tokenizer_hash = hex(&tokenizer.tokenizer.content_hash());
