@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 
-from setuptools import setup
+from setuptools import Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 from setuptools.command.sdist import sdist
@@ -71,4 +71,11 @@ class Source(sdist):
                 shutil.copy(here, there)
 
 
-setup(cmdclass={"build_py": Build, "bdist_wheel": Wheel, "sdist": Source})
+class Binary(Distribution):
+    """The package belongs to a platform, though setuptools compiles nothing."""
+
+    def has_ext_modules(self):
+        return True
+
+
+setup(distclass=Binary, cmdclass={"build_py": Build, "bdist_wheel": Wheel, "sdist": Source})
