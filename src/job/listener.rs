@@ -152,7 +152,8 @@ mod tests {
         assert!(listener.is_some() && result.is_ok());
         drop(listener);
         let all: Vec<u64> = gets.iter().collect();
-        assert!(matches!(all[..], [1000, 0, 2000] | [2, 1000, 0, 2000]), "{all:?}");
+// It may have taken one more before the others came.
+        assert!(all.ends_with(&[1000, 0, 2000]) && all.len() <= 4, "{all:?}");
     }
 
     #[test]
