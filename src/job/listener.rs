@@ -152,7 +152,7 @@ mod tests {
         assert!(listener.is_some() && result.is_ok());
         drop(listener);
         let all: Vec<u64> = gets.iter().collect();
-// It may have taken one more before the others came.
+        // It may have taken one more before the others came.
         assert!(all.ends_with(&[1000, 0, 2000]) && all.len() <= 4, "{all:?}");
     }
 
