@@ -224,15 +224,19 @@ class TrainingJob:
                 ended.append(self._core.run_slice(float(seconds)))
             except Exception as e:
                 ended.append(e)
+            finally:
+                done.set()
 
+        # Not by join: an interrupt in it marks a thread as ended that is not (bpo-45274).
+        done = threading.Event()
         thread = threading.Thread(target=work, name="sftmix-slice")
         thread.start()
         try:
-            while thread.is_alive():
-                thread.join(_TURN)
+            while not done.wait(_TURN):
+                pass
         except KeyboardInterrupt:
             self._core.cancel(True)
-            thread.join()
+            done.wait()
             raise
         if isinstance(ended[0], Exception):
             raise with_cause(ended[0])
