@@ -12,6 +12,7 @@ use crate::data::rows::files::Split;
 use crate::error::{Error, Result};
 use crate::model::Adapter;
 use crate::ops::EngineOptions;
+use crate::stop::StopHandle;
 use crate::train::score;
 pub use crate::train::score::Evaluation;
 
@@ -62,14 +63,15 @@ impl Default for EvalConfig {
 /// # Errors
 /// When a setting is out of range, or model, adapter or data cannot be used.
 pub fn evaluate(config: &EvalConfig) -> Result<Evaluation> {
-    evaluate_on(&Model::at(&config.model)?, config)
+    evaluate_on(&Model::at(&config.model)?, config, &StopHandle::default())
 }
 
-/// As [`evaluate`], on a model that is open; the one that `config` names is not looked at.
+/// As [`evaluate`], on a model that is open; the one that `config` names is not looked at. `stop` breaks it off within a
+/// batch.
 ///
 /// # Errors
-/// As [`evaluate`].
-pub fn evaluate_on(model: &Model, config: &EvalConfig) -> Result<Evaluation> {
+/// As [`evaluate`]; [`Error::Stopped`].
+pub fn evaluate_on(model: &Model, config: &EvalConfig, stop: &StopHandle) -> Result<Evaluation> {
     for (field, value, least) in [("max_length", config.max_length, 2), ("batch_size", config.batch_size, 1)] {
         if value < least {
             return Err(Error::config(field, format!("expected ≥ {least}, found {value}")));
@@ -87,9 +89,10 @@ pub fn evaluate_on(model: &Model, config: &EvalConfig) -> Result<Evaluation> {
     let (mut inputs, tokenizer) = Inputs::open(model, config.max_length, options, cache)?;
     let adapter = config.adapter.as_deref().map(|d| Adapter::load(&inputs.engine, &inputs.model, d)).transpose()?;
     let data = Split::Test.resolve(&config.data)?;
-    let store = inputs.store(&tokenizer, &data, &config.data_options, None, config.max_length, &|| false)?;
+    let store =
+        inputs.store(&tokenizer, &data, &config.data_options, None, config.max_length, &|| stop.is_stopped())?;
     drop(tokenizer);
     inputs.room(&[&store])?;
     let together = score::Together::rows(config.batch_size);
-    score::evaluate(&inputs.engine, &inputs.model, adapter.as_ref(), &store, together, &|| false)
+    score::evaluate(&inputs.engine, &inputs.model, adapter.as_ref(), &store, together, &|| stop.is_stopped())
 }

@@ -137,7 +137,8 @@ pub struct StepEvent {
     pub mix_tokens: u64,
     /// Share of the supervised tokens that are mixed.
     pub mix_coverage: f64,
-    /// Gradient norm before clipping.
+    /// Gradient norm before clipping; JSON has no infinity and says `null`.
+    #[serde(deserialize_with = "infinite")]
     pub grad_norm: f64,
     /// Learning rate of the step.
     pub learning_rate: f64,
@@ -171,7 +172,8 @@ pub struct EvaluatedEvent {
     pub epoch: f64,
     /// Mean −log p of a supervised token, nats.
     pub eval_loss: f64,
-    /// exp(eval_loss).
+    /// exp(eval_loss); JSON has no infinity and says `null`.
+    #[serde(deserialize_with = "infinite")]
     pub eval_perplexity: f64,
     /// Share of supervised tokens that are the arg-max.
     pub eval_token_accuracy: f64,
@@ -197,6 +199,11 @@ impl EvaluatedEvent {
             ..Default::default()
         }
     }
+}
+
+/// What JSON wrote as `null`.
+fn infinite<'de, D: serde::Deserializer<'de>>(number: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(number)?.unwrap_or(f64::INFINITY))
 }
 
 /// A line of `metrics.jsonl`.

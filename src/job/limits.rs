@@ -13,3 +13,14 @@ pub struct Limits {
     /// rows are cut stays as the run began it.
     pub memory_limit: Option<u64>,
 }
+
+impl Limits {
+    /// These, and where they say nothing the others.
+    pub(crate) fn over(self, others: Limits) -> Limits {
+        Limits {
+            threads: self.threads.or(others.threads),
+            duty_cycle: self.duty_cycle.or(others.duty_cycle),
+            memory_limit: self.memory_limit.or(others.memory_limit),
+        }
+    }
+}

@@ -6,11 +6,11 @@ use std::mem::discriminant;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use super::control::JobControl;
+use super::control::{self, JobControl};
 use super::event::{Control, Event};
 use crate::error::{panic_text, Error, Result};
 
-/// Most events that wait for a listener; beyond, the oldest goes.
+/// Most events that wait for a listener; beyond, the oldest goes of those that a run tells many of.
 const MOST: usize = 64;
 
 /// What is told of each event; its error ends the job behind a checkpoint and reaches the caller.
@@ -30,7 +30,7 @@ pub(super) struct Listening {
 }
 
 fn lock(shared: &(Mutex<Queue>, Condvar)) -> MutexGuard<'_, Queue> {
-    shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+    control::lock(&shared.0)
 }
 
 impl Listening {
@@ -39,17 +39,17 @@ impl Listening {
     pub fn start(mut listener: Listener, control: &JobControl) -> Result<Listening> {
         let shared: Arc<(Mutex<Queue>, Condvar)> = Arc::default();
         let own = shared.clone();
-        let (control, stop) = (control.clone(), control.stop_handle());
+        let control = control.clone();
         let body = move || {
             let _inside = control.enter();
             while let Some(event) = next(&own) {
                 let called = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| listener(&event)));
                 match called.unwrap_or_else(|panic| Err(panic_text(&*panic).to_string())) {
                     Ok(Control::Continue) => {}
-                    Ok(Control::Stop) => stop.stop(),
+                    Ok(Control::Stop) => control.stop(),
                     Err(reason) => {
                         lock(&own).failed = Some(reason);
-                        stop.stop();
+                        control.stop();
                         break;
                     }
                 }
@@ -73,7 +73,9 @@ impl Listening {
             _ => queue.waiting.push_back(event.clone()),
         }
         if queue.waiting.len() > MOST {
-            queue.waiting.pop_front();
+            let few = |e: &Event| matches!(e, Event::Prepared(_) | Event::Split { .. } | Event::StoppedEarly { .. });
+            let oldest = queue.waiting.iter().position(|e| !few(e));
+            oldest.map(|at| queue.waiting.remove(at));
         }
         self.shared.1.notify_one();
     }
@@ -154,6 +156,31 @@ mod tests {
         let all: Vec<u64> = gets.iter().collect();
         // It may have taken one more before the others came.
         assert!(all.ends_with(&[1000, 0, 2000]) && all.len() <= 4, "{all:?}");
+    }
+
+    /// However long it is busy: what comes once is not pushed out by what comes often.
+    #[test]
+    fn a_listener_that_hangs_loses_nothing_that_comes_once() {
+        let (go, may_go) = mpsc::channel::<()>();
+        let (told, gets) = mpsc::channel();
+        let listener: Listener = Box::new(move |event| {
+            may_go.recv().map_err(|e| e.to_string())?;
+            told.send(matches!(event, Event::Split { .. })).map_err(|e| e.to_string())?;
+            Ok(Control::Continue)
+        });
+        let listening = Listening::start(listener, &JobControl::default()).unwrap();
+        listening.tell(&step(0));
+        listening.tell(&Event::Split { confident: 1, unconfident: 1, neither: 0 });
+        for n in 1..=1000 {
+            listening.tell(&step(n));
+            listening.tell(&Event::Checkpoint { path: format!("checkpoint-{n}").into() });
+        }
+        let waiting = lock(&listening.shared).waiting.len();
+        assert!(waiting <= MOST, "{waiting}");
+        (0..=MOST).for_each(|_| _ = go.send(()));
+        let (listener, _) = listening.finish();
+        drop(listener);
+        assert_eq!(gets.iter().filter(|split| *split).count(), 1);
     }
 
     #[test]

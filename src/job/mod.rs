@@ -1,9 +1,11 @@
 //! Training as a job: settings in, events out, a stop that leaves a checkpoint, a resume that gives the
 //! bits of an uninterrupted run.
 
+mod attempt;
 mod control;
 mod event;
 mod feed;
+mod gate;
 mod limits;
 mod listener;
 mod rows;
@@ -12,7 +14,7 @@ mod slice;
 mod status;
 
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -29,11 +31,11 @@ pub use status::{JobState, JobStatus};
 
 use crate::base::Model;
 use crate::config::{DataSource, DataSources, TrainConfig};
-use crate::error::{panic_text, Error, Result};
-use crate::run::settings::taken_up;
+use crate::error::{Error, Result};
 use crate::run::{RunFile, RunFolder, TrainReport};
 use crate::stop::StopHandle;
-use listener::Listening;
+use attempt::{found, Inner, Next};
+use control::lock;
 
 /// A run: set up, then run on this thread or on one of its own, in one go or in slices, steered from any thread.
 ///
@@ -58,39 +60,6 @@ use listener::Listening;
 pub struct TrainingJob {
     inner: Arc<Inner>,
     thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-struct Inner {
-    config: TrainConfig,
-    control: JobControl,
-    /// What the next attempt begins with.
-    next: Mutex<Next>,
-    outcome: Mutex<Option<Result<TrainReport>>>,
-    ended: Condvar,
-}
-
-struct Next {
-    /// The one that is open already; without, the one that the settings name is opened when the job runs.
-    model: Option<Model>,
-    resume: bool,
-    /// The run that is taken up, as it was read.
-    known: Option<Box<RunFile>>,
-    /// Whether an attempt was made before: then the folder says what there is to go on with.
-    again: bool,
-    rows: Option<RowSource>,
-    /// Its rows lie in the folder.
-    spooled: bool,
-    listener: Option<Listener>,
-}
-
-impl std::fmt::Debug for Inner {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Inner").field("out", &self.config.out).field("status", &self.control.status()).finish()
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl TrainingJob {
@@ -240,14 +209,29 @@ impl TrainingJob {
     pub fn run_slice(&self, time: Duration) -> Result<Slice> {
         self.inner.begin(Some(time))?;
         let result = self.inner.listened_attempt();
-        self.inner.end(&result);
+        let expired = self.inner.end(&result);
         match result {
             Ok(report) => Ok(Slice { report: Some(report), checkpoint: None }),
-            Err(Error::Stopped { checkpoint }) if self.inner.control.expired() => {
-                Ok(Slice { report: None, checkpoint })
-            }
+            Err(Error::Stopped { checkpoint }) if expired => Ok(Slice { report: None, checkpoint }),
             Err(e) => Err(e),
         }
+    }
+
+    /// Stops it for good and waits for its end: behind a checkpoint, unless it was cancelled without one. What others still
+    /// hold of it begins nothing any more. To drop it does the same.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] where a callback of the job asks for it: it would wait for itself. Nothing is asked for then.
+    pub fn close(&self) -> Result<()> {
+        if self.inner.control.is_inside() {
+            return Err(Error::Misuse("a callback closes the job that calls it".into()));
+        }
+        self.inner.control.close();
+        let mut outcome = lock(&self.inner.outcome);
+        while self.inner.control.is_running() {
+            outcome = self.inner.ended.wait(outcome).unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(())
     }
 
     /// Whether it is not running.
@@ -258,9 +242,10 @@ impl TrainingJob {
     /// Waits for the end of what [`TrainingJob::start`] began; who comes later is told the same.
     ///
     /// # Errors
-    /// As [`TrainingJob::run`]; [`Error::Misuse`] when it was not begun.
+    /// As [`TrainingJob::run`]; [`Error::Misuse`] when it was not begun, and between two slices.
     pub fn wait(&self) -> Result<TrainReport> {
-        self.wait_for(Duration::MAX).unwrap_or_else(|| Err(Error::Misuse("the job was not begun".into())))
+        self.wait_for(Duration::MAX)
+            .unwrap_or_else(|| Err(Error::Misuse("the job is not running, and it has not come to an end".into())))
     }
 
     /// As [`TrainingJob::wait`], for so long at most: `None` while it goes on, and where it was not begun. A callback of the
@@ -285,9 +270,7 @@ impl Drop for TrainingJob {
     /// Stops it, behind a checkpoint, and waits for its threads.
     fn drop(&mut self) {
         if let Some(thread) = lock(&self.thread).take() {
-            if !thread.is_finished() {
-                self.inner.control.cancel(true);
-            }
+            self.inner.control.close();
             // A callback that drops its job cannot wait for it. A panic in the thread was told already.
             if !self.inner.control.is_inside() {
                 let _ = thread.join();
@@ -296,93 +279,7 @@ impl Drop for TrainingJob {
         let folder = RunFolder::new(&self.inner.config.out);
         if lock(&self.inner.next).spooled && matches!(folder.read(), Ok(None)) {
             // Nothing of a run that was not begun stays.
-            let _ = std::fs::remove_file(folder.rows());
+            folder.drop_rows();
         }
     }
-}
-
-impl Inner {
-    fn begin(&self, slice: Option<Duration>) -> Result<()> {
-        let next = lock(&self.next);
-        self.control.begin(next.again, slice)?;
-        *lock(&self.outcome) = None;
-        Ok(())
-    }
-
-    /// One way from where the folder stands to the end, a stop or an error.
-    fn attempt(&self, observer: &mut (dyn FnMut(&Event) -> Control + Send)) -> Result<TrainReport> {
-        let _inside = self.control.enter();
-        let (config, resume, known, mut model, mut rows) = {
-            let mut next = lock(&self.next);
-            let (mut config, mut resume, mut known) = (self.config.clone(), next.resume, next.known.take());
-            if std::mem::replace(&mut next.again, true) && RunFolder::new(&config.out).read()?.is_some() {
-                resume = true;
-                (config, known) = found(&self.config.out, &Map::new())?;
-            }
-            (config, resume, known, next.model.clone(), next.rows.take())
-        };
-        let handed = rows.is_some();
-        let guarded = std::panic::AssertUnwindSafe(|| {
-            runner::run(&config, &mut model, resume, known.as_deref(), &mut rows, &self.control, observer)
-        });
-        let result = std::panic::catch_unwind(guarded);
-        {
-            let mut next = lock(&self.next);
-            next.spooled |= handed && rows.is_none();
-            next.rows = rows;
-            // Slices share one.
-            next.model = model;
-        }
-        result.unwrap_or_else(|panic| Err(Error::Threads(format!("the job panicked: {}", panic_text(&*panic)))))
-    }
-
-    /// An attempt that tells the listener.
-    fn listened_attempt(&self) -> Result<TrainReport> {
-        let Some(listener) = lock(&self.next).listener.take() else {
-            return self.attempt(&mut |_| Control::Continue);
-        };
-        let listening = Listening::start(listener, &self.control)?;
-        let result = self.attempt(&mut |event| {
-            listening.tell(event);
-            Control::Continue
-        });
-        let (listener, told) = listening.finish();
-        lock(&self.next).listener = listener;
-        told.and(result)
-    }
-
-    fn end(&self, result: &Result<TrainReport>) {
-        let state = match result {
-            Ok(_) => JobState::Done,
-            Err(Error::Stopped { .. }) if self.control.expired() => JobState::Idle,
-            Err(Error::Stopped { .. }) => JobState::Cancelled,
-            Err(_) => JobState::Failed,
-        };
-        *lock(&self.outcome) = Some(result.clone());
-        self.control.end(state);
-        self.ended.notify_all();
-    }
-}
-
-/// The run in `out` and its settings, with what is given now.
-fn found(out: &Path, given: &Map<String, Value>) -> Result<(TrainConfig, Option<Box<RunFile>>)> {
-    let known = RunFolder::new(out).read()?.map(Box::new);
-    let config = match &known {
-        Some(run) => taken_up(run, out, given)?,
-        None if !given.contains_key("model") => {
-            let reason = "there is no run here to be taken up; to begin one, name its model and data".into();
-            return Err(Error::Checkpoint { path: out.to_path_buf(), reason });
-        }
-        None => {
-            let mut all = given.clone();
-            let out = out.to_str().ok_or_else(|| Error::config("out", format!("{} is not UTF-8", out.display())))?;
-            all.insert("out".into(), out.into());
-            TrainConfig::from_settings(all)?.with_data_files()?
-        }
-    };
-    config.paths_are_text()?;
-    config.validate()?;
-    let config = config.with_model_found()?.absolute();
-    config.paths_are_text()?;
-    Ok((config, known))
 }

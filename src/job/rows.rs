@@ -3,7 +3,7 @@
 
 use std::io::{BufWriter, Write};
 
-use super::control::{Gate, JobControl};
+use super::control::JobControl;
 use crate::disk::{write_with, writing};
 use crate::error::{Error, Result};
 use crate::run::RunFolder;
@@ -20,6 +20,9 @@ pub type RowSource = Box<dyn FnMut() -> Result<Option<String>, String> + Send>;
 pub(super) fn spool(folder: &RunFolder, source: &mut RowSource, control: &JobControl) -> Result<()> {
     let mut rows = 0;
     let written = write(folder, source, control, &mut rows);
+    if written.is_err() {
+        folder.drop_rows();
+    }
     if written.is_err() && rows > 0 {
         *source = Box::new(|| Err("its rows were handed over in part before: set the job up anew".into()));
     }
@@ -28,14 +31,12 @@ pub(super) fn spool(folder: &RunFolder, source: &mut RowSource, control: &JobCon
 
 fn write(folder: &RunFolder, source: &mut RowSource, control: &JobControl, rows: &mut u64) -> Result<()> {
     let path = folder.rows();
-    if path.exists() {
-        let reason = "the folder holds rows.jsonl of something else: choose another".into();
-        return Err(Error::Checkpoint { path: folder.dir().to_path_buf(), reason });
-    }
+    folder.claim_rows()?;
     write_with(&path, |file, _| {
         let mut out = BufWriter::new(file);
         loop {
-            if control.gate(Gate::HandedRows) {
+            // A pause holds what comes behind: what was given cannot be asked for again.
+            if control.stop_handle().is_stopped() {
                 return Err(Error::Stopped { checkpoint: None });
             }
             let called = std::panic::catch_unwind(std::panic::AssertUnwindSafe(&mut *source));
@@ -60,9 +61,12 @@ fn one_line(text: &str) -> Result<std::borrow::Cow<'_, str>, String> {
     if !text.starts_with('{') {
         return Err("expected a JSON object".into());
     }
+    let invalid = |e: serde_json::Error| format!("not valid JSON: {e}");
     if !text.contains(['\n', '\r']) {
+        // While the caller is there to be told which row it was.
+        serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(invalid)?;
         return Ok(text.into());
     }
-    let value: serde_json::Value = serde_json::from_str(text).map_err(|e| format!("not valid JSON: {e}"))?;
+    let value: serde_json::Value = serde_json::from_str(text).map_err(invalid)?;
     Ok(value.to_string().into())
 }

@@ -70,9 +70,6 @@ impl JobStatus {
         match event {
             Event::Prepared(p) => {
                 (self.total_steps, self.global_step) = (p.total_steps, p.resumed_at);
-                if self.state == JobState::Preparing {
-                    self.state = JobState::Running;
-                }
             }
             Event::Step(s) => {
                 self.stage.clone_from(&s.stage);

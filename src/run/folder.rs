@@ -24,6 +24,8 @@ const CONFIDENCE: &str = "confidence.bin";
 const ACKNOWLEDGED: &str = "events.ack";
 /// Rows that a caller handed over.
 const ROWS: &str = "rows.jsonl";
+/// Says, until there is a run, that `rows.jsonl` is ours: a process that is killed leaves both.
+const CLAIM: &str = ".rows";
 
 /// What `run.json` holds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -125,6 +127,33 @@ impl RunFolder {
     /// `rows.jsonl`: rows that a caller handed over one by one.
     pub fn rows(&self) -> PathBuf {
         self.dir.join(ROWS)
+    }
+
+    /// Makes room for `rows.jsonl`: one that an earlier process left before there was a run goes.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where it is somebody else's.
+    pub fn claim_rows(&self) -> Result<()> {
+        let (rows, claim) = (self.rows(), self.dir.join(CLAIM));
+        if rows.exists() && !claim.exists() {
+            let reason = "the folder holds rows.jsonl of something else: choose another".into();
+            return Err(Error::Checkpoint { path: self.dir.clone(), reason });
+        }
+        write_file(&claim, b"")
+    }
+
+    /// The rows are a run's: `run.json` says so from now on.
+    pub fn rows_are_claimed(&self) {
+        let _ = std::fs::remove_file(self.dir.join(CLAIM));
+    }
+
+    /// Rows that were claimed go, where no run has taken them up.
+    pub fn drop_rows(&self) {
+        let claim = self.dir.join(CLAIM);
+        if claim.exists() {
+            let _ = std::fs::remove_file(self.rows());
+            let _ = std::fs::remove_file(claim);
+        }
     }
 
     /// Bytes of `metrics.jsonl` whose events were acknowledged.

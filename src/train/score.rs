@@ -87,6 +87,62 @@ pub struct Evaluation {
     pub ece: f64,
 }
 
+/// An evaluation under way.
+#[derive(Debug, Default)]
+pub struct Evaluating {
+    examples: u64,
+    tokens: u64,
+    nll: f64,
+    correct: u64,
+    exact: u64,
+    calibration: Calibration,
+}
+
+impl Evaluating {
+    /// Goes on with the set; `halt`, asked behind each batch, holds it up. Whether it is at its end.
+    ///
+    /// # Errors
+    /// As [`score`], and what `halt` reports.
+    pub fn go_on(
+        &mut self,
+        engine: &Engine,
+        model: &Decoder,
+        adapter: Option<&Adapter>,
+        store: &TokenStore,
+        together: Together,
+        mut halt: impl FnMut() -> Result<bool>,
+    ) -> Result<bool> {
+        let from = self.examples as u32;
+        score(engine, model, adapter, store, from, together, |result| {
+            for r in &result.rows {
+                self.examples += 1;
+                self.tokens += r.tokens as u64;
+                self.nll += r.nll;
+                self.correct += r.correct as u64;
+                self.exact += (r.correct == r.tokens) as u64;
+            }
+            self.calibration.merge(&result.calibration);
+            Ok(!halt()?)
+        })?;
+        Ok(self.examples as usize == store.len())
+    }
+
+    /// The figures of what was evaluated.
+    pub fn figures(&self) -> Evaluation {
+        let tokens = (self.tokens as f64).max(1.0);
+        let nll = self.nll / tokens;
+        Evaluation {
+            examples: self.examples,
+            supervised_tokens: self.tokens,
+            nll,
+            perplexity: libm::exp(nll),
+            token_accuracy: self.correct as f64 / tokens,
+            exact_match: self.exact as f64 / (self.examples as f64).max(1.0),
+            ece: self.calibration.error(),
+        }
+    }
+}
+
 /// Evaluates a set; `stop` is asked between batches.
 ///
 /// # Errors
@@ -99,27 +155,10 @@ pub fn evaluate(
     together: Together,
     stop: &dyn Fn() -> bool,
 ) -> Result<Evaluation> {
-    let mut e = Evaluation::default();
-    let (mut correct, mut exact, mut calibration) = (0u64, 0u64, Calibration::default());
-    score(engine, model, adapter, store, 0, together, |result| {
-        for r in &result.rows {
-            e.examples += 1;
-            e.supervised_tokens += r.tokens as u64;
-            e.nll += r.nll;
-            correct += r.correct as u64;
-            exact += (r.correct == r.tokens) as u64;
-        }
-        calibration.merge(&result.calibration);
-        if stop() {
-            return Err(Error::Stopped { checkpoint: None });
-        }
-        Ok(true)
+    let mut e = Evaluating::default();
+    e.go_on(engine, model, adapter, store, together, || match stop() {
+        true => Err(Error::Stopped { checkpoint: None }),
+        false => Ok(false),
     })?;
-    let tokens = (e.supervised_tokens as f64).max(1.0);
-    e.nll /= tokens;
-    e.perplexity = libm::exp(e.nll);
-    e.token_accuracy = correct as f64 / tokens;
-    e.exact_match = exact as f64 / (e.examples as f64).max(1.0);
-    e.ece = calibration.error();
-    Ok(e)
+    Ok(e.figures())
 }

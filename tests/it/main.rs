@@ -1,6 +1,7 @@
 //! Integration tests, one module a theme. Those that read weights or data from beside the checkout
 //! print one line and pass where these are absent.
 
+mod asked;
 mod block;
 mod chat;
 #[cfg(feature = "cli")]

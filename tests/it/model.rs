@@ -9,7 +9,7 @@ use sftmix::export::{quantize_on, QuantizeConfig};
 use sftmix::internal::data::inspect::{inspect, InspectConfig};
 use sftmix::{
     evaluate, evaluate_on, plan, plan_on, Control, DeviceSetting, Error, EvalConfig, Event, GenerateConfig, Generator,
-    Model, Recipe, TrainConfig, TrainReport, TrainingJob,
+    Model, Recipe, StopHandle, TrainConfig, TrainReport, TrainingJob,
 };
 
 use crate::support::project;
@@ -176,7 +176,8 @@ fn weights_that_are_cut_off_end_a_generation_and_not_the_process() {
     let all = [
         model.unchanged(),
         text(&mut generator, 1, |_| ()).map(drop),
-        evaluate_on(&model, &evaluation(Path::new(""), None, &dir.path().join("cache"))).map(drop),
+        evaluate_on(&model, &evaluation(Path::new(""), None, &dir.path().join("cache")), &StopHandle::default())
+            .map(drop),
         Generator::on(&model, DeviceSetting::Cpu, Some(2)).map(drop),
         TrainingJob::on(&model, config(Path::new(""), &dir.path().join("run"), Recipe::Ntp))
             .and_then(|job| job.run(|_| Control::Continue).map(drop)),
@@ -224,7 +225,10 @@ fn one_model_is_shared_by_all_who_work_on_it_at_a_time() {
     let mut times = 0;
     while times < 3 || !handles.iter().all(|h| h.is_finished()) {
         assert_eq!(text(&mut generator, 24, |_| ()).unwrap(), said);
-        assert_eq!(evaluate_on(&model, &evaluation(Path::new(""), None, &cache)).unwrap(), judged);
+        assert_eq!(
+            evaluate_on(&model, &evaluation(Path::new(""), None, &cache), &StopHandle::default()).unwrap(),
+            judged
+        );
         times += 1;
     }
     for handle in handles {

@@ -288,7 +288,7 @@ pub unsafe extern "C" fn sftmix_evaluate(
         };
         let found = match model_of(model)? {
             Some(_) if !o.model.is_null() => return Err(twice()),
-            Some(model) => sftmix::evaluate_on(&model, &config)?,
+            Some(model) => sftmix::evaluate_on(&model, &config, &sftmix::StopHandle::default())?,
             None => sftmix::evaluate(&config)?,
         };
         put(evaluation, evaluation_out(&found))?;

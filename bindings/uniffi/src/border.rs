@@ -89,17 +89,26 @@ struct Shared<T> {
 }
 
 /// What a thread of its own works on.
-pub struct Working<T>(Arc<Mutex<Shared<T>>>);
+pub struct Working<T, A: FnOnce()> {
+    shared: Arc<Mutex<Shared<T>>>,
+    /// What is done when nobody waits for it any more.
+    abandoned: Option<A>,
+}
 
-/// Does `work` on a thread of its own, so that an executor that polls is not held up.
-pub fn aside<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Working<Result<T>> {
+/// Does `work` on a thread of its own, so that an executor that polls is not held up. Where its caller is cancelled,
+/// `abandoned` asks the work to end.
+pub fn aside<T: Send + 'static, A: FnOnce() + Unpin>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+    abandoned: A,
+) -> Working<Result<T>, A> {
     let shared = Arc::new(Mutex::new(Shared { done: None, waker: None }));
     let tell = |shared: &Mutex<Shared<Result<T>>>, result| {
         let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
         shared.done = Some(result);
-        if let Some(waker) = shared.waker.take() {
-            waker.wake();
-        }
+        let waker = shared.waker.take();
+        // Who is woken may poll there and then.
+        drop(shared);
+        waker.map(Waker::wake);
     };
     let own = shared.clone();
     let body = move || {
@@ -110,20 +119,32 @@ pub fn aside<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'stati
     if let Err(e) = std::thread::Builder::new().name("sftmix-async".into()).spawn(body) {
         tell(&shared, Err(SftmixError::Threads { detail: format!("worker threads: {e}") }));
     }
-    Working(shared)
+    Working { shared, abandoned: Some(abandoned) }
 }
 
-impl<T> Future for Working<T> {
+impl<T, A: FnOnce() + Unpin> Future for Working<T, A> {
     type Output = T;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
-        let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         match shared.done.take() {
-            Some(done) => Poll::Ready(done),
+            Some(done) => {
+                drop(shared);
+                self.abandoned = None;
+                Poll::Ready(done)
+            }
             None => {
                 shared.waker = Some(context.waker().clone());
                 Poll::Pending
             }
+        }
+    }
+}
+
+impl<T, A: FnOnce()> Drop for Working<T, A> {
+    fn drop(&mut self) {
+        if let Some(abandoned) = self.abandoned.take() {
+            abandoned();
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
 
 use serde_json::{Map, Value};
 use sftmix::{Control, Conversation, DeviceSetting};
@@ -84,32 +85,59 @@ pub struct Generator {
 #[derive(Debug)]
 struct Held {
     core: Mutex<sftmix::Generator>,
+    /// Who has its turn.
+    owner: Mutex<Option<ThreadId>>,
     /// Asks the text that is being generated to end.
     cancelled: AtomicBool,
     home: Home,
 }
 
+/// A caller's turn at the generator.
+struct Turn<'a> {
+    core: MutexGuard<'a, sftmix::Generator>,
+    owner: &'a Mutex<Option<ThreadId>>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *locked(self.owner) = None;
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Held {
-    fn lock(&self) -> Result<MutexGuard<'_, sftmix::Generator>> {
+    fn lock(&self) -> Result<Turn<'_>> {
         self.home.check()?;
-        Ok(self.core.lock().unwrap_or_else(PoisonError::into_inner))
+        let here = std::thread::current().id();
+        if *locked(&self.owner) == Some(here) {
+            let detail = "misuse: a callback calls the generator that calls it".into();
+            return Err(SftmixError::Misuse { detail });
+        }
+        let core = locked(&self.core);
+        *locked(&self.owner) = Some(here);
+        Ok(Turn { core, owner: &self.owner })
     }
 
+    /// One text. `abandoned` ends it where nobody waits for it any more.
     fn make(
         &self,
         listener: Option<Arc<dyn TextListener>>,
+        abandoned: &AtomicBool,
         work: impl FnOnce(&mut sftmix::Generator, &mut dyn FnMut(&str) -> Control) -> sftmix::Result<sftmix::Generation>,
     ) -> Result<Generation> {
-        let mut core = self.lock()?;
+        let mut turn = self.lock()?;
         self.cancelled.store(false, SeqCst);
         let mut failed = None;
-        let made = work(&mut core, &mut |piece| {
+        let made = work(&mut turn.core, &mut |piece| {
             let told = match &listener {
                 Some(listener) if !piece.is_empty() => listener.on_text(piece.into()),
                 _ => Ok(true),
             };
             match told {
-                Ok(true) if !self.cancelled.load(SeqCst) => Control::Continue,
+                Ok(true) if !self.cancelled.load(SeqCst) && !abandoned.load(SeqCst) => Control::Continue,
                 Ok(_) => Control::Stop,
                 Err(e) => {
                     failed = Some(e);
@@ -120,12 +148,23 @@ impl Held {
         failed.map_or_else(|| Ok(made?.into()), Err)
     }
 
+    fn generate(
+        &self,
+        prompt: String,
+        settings: GenerateSettings,
+        listener: Option<Arc<dyn TextListener>>,
+        abandoned: &AtomicBool,
+    ) -> Result<Generation> {
+        self.make(listener, abandoned, |core, on_text| core.generate(&prompt, &settings.into(), on_text))
+    }
+
     fn chat(
         &self,
         messages: Vec<Message>,
         tools_json: Option<String>,
         settings: GenerateSettings,
         listener: Option<Arc<dyn TextListener>>,
+        abandoned: &AtomicBool,
     ) -> Result<Generation> {
         let invalid = |field: &str, reason: String| {
             SftmixError::from(sftmix::Error::InvalidConfig { field: field.into(), reason })
@@ -146,7 +185,7 @@ impl Held {
         });
         let messages = messages.into_iter().map(message).collect::<Result<_>>()?;
         let chat = Conversation { tools: tools.transpose()?, ..Conversation::new(messages) };
-        self.make(listener, |core, on_text| core.chat(&chat, &settings.into(), on_text))
+        self.make(listener, abandoned, |core, on_text| core.chat(&chat, &settings.into(), on_text))
     }
 }
 
@@ -170,33 +209,38 @@ impl Generator {
         }
         let mut core = sftmix::Generator::on(&model.core, device, threads.map(|n| n as usize))?;
         core.set_adapter(adapter.as_deref().map(Path::new))?;
-        let held = Held { core: Mutex::new(core), cancelled: AtomicBool::new(false), home: Home::here() };
+        let held = Held {
+            core: Mutex::new(core),
+            owner: Mutex::default(),
+            cancelled: AtomicBool::new(false),
+            home: Home::here(),
+        };
         Ok(Arc::new(Generator { held: Arc::new(held) }))
     }
 
     /// Reads a PEFT adapter folder, to be used by this name; one of the same name goes.
     pub fn add_adapter(&self, name: String, path: String) -> Result<()> {
-        Ok(self.held.lock()?.add_adapter(&name, path.as_ref())?)
+        Ok(self.held.lock()?.core.add_adapter(&name, path.as_ref())?)
     }
 
     /// Generates with the adapter of this name from now on, or with none.
     pub fn use_adapter(&self, name: Option<String>) -> Result<()> {
-        Ok(self.held.lock()?.use_adapter(name.as_deref())?)
+        Ok(self.held.lock()?.core.use_adapter(name.as_deref())?)
     }
 
     /// The names of the adapters, in the order in which they were added.
     pub fn adapters(&self) -> Result<Vec<String>> {
-        Ok(self.held.lock()?.adapters().map(String::from).collect())
+        Ok(self.held.lock()?.core.adapters().map(String::from).collect())
     }
 
     /// The name of the adapter in use.
     pub fn adapter(&self) -> Result<Option<String>> {
-        Ok(self.held.lock()?.adapter().map(String::from))
+        Ok(self.held.lock()?.core.adapter().map(String::from))
     }
 
     /// The most tokens that prompt and text may have together.
     pub fn context(&self) -> Result<u64> {
-        Ok(self.held.lock()?.context() as u64)
+        Ok(self.held.lock()?.core.context() as u64)
     }
 
     /// Continues a prompt.
@@ -207,10 +251,10 @@ impl Generator {
         settings: GenerateSettings,
         listener: Option<Arc<dyn TextListener>>,
     ) -> Result<Generation> {
-        self.held.make(listener, |core, on_text| core.generate(&prompt, &settings.into(), on_text))
+        self.held.generate(prompt, settings, listener, &AtomicBool::new(false))
     }
 
-    /// As `generate`, for callers that await.
+    /// As `generate`, for callers that await. Where the caller is cancelled, the text ends.
     #[uniffi::method(default(listener = None))]
     pub async fn generate_async(
         &self,
@@ -218,8 +262,10 @@ impl Generator {
         settings: GenerateSettings,
         listener: Option<Arc<dyn TextListener>>,
     ) -> Result<Generation> {
-        let held = self.held.clone();
-        aside(move || held.make(listener, |core, on_text| core.generate(&prompt, &settings.into(), on_text))).await
+        let (held, abandoned) = (self.held.clone(), Arc::new(AtomicBool::new(false)));
+        let ends = abandoned.clone();
+        let work = move || held.generate(prompt, settings, listener, &abandoned);
+        aside(work, move || ends.store(true, SeqCst)).await
     }
 
     /// The reply that follows a conversation, by the model's own chat template. What the last reply has left in the cache
@@ -232,10 +278,10 @@ impl Generator {
         tools_json: Option<String>,
         listener: Option<Arc<dyn TextListener>>,
     ) -> Result<Generation> {
-        self.held.chat(messages, tools_json, settings, listener)
+        self.held.chat(messages, tools_json, settings, listener, &AtomicBool::new(false))
     }
 
-    /// As `chat`, for callers that await.
+    /// As `chat`, for callers that await. Where the caller is cancelled, the text ends.
     #[uniffi::method(default(tools_json = None, listener = None))]
     pub async fn chat_async(
         &self,
@@ -244,8 +290,10 @@ impl Generator {
         tools_json: Option<String>,
         listener: Option<Arc<dyn TextListener>>,
     ) -> Result<Generation> {
-        let held = self.held.clone();
-        aside(move || held.chat(messages, tools_json, settings, listener)).await
+        let (held, abandoned) = (self.held.clone(), Arc::new(AtomicBool::new(false)));
+        let ends = abandoned.clone();
+        let work = move || held.chat(messages, tools_json, settings, listener, &abandoned);
+        aside(work, move || ends.store(true, SeqCst)).await
     }
 
     /// Ends the text that is being generated, from another thread: what there is of it is returned.
@@ -255,7 +303,7 @@ impl Generator {
 
     /// Frees what a chat has left in the cache.
     pub fn forget(&self) -> Result<()> {
-        self.held.lock()?.forget();
+        self.held.lock()?.core.forget();
         Ok(())
     }
 }

@@ -200,11 +200,12 @@ impl TrainingJob {
         Ok(held.job.wait()?.into())
     }
 
-    /// As `run`, for callers that await.
+    /// As `run`, for callers that await. Where the caller is cancelled, the job stops behind a checkpoint.
     pub async fn run_async(&self) -> Result<TrainReport> {
         let held = self.held()?;
         held.job.start()?;
-        aside(move || Ok(held.job.wait()?.into())).await
+        let stop = held.job.stop_handle();
+        aside(move || Ok(held.job.wait()?.into()), move || stop.stop()).await
     }
 
     /// Trains for at most so many seconds and the micro-batch under way, writes a checkpoint and returns; the next slice
@@ -213,10 +214,11 @@ impl TrainingJob {
         Ok(self.held()?.job.run_slice(duration("seconds", seconds)?)?.into())
     }
 
-    /// As `run_slice`, for callers that await.
+    /// As `run_slice`, for callers that await. Where the caller is cancelled, the job stops behind a checkpoint.
     pub async fn run_slice_async(&self, seconds: f64) -> Result<Slice> {
         let (held, time) = (self.held()?, duration("seconds", seconds)?);
-        aside(move || Ok(held.job.run_slice(time)?.into())).await
+        let stop = held.job.stop_handle();
+        aside(move || Ok(held.job.run_slice(time)?.into()), move || stop.stop()).await
     }
 
     /// Asks it to wait: it finishes its micro-batch and writes a checkpoint.
@@ -264,7 +266,7 @@ impl TrainingJob {
     #[uniffi::method(default(timeout = None))]
     pub async fn next_event_async(&self, timeout: Option<f64>) -> Result<Option<NumberedEvent>> {
         let (held, time) = (self.held()?, self::timeout(timeout)?);
-        aside(move || next_event(&held, time)).await
+        aside(move || next_event(&held, time), || {}).await
     }
 
     /// Says that an event was dealt with: it does not come again, also not after a crash.
@@ -272,13 +274,15 @@ impl TrainingJob {
         Ok(self.held()?.job.control().acknowledge(number)?)
     }
 
-    /// Stops it, behind a checkpoint, waits for its threads and lets its memory go. To drop the object does the same.
+    /// Stops it, behind a checkpoint unless it was cancelled without one, waits for its threads and lets its memory go. To
+    /// drop the object does the same.
     pub fn shut_down(&self) -> Result<()> {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(held) = held {
+            // In a child that was forked it stays: its threads are the parent's.
             held.home.check()?;
-            held.job.control().cancel(true);
-            let _ = held.job.wait_for(Duration::MAX);
+            held.job.close()?;
+            self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
         }
         Ok(())
     }
@@ -292,9 +296,11 @@ fn next_event(held: &Held, timeout: Duration) -> Result<Option<NumberedEvent>> {
 impl Drop for TrainingJob {
     fn drop(&mut self) {
         if let Some(held) = self.held.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
-            if held.home.check().is_err() {
+            match held.home.check() {
+                // Others may still hold the job, as a caller that awaits it. One of its callbacks cannot wait for it.
+                Ok(()) => drop(held.job.close().inspect_err(|_| held.job.stop_handle().stop())),
                 // The threads are the parent's: there is nothing to join here.
-                std::mem::forget(held);
+                Err(_) => std::mem::forget(held),
             }
         }
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Serialize;
+use sftmix::StopHandle;
 
 use crate::border::{aside, Cross};
 use crate::error::{Result, SftmixError};
@@ -49,6 +50,16 @@ pub fn evaluate(
     adapter: Option<String>,
     force: bool,
 ) -> Result<Evaluation> {
+    evaluate_until(settings, model, adapter, force, &StopHandle::default())
+}
+
+fn evaluate_until(
+    settings: TrainSettings,
+    model: Option<Arc<Model>>,
+    adapter: Option<String>,
+    force: bool,
+    stop: &StopHandle,
+) -> Result<Evaluation> {
     let config = settings_of(settings, model.as_ref())?;
     let [data] = &config.data.0[..] else { return Err(invalid("data", "expected one file of rows".into())) };
     let eval = sftmix::EvalConfig {
@@ -63,14 +74,11 @@ pub fn evaluate(
         cache_dir: config.cache_dir.clone(),
         data_options: config.data_options.clone(),
     };
-    let found = match model {
-        Some(model) => sftmix::evaluate_on(&model.core, &eval)?,
-        None => sftmix::evaluate(&eval)?,
-    };
-    Ok(found.into())
+    let model = model.map_or_else(|| sftmix::Model::open(&eval.model), |model| Ok(model.core.clone()))?;
+    Ok(sftmix::evaluate_on(&model, &eval, stop)?.into())
 }
 
-/// As `evaluate`, for callers that await.
+/// As `evaluate`, for callers that await. Where the caller is cancelled, it is broken off.
 #[uniffi::export(default(model = None, adapter = None, force = false))]
 pub async fn evaluate_async(
     settings: TrainSettings,
@@ -78,7 +86,9 @@ pub async fn evaluate_async(
     adapter: Option<String>,
     force: bool,
 ) -> Result<Evaluation> {
-    aside(move || evaluate(settings, model, adapter, force)).await
+    let stop = StopHandle::default();
+    let stops = stop.clone();
+    aside(move || evaluate_until(settings, model, adapter, force, &stop), move || stops.stop()).await
 }
 
 /// A token of a row.

@@ -6,8 +6,8 @@ use crate::dynamics::{
     confidences, split_checkpoints, CheckpointInfo, DynamicsLog, DynamicsWriter, Header, Kind, Position, Record, Stage,
 };
 use crate::error::{Error, Result};
-use crate::job::control::Gate;
 use crate::job::event::{Control, Event};
+use crate::job::gate::{Gate, Turn};
 use crate::model::Adapter;
 use crate::recipe::Halves;
 use crate::run::folder::Metrics;
@@ -102,18 +102,31 @@ impl Runner<'_> {
             log.begin(CheckpointInfo::new(stage.stage, Kind::Sweep, step, stage.epochs(step), hash))?;
         }
         let total = self.opened.store.len() as u64;
+        self.tend(Some((stage, t)))?;
+        while self.go_on_sweeping((number, stage.sweeps.len()), t)? < total && !self.control.is_stopped() {
+            self.tend(Some((stage, t)))?;
+        }
+        match self.control.is_stopped() {
+            true => Err(self.stopped(stage, t)),
+            false => Ok(()),
+        }
+    }
+
+    /// Scores what the log does not have, until there is something else to do, and gives how many it has.
+    fn go_on_sweeping(&mut self, (number, of): (usize, usize), t: &Training) -> Result<u64> {
+        let total = self.opened.store.len() as u64;
         let Some(mut writer) = self.disk.log.take() else {
             return Err(Error::Dynamics { path: self.disk.folder.dynamics(), reason: "the log is not open".into() });
         };
         let from = writer.records() as u32;
-        let (control, observer, sweeps) = (self.control, &mut self.observer, stage.sweeps.len());
+        let (control, observer, unsaved) = (self.control, &mut self.observer, self.progress.unsaved);
         let bytes = self.disk.metrics.as_ref().map_or(0, Metrics::bytes);
         let Inputs { engine, model, .. } = &self.opened.inputs;
         score(engine, model, Some(&t.adapter), &self.opened.store, from, self.opened.together, |result| {
             for r in &result.rows {
                 writer.append(&record(r))?;
             }
-            let event = Event::Sweep { number: number + 1, of: sweeps, done: writer.records(), total };
+            let event = Event::Sweep { number: number + 1, of, done: writer.records(), total };
             control.told(&event, bytes);
             if observer(&event) == Control::Stop {
                 control.stop();
@@ -122,18 +135,16 @@ impl Runner<'_> {
                 // What a pause holds up is on disk.
                 writer.flush()?;
             }
-            Ok(!control.gate(Gate::Sweep))
+            Ok(control.gate(Gate::Sweep, unsaved) == Turn::Go)
         })?;
-        if writer.records() == total {
+        let records = writer.records();
+        if records == total {
             writer.finish()?;
         } else {
             writer.flush()?;
         }
         self.disk.log = Some(writer);
-        match self.control.is_stopped() {
-            true => Err(self.stopped(stage, t)),
-            false => Ok(()),
-        }
+        Ok(records)
     }
 }
 

@@ -4,12 +4,11 @@ use super::parts::{Runner, Training};
 use crate::base::open::Inputs;
 use crate::dynamics::Stage;
 use crate::error::{Error, Result};
-use crate::job::control::Gate;
 use crate::job::event::{EvaluatedEvent, Event};
-use crate::model::Adapter;
+use crate::job::gate::{Gate, Turn};
 use crate::run::checkpoint::{Best, LogEntry};
 use crate::steps::stage::StageRun;
-use crate::train::score::{evaluate, Evaluation};
+use crate::train::score::{Evaluating, Evaluation};
 
 impl Runner<'_> {
     /// Whether the held-out rows are to be evaluated at this step and have not been. The reference run is
@@ -23,7 +22,7 @@ impl Runner<'_> {
     }
 
     pub(super) fn evaluate_stage(&mut self, stage: &StageRun, t: &Training) -> Result<()> {
-        let e = match self.evaluate(Some(&t.adapter)) {
+        let e = match self.evaluate(Some((stage, t))) {
             Err(Error::Stopped { .. }) => return Err(self.stopped(stage, t)),
             other => other?,
         };
@@ -69,10 +68,31 @@ impl Runner<'_> {
         self.config.keep_best && state.stage.best.is_some_and(|b| b.global_step == state.global_step)
     }
 
-    pub(super) fn evaluate(&self, adapter: Option<&Adapter>) -> Result<Evaluation> {
-        let Some(valid) = &self.opened.valid else { return Ok(Evaluation::default()) };
-        let Inputs { engine, model, .. } = &self.opened.inputs;
-        evaluate(engine, model, adapter, valid, self.opened.together, &|| self.control.gate(Gate::Evaluation))
+    /// The held-out rows under the weights in training, or under the untouched model.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] when it is to end.
+    pub(super) fn evaluate(&mut self, at: Option<(&StageRun, &Training)>) -> Result<Evaluation> {
+        let mut evaluating = Evaluating::default();
+        self.tend(at)?;
+        loop {
+            let Some(valid) = &self.opened.valid else { return Ok(Evaluation::default()) };
+            let Inputs { engine, model, .. } = &self.opened.inputs;
+            let adapter = at.map(|(_, t)| &t.adapter);
+            let unsaved = at.is_some() && self.progress.unsaved;
+            let control = self.control;
+            let ended = evaluating.go_on(engine, model, adapter, valid, self.opened.together, || {
+                match control.gate(Gate::Evaluation, unsaved) {
+                    Turn::Go => Ok(false),
+                    Turn::Tend => Ok(true),
+                    Turn::Stop => Err(Error::Stopped { checkpoint: None }),
+                }
+            })?;
+            if ended {
+                return Ok(evaluating.figures());
+            }
+            self.tend(at)?;
+        }
     }
 
     pub(super) fn report_evaluation(&mut self, stage: &str, epoch: f64, e: Evaluation) -> Result<()> {
@@ -83,7 +103,7 @@ impl Runner<'_> {
             global_step,
             epoch,
             is_best: stage != "base" && state.stage.best.is_some_and(|b| b.global_step == global_step),
-            elapsed_seconds: self.progress.elapsed(),
+            elapsed_seconds: self.elapsed(),
             ..EvaluatedEvent::of(&e)
         }))
     }

@@ -4,8 +4,8 @@ use super::parts::{Runner, Training};
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 
-use crate::job::control::Gate;
 use crate::job::event::Event;
+use crate::job::gate::{Gate, Turn};
 use crate::job::limits::Limits;
 use crate::plan::settle::{limits_are_kept, settle, RowFacts, WeightFacts};
 use crate::steps::stage::StageRun;
@@ -17,15 +17,23 @@ impl Runner<'_> {
     /// # Errors
     /// [`Error::Stopped`], with the checkpoint.
     pub(super) fn gate(&mut self, stage: &StageRun, t: &Training) -> Result<()> {
-        if self.control.is_pausing() && self.progress.unsaved {
-            // A process that is ended while it waits loses nothing.
-            self.checkpoint(stage, t)?;
+        loop {
+            match self.control.gate(Gate::Step, self.progress.unsaved) {
+                Turn::Go => return Ok(()),
+                Turn::Stop => return Err(self.stopped(stage, t)),
+                Turn::Tend => self.tend(Some((stage, t)))?,
+            }
         }
-        if self.control.gate(Gate::Step) {
-            return Err(self.stopped(stage, t));
-        }
+    }
+
+    /// Does what is to be done between two micro-batches, in training, in a sweep and in an evaluation.
+    pub(super) fn tend(&mut self, at: Option<(&StageRun, &Training)>) -> Result<()> {
         if let Some(asked) = self.control.take_limits() {
             self.limit(asked);
+        }
+        if let Some((stage, t)) = at.filter(|_| self.control.is_pausing() && self.progress.unsaved) {
+            // A process that is ended while it waits loses nothing.
+            self.checkpoint(stage, t)?;
         }
         Ok(())
     }
@@ -33,11 +41,7 @@ impl Runner<'_> {
     /// Puts limits into force, all of them or none, and says so.
     fn limit(&mut self, asked: Limits) {
         let had = self.control.status().limits;
-        let all = Limits {
-            threads: asked.threads.or(had.threads),
-            duty_cycle: asked.duty_cycle.or(had.duty_cycle),
-            memory_limit: asked.memory_limit.or(had.memory_limit),
-        };
+        let all = asked.over(had);
         let (limits, refused) = match self.put(&all) {
             Ok(()) => (all, None),
             Err(e) => (Limits { duty_cycle: all.duty_cycle, ..had }, Some(e.to_string())),

@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::lora::initial::check_moved;
 use crate::recipe::{Halves, StagePlan};
 use crate::run::checkpoint::{best_is_there, newest};
-use crate::run::{RunFile, TrainReport};
+use crate::run::{RunFile, RunFolder, TrainReport};
 use crate::steps::stage::{EpochRows, StageRun};
 use crate::train::schedule::LearningRate;
 
@@ -42,7 +42,13 @@ pub(crate) fn run(
     observer: Observer,
 ) -> Result<TrainReport> {
     match begin(config, resume, known)? {
-        Found::Finished(report) => Ok(*report),
+        Found::Finished(report) => {
+            let folder = RunFolder::new(&config.out);
+            // Events that nobody has dealt with come from the file.
+            let bytes = std::fs::metadata(folder.metrics_path()).map_or(0, |m| m.len());
+            control.writes_to(&folder, bytes);
+            Ok(*report)
+        }
         Found::Open(begun) => {
             if let Some(source) = rows.as_mut().filter(|_| begun.before.is_none()) {
                 spool(&begun.folder, source, control)?;

@@ -11,7 +11,8 @@ use crate::data::tokens::TokenStore;
 use crate::device;
 use crate::dynamics::imported as imported_by;
 use crate::error::{Error, Result};
-use crate::job::control::{Gate, JobControl};
+use crate::job::control::JobControl;
+use crate::job::gate::{Gate, Turn};
 use crate::lora::peft::load_adapter;
 use crate::memory::Charge;
 use crate::model::Keep;
@@ -81,7 +82,7 @@ impl Opened {
         let template = template.filter(|_| config.data_options.chat_template.is_some());
         let open = |data: &Path| {
             inputs.store(&tokenizer, data, &config.data_options, template, config.max_length, &|| {
-                control.gate(Gate::Rows)
+                control.gate(Gate::Rows, false) == Turn::Stop
             })
         };
         let Sets { train: store, valid } = open_sets(config, &inputs.cache_dir, open)?;

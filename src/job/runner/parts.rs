@@ -64,11 +64,6 @@ impl Progress {
             state,
         }
     }
-
-    /// Seconds over all resumptions.
-    pub fn elapsed(&self) -> f64 {
-        self.elapsed_before + self.started.elapsed().as_secs_f64()
-    }
 }
 
 /// The run folder and what is open in it.
@@ -109,6 +104,12 @@ impl Runner<'_> {
         }
         self.tell(event);
         Ok(())
+    }
+
+    /// Seconds over all resumptions, without pauses.
+    pub fn elapsed(&self) -> f64 {
+        let now = self.progress.started.elapsed().saturating_sub(self.control.paused());
+        self.progress.elapsed_before + now.as_secs_f64()
     }
 
     pub fn engine(&self) -> &Engine {

@@ -24,6 +24,7 @@ impl Runner<'_> {
         let folder = self.disk.folder.clone();
         self.disk.begun.lock.keep();
         folder.write(&self.opened.run_file)?;
+        folder.rows_are_claimed();
         if !resumed && folder.dynamics().exists() {
             // Nothing vouches for a log that no checkpoint knows.
             std::fs::remove_dir_all(folder.dynamics()).map_err(Error::io(folder.dynamics()))?;
@@ -99,7 +100,7 @@ impl Runner<'_> {
         if let Some(log) = &mut self.disk.log {
             log.flush()?;
         }
-        let (elapsed, templates) = (self.progress.elapsed(), self.templates());
+        let (elapsed, templates) = (self.elapsed(), self.templates());
         let state = &mut self.progress.state;
         state.metrics_bytes = self.disk.metrics.as_ref().map_or(0, Metrics::bytes);
         state.dynamics = self.disk.log.as_ref().map(DynamicsWriter::position);
@@ -171,7 +172,7 @@ impl Runner<'_> {
             examples: self.opened.store.len() as u64,
             rows_cut: counts.cut,
             rows_dropped: counts.empty + counts.no_target,
-            seconds: self.progress.elapsed(),
+            seconds: self.elapsed(),
             peak_anonymous_bytes: self.peak(),
         };
         self.disk.folder.finish(&report)?;

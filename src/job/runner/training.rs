@@ -74,7 +74,7 @@ impl Runner<'_> {
 
     /// One optimizer step.
     pub(super) fn step(&mut self, stage: &StageRun, t: &mut Training, taken: &Step, lr: f64) -> Result<()> {
-        let begun = Instant::now();
+        let (begun, paused) = (Instant::now(), self.control.paused());
         let Opened { store, mixing, run_file, .. } = &self.opened;
         let made = groups(store, taken, run_file.resolved.cut, *mixing);
         let dropout = DropoutKey { seed: self.config.seed, step: self.progress.state.global_step };
@@ -116,7 +116,8 @@ impl Runner<'_> {
         state.stage.tokens += supervised;
         let mixes = !taken.pairs.is_empty();
         let (step, global_step, num_tokens) = (state.stage.step, state.global_step, state.num_tokens);
-        let elapsed = self.progress.elapsed();
+        let elapsed = self.elapsed();
+        let took = begun.elapsed().saturating_sub(self.control.paused() - paused);
         let done_now = global_step - self.progress.steps_before;
         let left = self.total_steps.saturating_sub(global_step) as f64;
         let event = StepEvent {
@@ -137,7 +138,7 @@ impl Runner<'_> {
             supervised_tokens: supervised,
             mean_token_accuracy: share(rows.iter().map(|r| r.correct as f64).sum()),
             entropy: share(rows.iter().map(|r| r.entropy).sum()),
-            tokens_per_second: tokens as f64 / begun.elapsed().as_secs_f64().max(1e-9),
+            tokens_per_second: tokens as f64 / took.as_secs_f64().max(1e-9),
             elapsed_seconds: elapsed,
             eta_seconds: left * (elapsed - self.progress.elapsed_before) / done_now.max(1) as f64,
             peak_anonymous_bytes: self.peak(),
