@@ -173,6 +173,25 @@ impl ModelFiles {
     }
 }
 
+/// What a small file says, which may begin with a byte order mark.
+///
+/// # Errors
+/// [`Error::ModelFormat`] names the file and the key at whose value it is no JSON.
+pub(crate) fn json_of(path: &Path, bytes: &[u8]) -> Result<serde_json::Value> {
+    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
+    serde_json::from_slice(bytes).map_err(|error| {
+        let behind: usize =
+            bytes.split_inclusive(|b| *b == b'\n').take(error.line().saturating_sub(1)).map(<[u8]>::len).sum();
+        let upto = &bytes[..(behind + error.column()).min(bytes.len())];
+        let key = String::from_utf8_lossy(upto).rsplit_once(':').and_then(|(head, _)| {
+            let (head, _) = head.rsplit_once('"')?;
+            Some(head.rsplit_once('"')?.1.to_string())
+        });
+        let reason = format!("not valid JSON: {error}");
+        Error::ModelFormat { path: path.to_path_buf(), tensor: key.unwrap_or_else(|| "JSON".into()), reason }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,5 +224,15 @@ mod tests {
         let again = ModelFiles::open(dir.path()).unwrap();
         assert_eq!(again.needed("config.json").unwrap().as_slice(), b"{ }");
         assert_eq!(again.tokenizer().unwrap().unwrap().read().unwrap(), b"{}");
+    }
+
+    #[test]
+    fn what_is_no_json_is_named_by_its_key() {
+        let at = Path::new("config.json");
+        let e = |text: &str| json_of(at, text.as_bytes()).unwrap_err().to_string();
+        let found = e("{\n  \"a\": \"x:y\",\n  \"rope_theta\": NaN\n}");
+        assert_eq!(found, "config.json: rope_theta: not valid JSON: expected value at line 3 column 17");
+        assert!(e("").starts_with("config.json: JSON: not valid JSON"), "{}", e(""));
+        assert_eq!(json_of(at, b"\xEF\xBB\xBF{\"a\": 1}").unwrap()["a"], 1);
     }
 }

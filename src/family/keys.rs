@@ -170,11 +170,7 @@ pub(crate) fn shown(value: &Value) -> String {
 
 /// Parses a file's content.
 pub(crate) fn parse_json(path: &Path, bytes: &[u8]) -> Result<Value> {
-    serde_json::from_slice(bytes).map_err(|error| Error::ModelFormat {
-        path: path.to_path_buf(),
-        tensor: "JSON".to_string(),
-        reason: error.to_string(),
-    })
+    crate::files::json_of(path, bytes)
 }
 
 /// The keys of one JSON object of the file.
