@@ -1,6 +1,8 @@
 //! The decoder: embedding → blocks → final norm at the positions asked for. The backward pass stops at
 //! the lowest adapted block.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -79,6 +81,24 @@ impl Pass {
     }
 }
 
+/// Refuses tensors of the blocks, the last norm or the head that the configuration does not name: without them the numbers
+/// would be others. Tables of rotations are made anew, and a head beside tied embeddings is what transformers leaves, too.
+fn all_is_read(store: &WeightStore, read: &HashSet<String>) -> Result<()> {
+    let counts = |name: &str| {
+        let within = ["model.layers.", "model.norm.", "lm_head."].iter().any(|part| name.starts_with(part));
+        within && !name.ends_with(".rotary_emb.inv_freq") && name != "lm_head.weight"
+    };
+    let mut left = store.names().filter(|name| counts(name) && !read.contains(*name));
+    let Some(first) = left.next() else { return Ok(()) };
+    let more = match left.count() {
+        0 => String::new(),
+        n => format!(", nor {n} more"),
+    };
+    let path = store.file_of(first).map(Path::to_path_buf).unwrap_or_default();
+    let reason = format!("the configuration has no place for it{more}: without it the model would be another");
+    Err(Error::ModelFormat { path, tensor: first.into(), reason })
+}
+
 /// NEFTune's noise over one micro-batch.
 pub(super) struct Noise<'a> {
     alpha: f64,
@@ -101,10 +121,15 @@ impl Decoder {
     /// # Errors
     /// As [`Decoder::open`].
     pub fn load(engine: &Engine, c: DecoderConfig, store: &Arc<WeightStore>, positions: usize) -> Result<Decoder> {
-        let matrix = |name: &str, rows, cols| Matrix::new(engine, store.get(name, &[rows, cols])?);
-        let vector = |name: &str, n| Param::new(engine, &store.get(name, &[n])?);
+        let read = RefCell::new(HashSet::new());
+        let get = |name: &str, shape: &[usize]| {
+            read.borrow_mut().insert(name.to_string());
+            store.get(name, shape)
+        };
+        let matrix = |name: &str, rows, cols| Matrix::new(engine, get(name, &[rows, cols])?);
+        let vector = |name: &str, n| Param::new(engine, &get(name, &[n])?);
         let offset = if c.norm_plus_one { 1.0 } else { 0.0 };
-        let norm = |name: &str, n: usize| Param::plus(engine, &store.get(&format!("{name}.weight"), &[n])?, offset);
+        let norm = |name: &str, n: usize| Param::plus(engine, &get(&format!("{name}.weight"), &[n])?, offset);
         let mut id = 0;
         let mut linear = |shape: LinearShape| -> Result<Linear> {
             let LinearShape { layer, module, out_features: out, in_features, bias } = shape;
@@ -153,6 +178,7 @@ impl Decoder {
         let head = Head { weight, scale: c.logit_scale as f32, softcap: c.logit_softcap.map(|c| c as f32) };
         let norm = norm("model.norm", h)?;
         let ropes = tables(engine, &c, positions)?;
+        all_is_read(store, &read.into_inner())?;
         // Where weights were copied to a device the files are done with.
         let mapped = engine.fused().then(|| store.clone());
         Ok(Decoder { config: c, embed, blocks, norm, head, ropes, positions, streamed: None, mapped })

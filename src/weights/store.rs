@@ -172,6 +172,11 @@ impl WeightStore {
         self.entries.get(name).map_or(0, |e| e.bytes.len())
     }
 
+    /// The file that the tensor of this name is in.
+    pub(crate) fn file_of(&self, name: &str) -> Option<&Path> {
+        self.entries.get(name).map(|e| self.files[e.shard].as_path())
+    }
+
     /// The names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{json, Value};
 use sftmix::export::{quantize, QuantType, QuantizeConfig};
-use sftmix::{Control, LoraConfig, ModulePattern, Recipe, TrainConfig, TrainingJob};
+use sftmix::internal::device::Form;
+use sftmix::internal::model::Decoder;
+use sftmix::{Control, Error, LoraConfig, ModulePattern, Recipe, TrainConfig, TrainingJob};
 
-use crate::support::{json as read, letters, project};
+use crate::support::{engine, json as read, letters, project};
 
 /// The golden llama with a tokenizer and four rows.
 struct Case {
@@ -370,4 +372,48 @@ fn quantize_writes_over_no_other_file_and_no_infinite_numbers() {
     }
     assert!(fs::read(&out).unwrap() == held);
     quantize(QuantType::F32, out).unwrap();
+}
+
+/// Tensors that the configuration does not name would change the numbers: they are not passed over.
+#[test]
+fn weights_without_a_place_are_named() {
+    let demo = std::fs::read(project("assets/demo/model.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&demo).unwrap();
+    let write = |more: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(project("assets/demo")).unwrap() {
+            let from = entry.unwrap().path();
+            if from.extension().is_some_and(|e| e == "json") {
+                std::fs::copy(&from, dir.path().join(from.file_name().unwrap())).unwrap();
+            }
+        }
+        let bytes = [0u8; 16];
+        let added = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![4], &bytes).unwrap();
+        let tensors = file.tensors().into_iter().chain([(more.to_string(), added)]);
+        safetensors::serialize_to_file(tensors, None, &dir.path().join("model.safetensors")).unwrap();
+        dir
+    };
+    let opened = |more: &str| {
+        let dir = write(more);
+        let engine = engine(Form::Fused, 8, 8);
+        Decoder::open(&engine, dir.path(), 8).map(drop).map_err(|e| {
+            assert!(matches!(&e, Error::ModelFormat { path, .. } if path.ends_with("model.safetensors")), "{e}");
+            e.to_string()
+        })
+    };
+    for more in [
+        "model.layers.0.self_attn.q_proj.bias",
+        "model.layers.1.self_attn.q_norm.weight",
+        "model.layers.99.mlp.up_proj.weight",
+        "model.layers.0.self_attn.q_proj.lora_A.weight",
+        "model.norm.bias",
+        "lm_head.bias",
+    ] {
+        let e = opened(more).unwrap_err();
+        assert!(e.contains(&format!("{more}: the configuration has no place for it")), "{e}");
+    }
+    // What changes no number stays unread.
+    for more in ["model.layers.0.self_attn.rotary_emb.inv_freq", "vision_tower.x.weight"] {
+        assert_eq!(opened(more), Ok(()), "{more}");
+    }
 }
