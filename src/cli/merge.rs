@@ -59,6 +59,7 @@ fn table(m: &Merged) -> String {
         ("the adapter moves them by", format!("{:.1e} at most", m.effect)),
         ("compared on", format!("{} of {}", format::plural(m.tokens as u64, "position"), m.rows_from)),
     ];
+    rows.extend(m.end_added.iter().map(|end| ("end of a turn", format!("{end}, added to the end tokens"))));
     rows.extend(m.left_out.iter().map(|what| ("left out", what.clone())));
     output::table(&rows)
 }

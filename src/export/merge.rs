@@ -19,7 +19,7 @@ use super::quantize::QuantType;
 use super::quantize::QuantizeConfig;
 use super::source::{AdapterSource, Opened};
 use crate::base::Model;
-use crate::data::text::chat::stored::write_templates;
+use crate::data::text::chat::stored::{write_templates, DEFAULT};
 use crate::disk::{place, put, replace_dir, with_temporary_dir};
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, TOKENIZER};
@@ -42,11 +42,12 @@ const SUMS: f32 = 5e-5;
 /// Rows of each merged matrix that are computed again, in f64, beside what was written.
 const PROBES: usize = 4;
 const SINGLE: &str = "model.safetensors";
+const GENERATION: &str = "generation_config.json";
 const INDEX: &str = "model.safetensors.index.json";
 /// What is copied word for word, where the base has it. Templates are copied apart.
 const COPIED: [&str; 9] = [
     "config.json",
-    "generation_config.json",
+    GENERATION,
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",
@@ -95,6 +96,9 @@ pub struct Merged {
     pub effect: f32,
     /// What of the merged folder has no place in a GGUF file, and why.
     pub left_out: Vec<String>,
+    /// The end of a turn that the adapter was trained with and the base's files do not name among the end tokens: it was
+    /// added to them.
+    pub end_added: Option<String>,
 }
 
 /// Merges an adapter into its base.
@@ -271,8 +275,17 @@ impl<'a> Writer<'a> {
         Ok(self.sums)
     }
 
-    /// Config and tokenizer: as they are, but for the type in the config where it is another now.
+    /// Config and tokenizer: as they are, but for the type in the config where it is another now, and an end of turn that the
+    /// base's files do not name.
     fn texts(&self, base: &ModelFiles, dir: &Path) -> Result<()> {
+        // Whoever generates with the merged model stops where it was trained to.
+        let end = end_of_turn(self.opened).map(|(id, _)| id);
+        if end.is_some() && base.small(GENERATION)?.is_none() {
+            let config = object(base, "config.json")?;
+            let mut own: Map<String, Value> = config.into_iter().filter(|(key, _)| key == "eos_token_id").collect();
+            end.into_iter().for_each(|id| add_end(&mut own, id));
+            write_json(&dir.join(GENERATION), &own)?;
+        }
         for name in COPIED {
             let content = match name {
                 TOKENIZER => base.tokenizer()?.map(|file| file.read()).transpose()?.map(Arc::new),
@@ -280,18 +293,20 @@ impl<'a> Writer<'a> {
             };
             let Some(content) = content else { continue };
             let to = dir.join(name);
-            match self.dtype.filter(|_| name == "config.json") {
-                Some(dtype) => {
-                    let mut json = object(base, name)?;
-                    for key in ["torch_dtype", "dtype"] {
-                        if let Some(value) = json.get_mut(key) {
-                            *value = dtype.hugging_face().into();
-                        }
-                    }
-                    write_json(&to, &json)?;
-                }
-                None => fs::write(&to, content.as_slice()).map_err(Error::io(&to))?,
+            let dtype = self.dtype.filter(|_| name == "config.json");
+            let end = end.filter(|_| ["config.json", GENERATION].contains(&name));
+            if dtype.is_none() && end.is_none() {
+                fs::write(&to, content.as_slice()).map_err(Error::io(&to))?;
+                continue;
             }
+            let mut json = object(base, name)?;
+            for key in ["torch_dtype", "dtype"] {
+                if let (Some(dtype), Some(value)) = (dtype, json.get_mut(key)) {
+                    *value = dtype.hugging_face().into();
+                }
+            }
+            end.into_iter().for_each(|id| add_end(&mut json, id));
+            write_json(&to, &json)?;
         }
         Ok(())
     }
@@ -436,7 +451,28 @@ fn verify(opened: &Opened, dir: &Path, out: &Path, sums: Sums) -> Result<Merged>
         bound: Some(bound),
         effect,
         left_out: Vec::new(),
+        end_added: end_of_turn(opened).map(|(_, text)| text),
     })
+}
+
+/// Where an answer ends by the template that goes out, unless the base's files have it among the end tokens.
+fn end_of_turn(opened: &Opened) -> Option<(u32, String)> {
+    let template = opened.templates.get(DEFAULT)?;
+    // A base without a tokenizer has no end tokens to add to.
+    let tokenizer = opened.base.tokenizer().ok()?;
+    let id = tokenizer.end_of_turn(template).filter(|id| !tokenizer.eos_ids().contains(id));
+    id.map(|id| (id, tokenizer.name_of(id)))
+}
+
+/// Adds an end token to those that a file names.
+fn add_end(file: &mut Map<String, Value>, id: u32) {
+    let mut all = match file.remove("eos_token_id") {
+        Some(Value::Array(list)) => list,
+        Some(Value::Null) | None => Vec::new(),
+        Some(one) => vec![one],
+    };
+    all.push(id.into());
+    file.insert("eos_token_id".into(), all.into());
 }
 
 /// Some rows of a merged matrix against `W + s·B·A` in f64: each number is that one, rounded once.

@@ -9,6 +9,7 @@ use sftmix::export::{
     export, merge, read, verify, AdapterSource, ExportConfig, Exported, Format, MergeConfig, Precision,
 };
 use sftmix::internal::base::facts::{AdapterFacts, BaseFacts};
+use sftmix::internal::data::tokens::Tokenizer;
 use sftmix::internal::device::Form;
 use sftmix::internal::family::DecoderConfig;
 use sftmix::internal::lora::peft::{load_adapter, save_adapter, PeftAdapter, PeftTensor};
@@ -19,7 +20,7 @@ use sftmix::{
     TrainConfig, TrainingJob,
 };
 
-use crate::support::{json, options, project, shared};
+use crate::support::{json, letters, options, project, shared};
 
 const FAMILIES: [&str; 5] = ["llama", "llama_tied_rope3", "mistral", "qwen2", "qwen3"];
 const FORMATS: [Format; 3] = [Format::Peft, Format::Gguf, Format::Mlx];
@@ -1151,4 +1152,44 @@ fn a_gguf_base_gives_the_same_exports() {
     verify(&AdapterSource { force: true, ..other }, Format::Mlx, &two.join("mlx")).unwrap();
     let error = merge_into(source(&base, &adapter, dir.path()), &dir.path().join("m"), None).unwrap_err();
     assert!(matches!(&error, Error::InvalidConfig { field, .. } if field == "model"), "{error}");
+}
+
+/// The end of a turn by the template that goes out is among the end tokens of all that is written.
+#[test]
+fn a_merged_model_ends_where_it_was_trained_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let model = at("model");
+    std::fs::create_dir(&model).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(golden("llama").join(file), model.join(file)).unwrap();
+    }
+    let mut tokenizer = letters(&["<e>"]);
+    let mut end = tokenizer["added_tokens"][2].clone();
+    (end["id"], end["content"]) = (63.into(), "<e>".into());
+    tokenizer["added_tokens"].as_array_mut().unwrap().push(end);
+    std::fs::write(model.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    make_adapter(&model, &at("adapter"), &LoraConfig::default(), |_, _| Some((2, 4.0)));
+    let merged = |out: &str| merge_into(source(&model, &at("adapter"), &at("cache")), &at(out), None).unwrap();
+
+    // Without a template there is nothing to add.
+    assert_eq!(merged("plain").end_added, None);
+    assert_eq!(std::fs::read(at("plain/config.json")).unwrap(), std::fs::read(model.join("config.json")).unwrap());
+    assert!(!at("plain/generation_config.json").exists());
+
+    let template = "{% for m in messages %}{{ m.role[0] }}{{ m.content }}<e>{% endfor %}";
+    std::fs::write(model.join("chat_template.jinja"), template).unwrap();
+    let had = json(&model.join("config.json"))["eos_token_id"].clone();
+    for (generation, out) in [(None, "a"), (Some(serde_json::json!({"temperature": 0.5, "eos_token_id": 2})), "b")] {
+        if let Some(generation) = generation {
+            std::fs::write(model.join("generation_config.json"), generation.to_string()).unwrap();
+        }
+        assert_eq!(merged(out).end_added.as_deref(), Some("<e>"));
+        for file in ["config.json", "generation_config.json"] {
+            let all = json(&at(out).join(file))["eos_token_id"].clone();
+            assert_eq!(all, serde_json::json!([had, 63]), "{file}");
+        }
+        assert_eq!(Tokenizer::load(at(out)).unwrap().eos_ids(), [2, 63]);
+    }
+    assert_eq!(json(&at("b/generation_config.json"))["temperature"], 0.5);
 }

@@ -175,7 +175,9 @@ impl Folder {
             add("ggml.bos_token_id", Field::U32(bos));
         }
         add("ggml.eos_token_id", Field::U32(eos));
-        let (mut turn, mut message) = (None, None);
+        // What the template ends an answer with; without one the first that is left.
+        let by_template = tokenizer.chat_source().and_then(|chat| tokenizer.end_of_turn(&chat.template));
+        let (mut turn, mut message) = (by_template.filter(|id| *id != eos), None);
         for &id in tokenizer.eos_ids().iter().filter(|&&id| id != eos) {
             match tokens.get(id as usize).map(String::as_str) {
                 Some("<|eom_id|>") => message = Some(id),
