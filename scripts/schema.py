@@ -25,6 +25,7 @@ TYPES = {
     "(f64, f64)": ("two numbers", "Vec<f64>"),
     "DataSources": ("sources", "Vec<DataSource>"),
     "TargetModules": ("names", "Vec<String>"),
+    "Vec<String>": ("names", "Vec<String>"),
     "Layers": ("blocks", "Vec<u64>"),
     "ModulePattern<usize>": ("integers by module", "HashMap<String, u64>"),
     "ModulePattern<f64>": ("numbers by module", "HashMap<String, f64>"),
@@ -81,7 +82,8 @@ def settings():
             kind = optional.group(1) if optional else kind
             told = TYPES.get(kind, ("word", "String"))
             entry = {"name": rename.group(1) if rename else field, "type": told[0], "rust": told[1],
-                     "default": literal(has.get(field, "None")), "doc": document(doc)}
+                     "default": literal(has.get(field, "None" if optional or not kind.startswith("Vec<") else "[]")),
+                     "doc": document(doc)}
             if told[0] == "word":
                 entry["words"] = kinds[kind]
             out.append(entry)

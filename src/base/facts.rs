@@ -37,7 +37,7 @@ pub struct AdapterFacts {
 }
 
 /// The settings that say how an adapter was trained, and nothing about the machine.
-const TRAINING: [&str; 43] = [
+const TRAINING: [&str; 44] = [
     "recipe",
     "mu",
     "mix_alpha",
@@ -81,6 +81,7 @@ const TRAINING: [&str; 43] = [
     "prompt_template",
     "messages_field",
     "chat_template_kwargs",
+    "template_drops",
 ];
 
 /// A base model by its contents: BLAKE3, in hexadecimal.

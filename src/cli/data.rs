@@ -112,6 +112,12 @@ fn file(f: &InspectedFile, colour: bool) -> String {
         ("tokens", format!("{}, {} of them trained", count(f.tokens), count(f.supervised_tokens))),
         ("longest", plural(f.longest, "token")),
     ];
+    if f.rows.own_ends > 0 {
+        rows.push(("with ends of their own", count(f.rows.own_ends)));
+    }
+    if f.rows.dropped > 0 {
+        rows.push(("written in part", of(f.rows.dropped, &f.dropped)));
+    }
     if f.weight != 1.0 {
         rows.insert(1, ("weight", f.weight.to_string()));
     }

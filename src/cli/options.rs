@@ -36,6 +36,10 @@ pub struct DataFlags {
     /// Further variables of the chat template, as {"enable_thinking": false} [default: none]
     #[arg(long, value_name = "JSON", value_parser = json_object)]
     pub chat_template_kwargs: Option<Map<String, Value>>,
+    /// Keys and roles of conversations that the template may leave out, as reasoning_content [default: none]
+    #[arg(long, value_name = "KEY,…", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template_drops: Option<Vec<String>>,
 }
 
 impl From<DataFlags> for DataOptions {
@@ -49,6 +53,7 @@ impl From<DataFlags> for DataOptions {
             messages_field: f.messages_field,
             chat_template: f.chat_template,
             chat_template_kwargs: f.chat_template_kwargs,
+            template_drops: f.template_drops.unwrap_or_default(),
         }
     }
 }

@@ -110,7 +110,14 @@ impl Pace {
 
 fn prepared(p: &Prepared) -> Vec<String> {
     let mut rows = String::new();
-    for (n, what) in [(p.rows.cut, "cut"), (p.rows.empty, "empty"), (p.rows.no_target, "without a target")] {
+    let dropped = "written in part, as --template-drops allows";
+    for (n, what) in [
+        (p.rows.cut, "cut"),
+        (p.rows.empty, "empty"),
+        (p.rows.no_target, "without a target"),
+        (p.rows.dropped, dropped),
+        (p.rows.own_ends, "with a beginning or end token of their own"),
+    ] {
         if n > 0 {
             rows += &format!(", {} {what}", plural(n, "row"));
         }

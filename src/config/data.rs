@@ -27,6 +27,9 @@ pub struct DataOptions {
     pub chat_template: Option<PathBuf>,
     /// Further variables of the chat template, such as `enable_thinking`.
     pub chat_template_kwargs: Option<serde_json::Map<String, serde_json::Value>>,
+    /// What a conversation may have that its template leaves out: keys, as `reasoning_content`, `tools` or `documents`, and
+    /// roles whose texts it may leave out. A part of a trained answer is not to be left out.
+    pub template_drops: Vec<String>,
 }
 
 impl DataOptions {

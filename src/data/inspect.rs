@@ -77,6 +77,8 @@ pub struct InspectedFile {
     pub empty: Vec<u64>,
     /// The first rows without a token to train on.
     pub no_target: Vec<u64>,
+    /// The first rows of which the chat template leaves out something, as was allowed.
+    pub dropped: Vec<u64>,
     /// Tokens of its examples, each once.
     pub tokens: u64,
     /// Trained tokens of these.
@@ -177,6 +179,7 @@ impl Look<'_> {
             cut: Vec::new(),
             empty: Vec::new(),
             no_target: Vec::new(),
+            dropped: Vec::new(),
             tokens: 0,
             supervised_tokens: 0,
             longest: 0,
@@ -270,9 +273,12 @@ fn count(out: &mut InspectedFile, lengths: &mut [u64; 65], made: &Made) {
         }
     };
     for row in &made.rows {
-        out.rows.count(row.cut, row.empty, row.split, row.examples as u64);
+        out.rows.count(row);
         if row.cut {
             note(&mut out.cut, row.row);
+        }
+        if row.dropped {
+            note(&mut out.dropped, row.row);
         }
         if row.empty {
             note(&mut out.empty, row.row);

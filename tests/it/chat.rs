@@ -16,12 +16,12 @@ use sftmix::{Control, DataOptions, Error, Recipe, TrainConfig, TrainingJob};
 use crate::support::{json as read, shared};
 
 /// A model's folder of tokenizer files, completed where the shared one is not whole.
-struct Folder {
-    path: PathBuf,
+pub struct Folder {
+    pub path: PathBuf,
     _made: Option<tempfile::TempDir>,
 }
 
-fn folder(name: &str) -> Option<Folder> {
+pub fn folder(name: &str) -> Option<Folder> {
     let dir = shared("tokenizers")?.join(name);
     if dir.join("tokenizer.json").exists() {
         return Some(Folder { path: dir, _made: None });

@@ -29,6 +29,7 @@ mod noise;
 mod ops;
 mod refused;
 mod resume;
+mod rows;
 mod runs;
 #[cfg(feature = "cli")]
 mod scale;

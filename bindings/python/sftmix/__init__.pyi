@@ -167,6 +167,7 @@ class TrainingJob:
         messages_field: str | None = None,
         chat_template: str | os.PathLike | None = None,
         chat_template_kwargs: dict | None = None,
+        template_drops: str | list[str] | None = None,
         # </settings>
         on_event: Callable[[Event], bool | None] | None = None,
     ) -> None: ...
@@ -307,6 +308,7 @@ def plan(
     messages_field: str | None = None,
     chat_template: str | os.PathLike | None = None,
     chat_template_kwargs: dict | None = None,
+    template_drops: str | list[str] | None = None,
     # </settings, all optional>
 ) -> Plan: ...
 def evaluate(*, adapter: str | os.PathLike | None = None, force: bool = False, **given: Any) -> Evaluation: ...

@@ -29,6 +29,10 @@ twin! {
         no_target: u64,
         /// Pieces of texts that were split.
         windows: u64,
+        /// Rows of which the chat template leaves out something, as was allowed.
+        dropped: u64,
+        /// Rows other than conversations that bring their own beginning or end token: they have one, not two.
+        own_ends: u64,
     }
 }
 twin! {

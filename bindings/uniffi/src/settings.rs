@@ -286,4 +286,8 @@ pub struct TrainSettings {
     #[uniffi(default = None)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chat_template_kwargs: Option<String>,
+    /// What a conversation may have that its template leaves out: keys, as `reasoning_content`, `tools` or `documents`, and roles whose texts it may leave out. A part of a trained answer is not to be left out.
+    #[uniffi(default = None)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template_drops: Option<Vec<String>>,
 }

@@ -7,7 +7,7 @@
 //! | `.txt`, `.md` | one row of text |
 //! | `.csv`, `.tsv` | a row a record, columns by the names in the first; every value is a string |
 //! | `.parquet` | a row a row |
-//! | any other file | JSONL, or one JSON array of objects |
+//! | any other file | JSONL, or one JSON array of objects, also as the value of a key (`data`, `rows`, …) of one object; plain or by gzip |
 
 use std::io::{Error as IoError, ErrorKind};
 use std::path::{Path, PathBuf};

@@ -1,20 +1,34 @@
-//! Rows of JSONL, or of one JSON array of objects. Which of the two is told by the first byte that is not white
-//! space.
+//! Rows of JSONL, or of one JSON array of objects, plain or compressed by gzip. Which it is is told by the first bytes; an
+//! array may be the value of a key of one object, as exporters write it (see `wrapped.rs`).
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use super::raw::{RawRows, RowParser, MAX_ROW_BYTES};
+use super::wrapped;
 use crate::error::{Error, Result};
 
 /// Cuts rows off a file.
-#[derive(Debug)]
 pub(crate) struct JsonRows {
     parser: RowParser,
-    input: BufReader<File>,
+    input: BufReader<Box<dyn Read + Send>>,
     row: u64,
+    /// The array stands in an object, whose rest comes behind it.
+    wrapped: bool,
 }
+
+/// What files of other kinds begin with, and what they are.
+const OTHERS: [(&[u8], &str); 8] = [
+    (&[0x28, 0xB5, 0x2F, 0xFD], "compressed by zstd: decompress it first (zstd -d)"),
+    (b"BZh", "compressed by bzip2: decompress it first (bunzip2)"),
+    (&[0xFD, b'7', b'z', b'X', b'Z'], "compressed by xz: decompress it first (unxz)"),
+    (b"PK\x03\x04", "a ZIP archive: unpack it first"),
+    (b"PAR1", "Parquet: its name must end in .parquet"),
+    (b"SQLite format 3", "an SQLite database: export the table as JSONL"),
+    (b"ARROW1", "an Arrow file: save it as JSONL or Parquet"),
+    (b"%PDF", "a PDF: export its text"),
+];
 
 impl RawRows for JsonRows {
     fn next_raw(&mut self, bytes: &mut Vec<u8>) -> Result<Option<u64>> {
@@ -27,9 +41,19 @@ impl JsonRows {
     /// Opens a file and tells its kind.
     pub fn open(path: &Path) -> Result<JsonRows> {
         let file = File::open(path).map_err(Error::io(path))?;
-        let input = BufReader::with_capacity(1 << 16, file);
-        let mut reader = JsonRows { parser: RowParser::new(path), input, row: 0 };
+        let mut file = BufReader::with_capacity(1 << 16, file);
+        let compressed = file.fill_buf().map_err(Error::io(path))?.starts_with(&[0x1F, 0x8B]);
+        let input: Box<dyn Read + Send> = match compressed {
+            true => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
+            false => Box::new(file),
+        };
+        let input = BufReader::with_capacity(1 << 16, input);
+        let mut reader = JsonRows { parser: RowParser::new(path), input, row: 0, wrapped: false };
         let start = reader.fill()?;
+        if let Some((_, what)) = OTHERS.iter().find(|(magic, _)| start.starts_with(magic)) {
+            let reason = format!("the file is {what}");
+            return Err(Error::io(path)(std::io::Error::new(std::io::ErrorKind::InvalidInput, reason)));
+        }
         if start.starts_with(&[0xFF, 0xFE]) || start.starts_with(&[0xFE, 0xFF]) {
             reader.row = 1;
             return Err(reader.fault("the file is in UTF-16, expected UTF-8"));
@@ -45,6 +69,14 @@ impl JsonRows {
                 b'[' => {
                     reader.parser.array = true;
                     reader.row = 0;
+                    break;
+                }
+                b'{' => {
+                    if let Some((key, at)) = wrapped::find(reader.fill()?) {
+                        reader.input.consume(at);
+                        (reader.parser.array, reader.wrapped, reader.row) = (true, true, 0);
+                        reader.parser.rows_at = Some(key);
+                    }
                     break;
                 }
                 _ => break,
@@ -115,6 +147,9 @@ impl JsonRows {
         let mut next = self.peek_token()?;
         if next == Some(b']') {
             self.input.consume(1);
+            if self.wrapped {
+                self.skip_rest()?;
+            }
             return match self.peek_token()? {
                 None => Ok(false),
                 Some(_) => Err(self.fault("text follows the closing bracket of the array")),
@@ -133,6 +168,26 @@ impl JsonRows {
             Some(byte) => Err(self.fault(format!("expected an object, found {}", kind_of_byte(byte)))),
             None => Err(self.fault("the file ends before the closing bracket of the array")),
         }
+    }
+
+    /// Goes behind the object that the array stood in.
+    fn skip_rest(&mut self) -> Result<()> {
+        let (mut depth, mut in_string, mut escaped) = (1usize, false, false);
+        while depth > 0 {
+            let Some(byte) = self.peek()? else {
+                return Err(self.fault("the file ends inside the object that holds the rows"));
+            };
+            self.input.consume(1);
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' if in_string => escaped = true,
+                b'"' => in_string = !in_string,
+                b'{' | b'[' if !in_string => depth += 1,
+                b'}' | b']' if !in_string => depth -= 1,
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Copies one balanced object; whether it is valid JSON is the parser's business.
@@ -231,6 +286,41 @@ mod tests {
         // Elements that straddle the reader's buffer.
         let wide = format!("[{}]", vec![format!("{{\"a\":\"{}\"}}", "x\\\"}".repeat(5000)); 9].join(","));
         assert_eq!(read(wide), ((1..=9).collect(), None));
+    }
+
+    #[test]
+    fn an_array_in_an_object_is_found() {
+        for wrapped in [
+            "{\"data\": [{\"a\":1},{\"a\":2}]}",
+            "{\n  \"version\": \"1.1\", \"info\": {\"x\": [1, \"]}\"]},\n  \"rows\": [\n {\"a\":1},\n {\"a\":2}\n],\n \"more\": [3]\n}\n",
+        ] {
+            assert_eq!(read(wrapped), (vec![1, 2], None), "{wrapped}");
+        }
+        // Rows whose own keys are lists stay rows.
+        assert_eq!(read("{\"a\":1,\"data\": [{\"b\":1}]}\n{\"a\":2,\"data\": []}\n"), (vec![1, 2], None));
+        assert_eq!(read("{\"a\":[{\"b\":1}]}\n"), (vec![1], None));
+        assert_eq!(fault("{\"data\": [{\"a\":1}]"), "d: row 2: the file ends inside the object that holds the rows");
+        assert_eq!(fault("{\"data\": [{\"a\":1}]} {}"), "d: row 2: text follows the closing bracket of the array");
+    }
+
+    #[test]
+    fn compressed_rows_are_read_and_other_kinds_are_named() {
+        use std::io::Write;
+        let gzip = |text: &str| {
+            let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            out.write_all(text.as_bytes()).unwrap();
+            out.finish().unwrap()
+        };
+        let rows = "{\"a\":1}\n{\"a\":2}\n";
+        assert_eq!(read(gzip(rows)), (vec![1, 2], None));
+        // As `cat a.gz b.gz` has it, and an array.
+        assert_eq!(read([gzip(rows), gzip("{\"a\":3}")].concat()), (vec![1, 2, 3], None));
+        assert_eq!(read(gzip("[{\"a\":1}]")), (vec![1], None));
+        let whole = gzip(&rows.repeat(100));
+        assert!(read(&whole[..whole.len() / 2]).1.is_some(), "a file that is cut off is read as if it were whole");
+        let found = read(b"PK\x03\x04...").1.unwrap();
+        assert!(found.ends_with("the file is a ZIP archive: unpack it first"), "{found}");
+        assert!(read([0x28, 0xB5, 0x2F, 0xFD, 0]).1.unwrap().contains("zstd -d"));
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! Rows of a file or folder as JSON objects, read as a stream: memory is that of one row, whatever the size of
 //! the file. What is no JSON becomes JSON as it is read, so that workers parse one language.
 
-#[cfg(feature = "tables")]
 mod csv_rows;
 pub(crate) mod files;
 mod json_rows;
@@ -10,6 +9,7 @@ mod parquet_rows;
 pub(crate) mod raw;
 mod splits;
 mod texts;
+mod wrapped;
 
 use std::path::Path;
 
@@ -65,13 +65,12 @@ impl RowReader {
                 parser.files = Some(files.clone());
                 Box::new(TextRows::new(parser.clone(), files))
             }
-            #[cfg(feature = "tables")]
             RowFormat::Csv(delimiter) => Box::new(self::csv_rows::CsvRows::open(path, delimiter)?),
             #[cfg(feature = "tables")]
             RowFormat::Parquet => Box::new(self::parquet_rows::ParquetRows::open(path)?),
             #[cfg(not(feature = "tables"))]
-            RowFormat::Csv(_) | RowFormat::Parquet => {
-                let reason = "tables are read by builds with the feature `tables` (cargo build --features tables)";
+            RowFormat::Parquet => {
+                let reason = "Parquet is read by builds with the feature `tables` (cargo build --features tables)";
                 return Err(Error::io(path)(std::io::Error::new(std::io::ErrorKind::Unsupported, reason)));
             }
         };

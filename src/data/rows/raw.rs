@@ -24,13 +24,15 @@ pub(crate) struct RowParser {
     pub path: PathBuf,
     /// Rows are the elements of one array.
     pub array: bool,
+    /// The key of the object that the array stands in.
+    pub rows_at: Option<String>,
     /// Rows are these files.
     pub(crate) files: Option<Arc<Vec<PathBuf>>>,
 }
 
 impl RowParser {
     pub fn new(path: &Path) -> RowParser {
-        RowParser { path: path.to_path_buf(), array: false, files: None }
+        RowParser { path: path.to_path_buf(), array: false, rows_at: None, files: None }
     }
 
     /// The file that a row stands in.

@@ -22,12 +22,68 @@ pub(crate) fn text_of(object: &Map<String, Value>, key: &str) -> std::result::Re
     }
 }
 
-/// The value at a path of keys and of places in arrays, parted by dots.
+/// The value at a path of keys and of places in arrays, as `answers.0.text` or `answers.text[0]`.
 fn deeper<'a>(object: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
-    let (first, rest) = path.split_once('.')?;
-    rest.split('.').try_fold(object.get(first)?, |at, key| match at {
+    let mut keys = path.split(['.', '[']).map(|key| key.strip_suffix(']').unwrap_or(key));
+    let first = object.get(keys.next()?)?;
+    // One key alone was looked for already.
+    path.contains(['.', '[']).then_some(())?;
+    keys.try_fold(first, |at, key| match at {
         Value::Object(map) => map.get(key),
         Value::Array(list) => list.get(key.parse::<usize>().ok()?),
         _ => None,
     })
+}
+
+/// The settings that would do for rows of these columns, by the names that people give to questions and answers.
+pub(crate) fn suggestion(columns: &[&str]) -> Option<String> {
+    const CONTEXTS: [&str; 5] = ["context", "passage", "document", "background", "input"];
+    const QUESTIONS: [&str; 9] =
+        ["question", "query", "prompt", "instruction", "problem", "input", "user", "source", "title"];
+    const ANSWERS: [&str; 9] =
+        ["answer", "response", "completion", "output", "solution", "target", "assistant", "answers", "label"];
+    let named = |names: &[&str]| {
+        let same = |column: &&&str, name: &str| column.eq_ignore_ascii_case(name);
+        names.iter().find_map(|name| columns.iter().find(|column| same(column, name)).copied())
+    };
+    let (question, answer) = (named(&QUESTIONS)?, named(&ANSWERS)?);
+    Some(match named(&CONTEXTS).filter(|context| *context != question) {
+        Some(context) => {
+            format!("prompt_template \"{{{context}}}\\n\\n{{{question}}}\\n\" with response_field {answer} would take all of them")
+        }
+        None => format!("prompt_field {question} with response_field {answer} would do"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn paths_go_into_objects_and_lists() {
+        let row = json!({"answers": {"text": ["a", "b"], "n": 3}, "list": [["x"]], "a.b": "own"});
+        let at = |path: &str| text_of(row.as_object().unwrap(), path);
+        for (path, want) in
+            [("answers.text[0]", "a"), ("answers.text.1", "b"), ("list[0][0]", "x"), ("answers.n", "3"), ("a.b", "own")]
+        {
+            assert_eq!(at(path).as_deref(), Ok(want), "{path}");
+        }
+        for path in ["answers.text[2]", "answers.text[x]", "list[0].y", "gone[0]"] {
+            assert_eq!(at(path), Err(format!("the key {path} is missing")));
+        }
+        assert_eq!(at("answers.text"), Err("answers.text: expected a string, found an array".into()));
+    }
+
+    #[test]
+    fn settings_are_suggested_by_the_files_own_names() {
+        let say = |columns: &[&str]| suggestion(columns).unwrap_or_default();
+        assert_eq!(say(&["Question", "id", "Answer"]), "prompt_field Question with response_field Answer would do");
+        assert_eq!(
+            say(&["context", "question", "answer"]),
+            "prompt_template \"{context}\\n\\n{question}\\n\" with response_field answer would take all of them"
+        );
+        assert_eq!(say(&["input", "output"]), "prompt_field input with response_field output would do");
+        assert_eq!(suggestion(&["a", "b"]), None);
+    }
 }

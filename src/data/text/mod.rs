@@ -5,7 +5,6 @@ pub mod chat;
 pub(crate) mod columns;
 pub mod prompt;
 pub mod rendered;
-mod sharegpt;
 pub mod template;
 
 pub use chat::{ChatTemplate, Conversation, RenderOptions};

@@ -14,6 +14,8 @@ pub struct Rendered {
     pub whole: bool,
     /// Written by a chat template: it has its special tokens in it, the end of each turn among them.
     pub chat: bool,
+    /// What the row gives and the template leaves out, as was allowed.
+    pub dropped: Vec<String>,
 }
 
 impl Rendered {

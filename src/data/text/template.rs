@@ -7,14 +7,14 @@
 //! | columns | `prompt_field`, `response_field` | both, joined as they are | the response |
 //! | template | `prompt_template`, `response_field` | the filled template and the response | the response |
 //! | alpaca | `instruction`, `input`?, `output`, `system`?, `history`? | Stanford's templates and the output, see `alpaca.rs` | the output, and those of the history |
-//! | messages | `messages: [{role, content}, …]`, `tools`? | below | each assistant turn and its end token |
+//! | messages | `messages: [{role, content}, …]`, `system`?, `tools`?, see `chat/read.rs` | below | each assistant turn and its end token |
 //! | turns | `prompt`, `completion` as lists of messages | below | the assistant turns of the completion |
-//! | sharegpt | `conversations: [{from, value}, …]`, or `messages_field`; `system`?, `tools`? | as messages, see `sharegpt.rs` | as messages |
+//! | sharegpt | `conversations: [{from, value}, …]`, or `messages_field` | as messages | as messages |
 //!
 //! Without an override the shape is that of the first row; where its keys fit several, the order
 //! is messages, sharegpt, prompt–completion, alpaca, text (Alpaca's own file has a `text` column too).
-//! A column named in the settings may lie deeper: `instances.0.output` is the `output` of the first element of
-//! `instances`, unless a column has that very name.
+//! A column named in the settings may lie deeper: `instances.0.output` or `instances[0].output` is the `output` of the first
+//! element of `instances`, unless a column has that very name.
 //!
 //! Conversations are written by the model's [chat template](super::chat), or by one of the user's. For a model without
 //! one there is a plain role format, `␄` being the tokenizer's end-of-sequence token:
@@ -26,18 +26,20 @@
 //! Numbers and booleans are written as JSON. An empty response is kept, it trains the end token;
 //! a row in which every value is empty renders as the empty text and is counted as such.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::alpaca;
 use super::chat::Conversation;
+use super::chat::{lost, read, Dialect, Seen};
 use super::chat::{ChatFacts, ChatFormat};
 use super::chat::{ChatTemplate, RenderOptions};
-use super::columns::{invalid, text_of};
+use super::columns::{invalid, suggestion, text_of};
 use super::prompt::PromptTemplate;
 use super::rendered::Rendered;
-use super::{alpaca, sharegpt};
 use crate::config::{DataFormat, DataOptions};
 use crate::error::{Error, Result};
 
@@ -161,12 +163,13 @@ impl RowShape {
         } else if has(&["text"]) {
             Ok(RowShape::Text { field: "text".into() })
         } else {
-            let found: Vec<_> = row.keys().take(12).map(String::as_str).collect();
+            let columns: Vec<&str> = row.keys().map(String::as_str).collect();
+            let found = &columns[..columns.len().min(12)];
             Err(format!(
                 "expected the key messages, or conversations, or prompt and completion, or instruction and output, or text, \
                  or columns named in the settings; found {}",
                 if found.is_empty() { "no key".into() } else { found.join(", ") }
-            ))
+            ) + &suggestion(&columns).map_or(String::new(), |would| format!("; {would}")))
         }
     }
 }
@@ -178,6 +181,12 @@ pub struct Template {
     eos_text: Option<String>,
     chat: Option<Arc<ChatTemplate>>,
     rendering: RenderOptions,
+    /// What the template may leave out.
+    drops: Vec<String>,
+    /// The combinations of roles and keys that were looked at closely.
+    seen: Arc<Seen>,
+    /// What the plain role format understands.
+    plain: Dialect,
 }
 
 impl Template {
@@ -204,8 +213,14 @@ impl Template {
             }
             shape => shape,
         };
-        let mut template =
-            Template { shape, eos_text: format.eos_text.clone(), chat: None, rendering: RenderOptions::default() };
+        let (eos_text, drops) = (format.eos_text.clone(), options.template_drops.clone());
+        let rendering = RenderOptions::default();
+        let (seen, plain) = Default::default();
+        let mut template = Template { shape, eos_text, chat: None, rendering, drops, seen, plain };
+        if !template.has_conversations() && !options.template_drops.is_empty() {
+            let reason = format!("the rows of {} are no conversations", path.display());
+            return Err(Error::config("template_drops", reason));
+        }
         match &format.source {
             _ if !template.has_conversations() && options.chat_template.is_some() => {
                 let reason = format!("the rows of {} are no conversations", path.display());
@@ -261,23 +276,38 @@ impl Template {
                 Rendered::pair(filled, &response)
             }
             RowShape::Alpaca => alpaca::render(object, self.eos_text.as_deref())?,
-            RowShape::Messages => self.conversation(&Conversation::from_row(object)?)?,
-            RowShape::ShareGpt { field } => {
-                self.conversation(&Conversation::from_row(&sharegpt::to_messages(object, field)?)?)?
-            }
+            RowShape::Messages => self.conversation(&read::conversation(object, "messages", self.dialect())?)?,
+            RowShape::ShareGpt { field } => self.conversation(&read::conversation(object, field, self.dialect())?)?,
             RowShape::Turns { prompt, response } => {
-                self.conversation(&Conversation::from_pair(object, prompt, response)?)?
+                self.conversation(&read::pair(object, prompt, response, self.dialect())?)?
             }
         })
     }
 
     /// Text and trained spans of a conversation.
     pub(crate) fn conversation(&self, chat: &Conversation) -> std::result::Result<Rendered, String> {
-        match &self.chat {
-            Some(_) if !chat.says_something() => Ok(Rendered::default()),
-            Some(template) => template.trained(chat, &self.rendering),
-            None => self.plain(chat),
+        if !chat.says_something() {
+            return Ok(Rendered::default());
         }
+        let mut rendered = match &self.chat {
+            Some(template) => template.trained(chat, &self.rendering)?,
+            None => self.plain(chat)?,
+        };
+        let again = |chat: &Conversation| match &self.chat {
+            Some(template) => template.training_text(chat, &self.rendering),
+            None => self.plain(chat).map(|r| r.text),
+        };
+        // The plain role format ends behind the last answer.
+        let mut upto = Cow::Borrowed(chat);
+        if let Some(last) = chat.answers().last().filter(|_| self.chat.is_none()) {
+            upto.to_mut().messages.truncate(last + 1);
+        }
+        rendered.dropped = lost::dropped(&upto, &rendered.text, &self.drops, &self.seen, again)?;
+        Ok(rendered)
+    }
+
+    fn dialect(&self) -> &Dialect {
+        self.chat.as_ref().map_or(&self.plain, |template| template.dialect())
     }
 
     fn plain(&self, chat: &Conversation) -> std::result::Result<Rendered, String> {
@@ -303,7 +333,7 @@ impl Template {
             if role == "assistant" {
                 out.text.push_str(eos);
                 end = out.text.len();
-                if i >= chat.trained_from {
+                if chat.trains(i) {
                     out.spans.push(start..end);
                 }
             }

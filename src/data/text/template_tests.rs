@@ -108,8 +108,8 @@ fn a_row_of_another_shape_is_named() {
     let chat = json!({"messages": []});
     let tool = json!({"messages": [{"role": "tool", "content": "x"}]});
     assert!(e(chat.clone(), tool).ends_with("messages[0]: role: expected system, user or assistant, found \"tool\""));
-    let call = json!({"messages": [{"role": "assistant", "content": null}]});
-    assert!(e(chat, call).ends_with("messages[0]: content: expected a string, found null"));
+    let call = json!({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": null}]});
+    assert!(e(chat, call).ends_with("messages[1]: content: expected a string, found null"));
 }
 
 #[test]

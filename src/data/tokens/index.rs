@@ -3,16 +3,18 @@
 //!
 //! ```text
 //! header  magic 8 · version u32 · record size u32 · examples u64 · tokens u64 · supervised u64
-//!         longest u32 · max id u32 · row counts 6 × u64 · key 32 · content hash 32
+//!         longest u32 · max id u32 · row counts 8 × u64 · key 32 · content hash 32
 //!         hash of the records 32 · hash of the header up to here 32
 //! record  offset in tokens u64 · tokens u32 · supervised u32 · source row u64 · text hash 16
 //! ```
 
 use serde::{Deserialize, Serialize};
 
+use super::pipeline::MadeRow;
+
 /// Part of every key; a change in how rows become tokens raises it.
-pub(crate) const VERSION: u32 = 1;
-pub(crate) const HEADER_BYTES: usize = 224;
+pub(crate) const VERSION: u32 = 2;
+pub(crate) const HEADER_BYTES: usize = 240;
 pub(crate) const RECORD_BYTES: usize = 40;
 const MAGIC: [u8; 8] = *b"sftmixTS";
 const CHECKED_BYTES: usize = HEADER_BYTES - 32;
@@ -33,17 +35,26 @@ pub struct RowCounts {
     pub no_target: u64,
     /// Examples that are one piece of a longer text.
     pub windows: u64,
+    /// Rows of which the chat template leaves out something, as was allowed.
+    #[serde(default)]
+    pub dropped: u64,
+    /// Rows other than conversations that bring their own beginning or end token: they have one, not two.
+    #[serde(default)]
+    pub own_ends: u64,
 }
 
 impl RowCounts {
     /// Counts a row that gave so many examples.
-    pub(crate) fn count(&mut self, cut: bool, empty: bool, split: bool, examples: u64) {
+    pub(crate) fn count(&mut self, row: &MadeRow) {
+        let examples = row.examples as u64;
         self.rows += 1;
         self.kept += examples;
-        self.cut += u64::from(cut);
-        self.empty += u64::from(empty);
-        self.no_target += u64::from(!empty && examples == 0);
-        self.windows += if split { examples } else { 0 };
+        self.cut += u64::from(row.cut);
+        self.empty += u64::from(row.empty);
+        self.no_target += u64::from(!row.empty && examples == 0);
+        self.windows += if row.split { examples } else { 0 };
+        self.dropped += u64::from(row.dropped);
+        self.own_ends += u64::from(row.own_ends);
     }
 }
 
@@ -80,7 +91,7 @@ impl Header {
         }
         out.extend_from_slice(&self.longest.to_le_bytes());
         out.extend_from_slice(&self.max_id.to_le_bytes());
-        for n in [c.rows, c.kept, c.cut, c.empty, c.no_target, c.windows] {
+        for n in [c.rows, c.kept, c.cut, c.empty, c.no_target, c.windows, c.dropped, c.own_ends] {
             out.extend_from_slice(&n.to_le_bytes());
         }
         for hash in [&self.key, &self.content, &self.records] {
@@ -117,10 +128,12 @@ impl Header {
                 empty: u64_at(bytes, 72),
                 no_target: u64_at(bytes, 80),
                 windows: u64_at(bytes, 88),
+                dropped: u64_at(bytes, 96),
+                own_ends: u64_at(bytes, 104),
             },
-            key: array_at(bytes, 96),
-            content: array_at(bytes, 128),
-            records: array_at(bytes, 160),
+            key: array_at(bytes, 112),
+            content: array_at(bytes, 144),
+            records: array_at(bytes, 176),
         })
     }
 }
@@ -184,7 +197,7 @@ mod tests {
             supervised: 5,
             longest: 6,
             max_id: 7,
-            counts: RowCounts { rows: 1, kept: 2, cut: 3, empty: 4, no_target: 5, windows: 6 },
+            counts: RowCounts { rows: 1, kept: 2, cut: 3, empty: 4, no_target: 5, windows: 6, dropped: 7, own_ends: 8 },
             key: [1; 32],
             content: [2; 32],
             records: [3; 32],

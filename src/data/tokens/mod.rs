@@ -1,5 +1,6 @@
 //! From texts to tokens: the tokenizer, the token store on disk, and ragged batches of its examples.
 
+mod added;
 pub mod batch;
 mod build;
 pub(crate) mod counts;

@@ -50,6 +50,10 @@ pub(crate) struct MadeRow {
     pub row: u64,
     pub empty: bool,
     pub cut: bool,
+    /// The chat template leaves out something of it.
+    pub dropped: bool,
+    /// It brought its own beginning or end token.
+    pub own_ends: bool,
     /// It is a text in several windows.
     pub split: bool,
     /// Windows with a token to train on.
@@ -85,6 +89,8 @@ impl Made {
             row,
             empty: rendered.text.is_empty(),
             cut: encoded.cut,
+            dropped: !rendered.dropped.is_empty(),
+            own_ends: encoded.own_ends,
             split: encoded.windows.len() > 1,
             examples: self.examples.len() - before,
         });

@@ -180,6 +180,8 @@ impl Writer {
         c.empty += h.counts.empty;
         c.no_target += h.counts.no_target;
         c.windows += h.counts.windows;
+        c.dropped += h.counts.dropped;
+        c.own_ends += h.counts.own_ends;
         let (path, rows) = (part.source.clone(), h.counts.clone());
         self.sources.push(SourceCounts { path, weight, rows, held_out, taken, examples: 0 });
     }

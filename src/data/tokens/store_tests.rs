@@ -172,7 +172,7 @@ fn rows_are_counted_by_what_became_of_them() {
     let rows = [pair("a", "b"), pair("", ""), pair("a", long), pair(long, "b"), pair("a", "")].concat();
     let store = bench.open(&bench.file(&rows)).unwrap();
     check(&store);
-    let expected = RowCounts { rows: 5, kept: 3, cut: 2, empty: 1, no_target: 1, windows: 0 };
+    let expected = RowCounts { rows: 5, kept: 3, cut: 2, empty: 1, no_target: 1, windows: 0, dropped: 0, own_ends: 0 };
     assert_eq!(store.counts(), &expected);
     assert_eq!((0..3).map(|i| store.example(i).source_row).collect::<Vec<_>>(), [1, 3, 5]);
     let json = serde_json::to_string(store.counts()).unwrap();
@@ -346,7 +346,8 @@ fn a_stopped_build_is_gone_on_with() {
             Ok(store) => break store,
             Err(e) => assert!(matches!(e, Error::Stopped { checkpoint: None }), "{e}"),
         }
-        let left = bench.files("").len();
+        // Beside the hash of a source that has settled meanwhile.
+        let left = bench.files(".index").len() + bench.files(".tokens").len();
         assert!(left == 0 || left == 2, "{:?}", bench.files(""));
         taken.push(TAKEN_UP.take());
         asked += 1;
@@ -355,7 +356,7 @@ fn a_stopped_build_is_gone_on_with() {
     assert!(taken.is_sorted() && taken.iter().any(|&rows| rows > 0), "{taken:?}");
     assert_eq!((store.hash(), store.counts()), (want, &counts));
     drop(store);
-    assert_eq!(bench.files("").len(), 2, "{:?}", bench.files(""));
+    assert_eq!((bench.files(".index").len(), bench.files(".tokens").len()), (1, 1));
     assert!(std::fs::read(bench.files(".index").remove(0)).unwrap() == index);
     assert!(std::fs::read(bench.files(".tokens").remove(0)).unwrap() == tokens);
 

@@ -13,10 +13,10 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tokenizers::processors::PostProcessorWrapper;
 
-use crate::data::text::chat::{ChatSource, SpecialTokens};
+use crate::data::text::chat::{ChatSource, ChatTemplate, RenderOptions, SpecialTokens};
 use crate::data::text::Rendered;
 use crate::error::{Error, Result};
-use crate::files::{ModelFiles, TOKENIZER};
+use crate::files::{json_of, ModelFiles, TOKENIZER};
 use crate::gguf::{self, GgufFile};
 
 /// Bit of a stored token that says that the token is a training target; the rest is its id.
@@ -33,6 +33,8 @@ pub struct EncodedRow {
     pub windows: Vec<Vec<u32>>,
     /// The row was longer than the limit and lost its tail, end token included.
     pub cut: bool,
+    /// Its text brought a beginning or end token, which it has once.
+    pub own_ends: bool,
 }
 
 /// A model's tokenizer.
@@ -90,6 +92,9 @@ impl Tokenizer {
         inner.with_truncation(None).map_err(|e| fault(&path, e))?;
         inner.with_padding(None);
         keep_offsets_whole(&mut inner).map_err(|e| fault(&path, e))?;
+        for added in super::added::add(&mut inner, model)? {
+            hasher.update(added.content.as_bytes());
+        }
 
         let config = json_object(model, "config.json")?;
         let generation = json_object(model, "generation_config.json")?;
@@ -222,6 +227,17 @@ impl Tokenizer {
         self.chat = chat;
     }
 
+    /// The token with which a chat template ends an answer: where a model that was trained by it stops. `None` where the
+    /// template tells none, or it is no token of its own.
+    pub(crate) fn end_of_turn(&self, template: &str) -> Option<u32> {
+        let source = ChatSource::from_text(&self.path, template, self.special.clone());
+        let end = ChatTemplate::new(source).ok()?.end_token(&RenderOptions::default()).ok()?;
+        match self.encoding(&end, false).ok()?.get_ids() {
+            [id] => Some(*id),
+            _ => None,
+        }
+    }
+
     /// The special tokens by name and text, as chat templates see them.
     pub fn special_tokens(&self) -> &SpecialTokens {
         &self.special
@@ -278,7 +294,10 @@ impl Tokenizer {
             return Ok(EncodedRow::default());
         }
         let max_length = max_length.max(2);
-        let encoding = self.encoding(&row.text, !row.chat)?;
+        let own_end = self.eos_text.as_deref().filter(|end| !row.chat && row.text.trim_end().ends_with(end)).is_some();
+        // Behind an end there is nothing to learn.
+        let text = if own_end { row.text.trim_end() } else { row.text.as_str() };
+        let encoding = self.encoding(text, !row.chat)?;
         let spans: Vec<Range<usize>> = row.spans.iter().filter(|s| !s.is_empty()).cloned().collect();
         let mut tokens = Vec::with_capacity(encoding.len() + 1);
         for ((&id, &(start, end)), &inserted) in
@@ -291,6 +310,11 @@ impl Tokenizer {
             tokens.push(if trained { id | TARGET } else { id });
         }
         drop(encoding);
+        let twice = |bos: u32| matches!(tokens[..], [a, b, ..] if (a & !TARGET, b & !TARGET) == (bos, bos));
+        let own_beginning = !row.chat && self.bos.is_some_and(twice);
+        if own_beginning {
+            tokens.remove(0);
+        }
         if row.chat {
             self.one_beginning(&tokens)?;
         } else if row.whole || !row.spans.is_empty() {
@@ -300,7 +324,7 @@ impl Tokenizer {
                 _ => tokens.push(self.eos | TARGET),
             }
         }
-        Ok(limit(tokens, max_length, row.whole))
+        Ok(EncodedRow { own_ends: own_beginning || own_end, ..limit(tokens, max_length, row.whole) })
     }
 
     /// Id and text of each token of a row, before an end token is added and the row is cut: the bytes that the token
@@ -343,14 +367,14 @@ fn limit(mut tokens: Vec<u32>, max_length: usize, whole: bool) -> EncodedRow {
         window
     };
     if tokens.len() <= max_length {
-        return EncodedRow { windows: vec![first_is_context(tokens)], cut: false };
+        return EncodedRow { windows: vec![first_is_context(tokens)], ..Default::default() };
     }
     if !whole {
         tokens.truncate(max_length);
-        return EncodedRow { windows: vec![first_is_context(tokens)], cut: true };
+        return EncodedRow { windows: vec![first_is_context(tokens)], cut: true, own_ends: false };
     }
     let windows = tokens.chunks(max_length).filter(|w| w.len() > 1).map(|w| first_is_context(w.to_vec())).collect();
-    EncodedRow { windows, cut: false }
+    EncodedRow { windows, ..Default::default() }
 }
 
 /// Byte-level post-processors may trim blanks off the offsets, which leaves a token of blanks with
@@ -386,11 +410,9 @@ fn fault(path: &Path, reason: impl std::fmt::Display) -> Error {
 }
 
 /// The object in a file; `Null` where there is no file.
-fn json_object(model: &ModelFiles, name: &str) -> Result<Value> {
+pub(super) fn json_object(model: &ModelFiles, name: &str) -> Result<Value> {
     match model.small(name)? {
-        Some(bytes) => {
-            serde_json::from_slice(&bytes).map_err(|e| fault(&model.place(name), format!("not valid JSON: {e}")))
-        }
+        Some(bytes) => json_of(&model.place(name), &bytes),
         None => Ok(Value::Null),
     }
 }

@@ -162,3 +162,57 @@ fn a_damaged_tokenizer_is_named() {
     std::fs::write(dir.path().join("tokenizer.json"), "{").unwrap();
     assert!(matches!(Tokenizer::load(dir.path()), Err(Error::Tokenizer { .. })));
 }
+
+/// Rows that were rendered beforehand bring their own beginning and end: they have one of each.
+#[test]
+fn rows_with_ends_of_their_own_have_one() {
+    let Some(t) = stories() else { return };
+    let plain = only(&t, &Rendered::text("Hello"));
+    for text in ["<s>Hello", "Hello</s>", "<s>Hello</s>\n", "Hello</s> \n\n"] {
+        assert_eq!(only(&t, &Rendered::text(text)), plain, "{text:?}");
+        assert!(t.encode_row(&Rendered::text(text), 64).unwrap().own_ends, "{text:?}");
+    }
+    let pair = only(&t, &Rendered::pair("He", "llo"));
+    assert_eq!(only(&t, &Rendered::pair("<s>He", "llo</s>\n")), pair);
+    assert!(!t.encode_row(&Rendered::text("Hello"), 64).unwrap().own_ends);
+}
+
+#[test]
+fn tokens_of_the_other_files_are_added_with_their_ids() {
+    let load = |names: Value, older: Value| {
+        let dir = folder(&byte_level(), json!({"eos_token_id": 257}));
+        std::fs::write(dir.path().join("tokenizer_config.json"), names.to_string()).unwrap();
+        if !older.is_null() {
+            std::fs::write(dir.path().join("added_tokens.json"), older.to_string()).unwrap();
+        }
+        let at = dir.path().display().to_string();
+        Tokenizer::load(dir.path()).map_err(|e| e.to_string().replace(&at, "D").replace('\\', "/"))
+    };
+    let plain = load(json!({}), Value::Null).unwrap();
+    assert_eq!(plain.encode("a<think>b").unwrap().len(), 9 + 1);
+    let think = json!({"content": "<think>", "special": false, "lstrip": false, "rstrip": false});
+    let eos = json!({"content": "<eos>", "special": true, "rstrip": true});
+    let decoder =
+        json!({"added_tokens_decoder": {"257": eos, "258": think, "259": {"content": "<b>", "special": true}}});
+    let t = load(decoder.clone(), Value::Null).unwrap();
+    let ids = t.encode("a<think><b>").unwrap();
+    assert_eq!(ids[1..3], [258, 259]);
+    assert_ne!(t.content_hash(), plain.content_hash());
+    // The older file, and both where they agree.
+    assert_eq!(load(json!({}), json!({"<think>": 258})).unwrap().encode("<think>").unwrap()[0], 258);
+    assert_eq!(load(decoder.clone(), json!({"<think>": 258})).unwrap().encode("<think>").unwrap()[0], 258);
+    // What only repeats the tokenizer changes nothing.
+    let same = load(json!({"added_tokens_decoder": {"257": eos}}), Value::Null).unwrap();
+    assert_eq!(same.content_hash(), plain.content_hash());
+    let e = |names: Value| load(names, Value::Null).unwrap_err();
+    let moved = e(json!({"added_tokens_decoder": {"300": {"content": "<eos>", "special": true}}}));
+    assert!(
+        moved.contains("D/tokenizer_config.json")
+            && moved.contains("\"<eos>\" has the id 300 here, and tokenizer.json gives it 257"),
+        "{moved}"
+    );
+    let taken = e(json!({"added_tokens_decoder": {"257": {"content": "<other>", "special": true}}}));
+    assert!(taken.contains("tokenizer.json has \"<eos>\" there"), "{taken}");
+    let gap = e(json!({"added_tokens_decoder": {"400": {"content": "<far>", "special": true}}}));
+    assert!(gap.contains("has no room for it there: it would get 258"), "{gap}");
+}

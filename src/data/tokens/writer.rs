@@ -51,7 +51,7 @@ impl Writer {
     pub fn add(&mut self, data: &Path, made: &Made) -> Result<()> {
         let (mut examples, mut tokens) = (made.examples.iter(), &made.tokens[..]);
         for row in &made.rows {
-            self.header.counts.count(row.cut, row.empty, row.split, row.examples as u64);
+            self.header.counts.count(row);
             for example in examples.by_ref().take(row.examples) {
                 let (own, rest) = tokens.split_at(example.tokens);
                 self.bytes.clear();

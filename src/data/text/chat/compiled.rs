@@ -11,6 +11,7 @@ use minijinja::{Environment, Value as Variable};
 use serde_json::{Map, Value};
 
 use super::conversation::Conversation;
+use super::dialect::Dialect;
 use super::source::{ChatSource, SpecialTokens};
 use super::turns::{shortened, Manner};
 use super::{environment, source, tags, turns, twin};
@@ -59,6 +60,7 @@ pub struct ChatTemplate {
     spans: [Spans; 2],
     /// What the template writes around an answer, and the extras it was found with.
     manner: [OnceLock<(Map<String, Value>, Manner)>; 2],
+    dialect: OnceLock<Dialect>,
 }
 
 /// Names in the environment: of the template, the one for tools, and their forms for training.
@@ -75,6 +77,8 @@ impl ChatTemplate {
         let mut environment = environment::environment().map_err(fault)?;
         let mut spans = [Spans::Marks; 2];
         for (i, template) in std::iter::once(&source.template).chain(&source.tool_use).enumerate() {
+            // As jinja2 does, for which line ends are all one.
+            let template = &template.replace("\r\n", "\n").replace('\r', "\n");
             let (text, tags) = tags::rewrite(template);
             environment.add_template_owned(NAMES[i], text.into_owned()).map_err(fault)?;
             let twin = if tags { None } else { twin::of(template) };
@@ -88,7 +92,7 @@ impl ChatTemplate {
                 _ => Spans::Marks,
             };
         }
-        Ok(ChatTemplate { source, environment, spans, manner: Default::default() })
+        Ok(ChatTemplate { source, environment, spans, manner: Default::default(), dialect: OnceLock::new() })
     }
 
     /// The template of a model folder; `None` where it has none.
@@ -150,6 +154,23 @@ impl ChatTemplate {
         self.manner(&run).map(|m| m.end).map_err(|e| self.fault(e))
     }
 
+    /// What it understands.
+    pub(crate) fn dialect(&self) -> &Dialect {
+        self.dialect.get_or_init(|| {
+            let words = [Some(self.source.template.as_str()), self.source.tool_use.as_deref()];
+            let words = words.into_iter().flatten().collect::<Vec<_>>().join("\n");
+            let run = Run::new(self, &Conversation::default(), &RenderOptions::default());
+            Dialect::find(&words, |messages| self.run(&run, messages))
+        })
+    }
+
+    /// The text of a conversation as it is trained on, in the form that stands for the template in training.
+    pub(crate) fn training_text(&self, chat: &Conversation, options: &RenderOptions) -> Result<String, String> {
+        let mut run = Run::new(self, chat, options);
+        run.training = matches!(self.spans[run.which], Spans::Twin(_));
+        self.run(&run, &chat.messages)
+    }
+
     fn fault(&self, reason: String) -> crate::error::Error {
         source::fault(&self.source.path, reason)
     }
@@ -175,15 +196,18 @@ impl ChatTemplate {
 
     /// Those spans that lie in the part of the conversation that is trained.
     fn kept(&self, chat: &Conversation, spans: Vec<Range<usize>>) -> Result<Vec<Range<usize>>, String> {
-        let context = chat.answers().filter(|&i| i < chat.trained_from).count();
-        let (turns, found) = (chat.answers().count(), spans.len());
-        if context > 0 && turns != found {
-            return Err(format!(
-                "the chat template has {found} generation blocks for {turns} assistant turns, so that it cannot be told \
-                 which of them belong to the completion"
-            ));
+        let answers: Vec<bool> = chat.answers().map(|i| chat.trains(i)).collect();
+        let (turns, found) = (answers.len(), spans.len());
+        if turns == found {
+            return Ok(spans.into_iter().zip(answers).filter(|(_, trains)| *trains).map(|(span, _)| span).collect());
         }
-        Ok(spans.into_iter().skip(context).collect())
+        match answers.iter().all(|trains| *trains) {
+            true => Ok(spans),
+            false => Err(format!(
+                "the chat template has {found} generation blocks for {turns} assistant turns, so that it cannot be told \
+                 which of them are trained"
+            )),
+        }
     }
 
     /// A model that never learns to end goes on until it is stopped.

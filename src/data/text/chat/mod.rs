@@ -5,13 +5,19 @@
 //! ([`Tokenizer::encode_chat`](crate::data::tokens::Tokenizer::encode_chat)). For training ([`ChatTemplate::training`]) each
 //! assistant turn and its end token are found in the text, in one of three ways ([`Spans`]).
 
+mod calls;
 mod clock;
 mod compiled;
 mod conversation;
+mod dialect;
 mod environment;
 mod facts;
 mod format;
 mod json;
+pub(crate) mod lost;
+mod parts;
+pub(crate) mod read;
+mod roles;
 mod source;
 pub(crate) mod stored;
 mod tags;
@@ -20,8 +26,10 @@ mod twin;
 
 pub use self::compiled::{ChatTemplate, RenderOptions, Spans};
 pub use self::conversation::Conversation;
+pub(crate) use self::dialect::Dialect;
 pub use self::facts::ChatFacts;
 pub use self::format::ChatFormat;
+pub(crate) use self::lost::Seen;
 pub use self::source::{ChatSource, SpecialTokens};
 
 #[cfg(test)]

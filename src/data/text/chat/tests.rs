@@ -1,5 +1,5 @@
 use super::*;
-use serde_json::{json, Value};
+use serde_json::json;
 
 const CHATML: &str = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}\
                       {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
@@ -182,38 +182,4 @@ fn templates_come_from_either_file() {
     std::fs::create_dir(dir.path().join("additional_chat_templates")).unwrap();
     write("additional_chat_templates/tool_use.jinja", "five".into());
     assert_eq!((text(&plain).as_deref(), text(&tools).as_deref()), (Some("four"), Some("five")));
-}
-
-#[test]
-fn rows_become_conversations() {
-    let from = |row: Value| Conversation::from_row(row.as_object().unwrap());
-    let c = from(json!({
-        "messages": [{"role": "user", "content": 3, "name": null}, {"role": "assistant", "content": null, "tool_calls": []}],
-        "tools": "[{\"a\": 1}]", "documents": [], "chat_template_kwargs": {"enable_thinking": false}, "other": 1,
-    }))
-    .unwrap();
-    assert_eq!(c.messages[0], json!({"role": "user", "content": "3"}));
-    assert_eq!(c.messages[1], json!({"role": "assistant", "content": null, "tool_calls": []}));
-    assert_eq!((c.tools, c.documents), (Some(vec![json!({"a": 1})]), None));
-    assert_eq!(c.extras["enable_thinking"], false);
-    for (row, want) in [
-        (json!({"messages": 1}), "messages: expected an array, found a number"),
-        (json!({"messages": [1]}), "messages[0]: expected an object, found a number"),
-        (json!({"messages": [{"content": "a"}]}), "messages[0]: the key role is missing"),
-        (
-            json!({"messages": [{"role": "user", "content": {}}]}),
-            "messages[0]: content: expected a string, found an object",
-        ),
-        (json!({"messages": [], "tools": {}}), "tools: expected an array, found an object"),
-        (
-            json!({"messages": [], "chat_template_kwargs": 1}),
-            "chat_template_kwargs: expected an object, found a number",
-        ),
-    ] {
-        assert_eq!(from(row).unwrap_err(), want);
-    }
-    assert!(from(json!({"messages": [], "tools": "x"})).unwrap_err().starts_with("tools: expected an array"));
-    let empty =
-        from(json!({"messages": [{"role": "user", "content": ""}, {"role": "assistant", "content": null}]})).unwrap();
-    assert!(!empty.says_something() && c.messages.len() == 2);
 }

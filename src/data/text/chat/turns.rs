@@ -193,7 +193,7 @@ pub(crate) fn spans(
             .ok_or_else(|| place(&format!("the end token {} does not follow the answer", manner.end)))?;
         let span = before + start..close + end;
         before = span.end;
-        if turn.message >= chat.trained_from {
+        if chat.trains(turn.message) {
             spans.push(span);
         }
     }
