@@ -75,6 +75,14 @@ impl ModelFiles {
         Ok(self.look(name)?.ok())
     }
 
+    /// What a small file says; `Null` where there is none.
+    ///
+    /// # Errors
+    /// As [`ModelFiles::small`]; [`Error::ModelFormat`] names the key at whose value it is no JSON.
+    pub(crate) fn json(&self, name: &str) -> Result<serde_json::Value> {
+        self.small(name)?.map_or(Ok(serde_json::Value::Null), |bytes| json_of(&self.place(name), &bytes))
+    }
+
     /// As [`ModelFiles::small`], of a file that must be there.
     ///
     /// # Errors

@@ -19,13 +19,13 @@ const OLDER: &str = "added_tokens.json";
 /// [`Error::Tokenizer`] names both files where they give a token different ids.
 pub(super) fn add(inner: &mut tokenizers::Tokenizer, model: &ModelFiles) -> Result<Vec<AddedToken>> {
     let mut named: BTreeMap<u32, (AddedToken, &str)> = BTreeMap::new();
-    let older = super::tokenizer::json_object(model, OLDER)?;
+    let older = model.json(OLDER)?;
     for (content, id) in older.as_object().into_iter().flatten() {
         if let Some(id) = id.as_u64().and_then(|id| u32::try_from(id).ok()) {
             named.insert(id, (AddedToken::from(content.clone(), false).normalized(true), OLDER));
         }
     }
-    let config = super::tokenizer::json_object(model, CONFIG)?;
+    let config = model.json(CONFIG)?;
     for (id, token) in config.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flatten() {
         if let (Ok(id), Some(token)) = (id.parse(), read(token)) {
             named.insert(id, (token, CONFIG));

@@ -16,7 +16,7 @@ use tokenizers::processors::PostProcessorWrapper;
 use crate::data::text::chat::{ChatSource, ChatTemplate, RenderOptions, SpecialTokens};
 use crate::data::text::Rendered;
 use crate::error::{Error, Result};
-use crate::files::{json_of, ModelFiles, TOKENIZER};
+use crate::files::{ModelFiles, TOKENIZER};
 use crate::gguf::{self, GgufFile};
 
 /// Bit of a stored token that says that the token is a training target; the rest is its id.
@@ -96,9 +96,9 @@ impl Tokenizer {
             hasher.update(added.content.as_bytes());
         }
 
-        let config = json_object(model, "config.json")?;
-        let generation = json_object(model, "generation_config.json")?;
-        let names = json_object(model, "tokenizer_config.json")?;
+        let config = model.json("config.json")?;
+        let generation = model.json("generation_config.json")?;
+        let names = model.json("tokenizer_config.json")?;
         let model_eos = ids_of(&config, "eos_token_id");
         let named = |key| token_text(&names, key).and_then(|text| inner.token_to_id(text));
         let eos = model_eos.first().copied().or_else(|| named("eos_token")).ok_or_else(|| {
@@ -407,14 +407,6 @@ fn keep_offsets_whole(tokenizer: &mut tokenizers::Tokenizer) -> std::result::Res
 
 fn fault(path: &Path, reason: impl std::fmt::Display) -> Error {
     Error::Tokenizer { path: path.to_path_buf(), reason: reason.to_string() }
-}
-
-/// The object in a file; `Null` where there is no file.
-pub(super) fn json_object(model: &ModelFiles, name: &str) -> Result<Value> {
-    match model.small(name)? {
-        Some(bytes) => json_of(&model.place(name), &bytes),
-        None => Ok(Value::Null),
-    }
 }
 
 fn ids_of(config: &Value, key: &str) -> Vec<u32> {
