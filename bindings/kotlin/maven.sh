@@ -4,7 +4,7 @@ maven() {
     local log i
     log=$(mktemp)
     for i in 1 2 3 4 5; do
-        if mvn -q -B -U -Dstyle.color=never "$@" >"$log" 2>&1; then
+        if mvn -q -B -U "$@" 2>&1 | sed 's/\x1b\[[0-9;]*m//g' >"$log"; then
             cat "$log" && rm -f "$log"
             return 0
         fi

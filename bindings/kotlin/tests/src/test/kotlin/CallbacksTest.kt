@@ -111,7 +111,7 @@ class CallbacksTest {
         val seen = told.size
         TrainingJob(long.copy(out = (folder() / "again").text)).use { it.run() }
         assertEquals(seen, told.size)
-        val quiet = java("QuietKt", (folder() / "run").text)
+        val quiet = java("ChildrenKt", "quiet", (folder() / "run").text)
         assertEquals(0, quiet.status)
         assertEquals("", quiet.out)
     }

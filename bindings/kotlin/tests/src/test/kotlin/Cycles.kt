@@ -5,8 +5,7 @@ import org.sftmix.Model
 import org.sftmix.TrainingJob
 
 /** Two hundred models opened, jobs trained and both closed; after some, the bytes that the process holds for itself. */
-fun main(arguments: Array<String>) = runBlocking {
-    val at = Path.of(arguments[0])
+fun cycles(at: Path): Unit = runBlocking {
     for (i in 1..200) {
         val given = settings(at / "run$i").copy(
             model = null, recipe = "ntp", maxSteps = 1u, warmupRatio = 0.0, maxLength = 16u, cacheDir = (at / "cache").text,

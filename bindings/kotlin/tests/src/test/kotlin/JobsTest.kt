@@ -276,7 +276,7 @@ class JobsTest {
 
     @Test
     fun `a killed process is taken up`() = runBlocking {
-        val ended = java("KilledKt", out.text)
+        val ended = java("ChildrenKt", "killed", out.text)
         assertEquals(137, ended.status, ended.out)
         TrainingJob.resume(out.text).use { job ->
             val steps = job.train().mapNotNull { it.step?.globalStep }.toList()

@@ -9,7 +9,7 @@ class MemoryTest {
         // A heap that is whole from the start, and code that is compiled no further: what grows is then the library's.
         val flags = listOf("-Xms64m", "-Xmx64m", "-XX:+AlwaysPreTouch", "-XX:+UseSerialGC", "-Xint")
         // glibc keeps a heap for each of up to sixteen threads, which fill over dozens of cycles; two fill at once.
-        val ended = java("CyclesKt", folder().text, flags = flags, env = mapOf("MALLOC_ARENA_MAX" to "2"))
+        val ended = java("ChildrenKt", "cycles", folder().text, flags = flags, env = mapOf("MALLOC_ARENA_MAX" to "2"))
         assertEquals(0, ended.status, ended.out)
         val held = ended.out.lines().filter { it.isNotBlank() }.associate { line -> line.split(" ").let { it[0] to it[1].toLong() } }
         println("RssAnon by cycles: $held")

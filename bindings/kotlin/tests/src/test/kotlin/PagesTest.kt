@@ -12,7 +12,7 @@ class PagesTest {
     fun `the example runs`() {
         assertTrue((ROOT / "examples/kotlin/Finetune.kt").readLines().size <= 60)
         val at = folder()
-        val ended = java("FinetuneKt", DEMO.text, (at / "run").text, at = at)
+        val ended = java("finetune.FinetuneKt", DEMO.text, (at / "run").text, at = at)
         assertEquals(0, ended.status, ended.out)
         for (line in listOf("step 10 of", "paused: PAUS", "ended: ", "held-out loss", "confidence", "gguf ")) assertContains(ended.out, line)
         assertTrue((at / "run/exports").exists())
@@ -20,7 +20,7 @@ class PagesTest {
 
     private fun page(name: String) {
         val at = besideDemo()
-        val ended = java("${name}Kt", at = at)
+        val ended = java("${name.lowercase()}.${name}Kt", at = at)
         assertEquals(0, ended.status, ended.out)
         assertTrue((at / "run/adapter").exists())
     }
