@@ -136,7 +136,7 @@ class JobsTest {
             assertEquals(1, checkpoints().size)
             assertFalse((out / "adapter").exists())
         }
-        TrainingJob.resume(out.text, TrainSettings(saveEvery = 3u)).use { it.run() }
+        TrainingJob.resume(out.text).use { it.run() }
         assertEquals(byProgram, adapter(out))
     }
 

@@ -6,7 +6,6 @@ import kotlinx.coroutines.CancellationException
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.CoroutineStart
 import kotlinx.coroutines.Dispatchers
-import kotlinx.coroutines.Job
 import kotlinx.coroutines.NonCancellable
 import kotlinx.coroutines.async
 import kotlinx.coroutines.currentCoroutineContext
@@ -92,10 +91,9 @@ internal class Failure {
  * only then is cancelled: nothing of it runs on behind the caller's back.
  */
 internal suspend fun <T> stoppable(stop: () -> Unit, work: suspend () -> T): T {
-    val context = currentCoroutineContext()
-    context.ensureActive()
-    // No child of the caller's: as one it would be cancelled with the caller, and could not be waited for.
-    val apart = CoroutineScope(context.minusKey(Job) + Job())
+    currentCoroutineContext().ensureActive()
+    // No child of the caller's: as one it would be cancelled with the caller, and could not be waited for. See `dispatched`.
+    val apart = CoroutineScope(Dispatchers.Default)
     val running = apart.async(start = CoroutineStart.UNDISPATCHED) { runCatching { work() } }
     val ended = try {
         running.await()
@@ -106,6 +104,12 @@ internal suspend fun <T> stoppable(stop: () -> Unit, work: suspend () -> T): T {
     }
     return ended.getOrThrow()
 }
+
+/**
+ * Awaits the library on a dispatcher. Without one (`suspend fun main`, `Dispatchers.Unconfined`) a coroutine would go on
+ * inside the library's own call that wakes it, and wait there for the lock that the call holds.
+ */
+internal suspend fun <T> dispatched(work: suspend () -> T): T = withContext(Dispatchers.Default) { work() }
 
 /** Work that keeps its thread. */
 internal suspend fun <T> blocking(work: () -> T): T = withContext(Dispatchers.IO) { work() }

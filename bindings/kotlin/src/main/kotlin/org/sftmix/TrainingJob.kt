@@ -179,7 +179,8 @@ public class TrainingJob private constructor(private val failure: Failure, make:
         while (true) {
             // Asked before the event: a job may end between the two, and what it said last must not be missed.
             val going = isGoing()
-            val next = handle.use { it.nextEventAsync(left(begun, timeout).toDouble(DurationUnit.SECONDS)) }
+            val left = left(begun, timeout).toDouble(DurationUnit.SECONDS)
+            val next = dispatched { handle.use { it.nextEventAsync(left) } }
             if (next != null || !going || over(begun, timeout)) return next
         }
     }
