@@ -40,7 +40,8 @@ blocks README.md 1 | packaged ReadmeProgram.kt >"$tests/ReadmeProgram.kt"
 together README.md | packaged ReadmeBlocks.kt >"$tests/ReadmeBlocks.kt"
 together "$root/docs/api.md" | packaged ApiBlocks.kt >"$tests/ApiBlocks.kt"
 
-told=(-Dsftmix.repository="file://$target/kotlin/repository" -Dsftmix.root="$root" -Dsftmix.program="$program")
+told=(-Dsftmix.repository="file://$target/kotlin/repository" -Dsftmix.root="$root" -Dsftmix.program="$program"
+    -Dsftmix.sources="$(echo "$target"/kotlin/repository/org/sftmix/sftmix/*/*-sources.jar)")
 (cd "$work" && maven "${told[@]}" test-compile) || { echo "0 passed, 1 failed" && exit 1; }
 (cd "$work" && maven "${told[@]}" ${SFTMIX_TEST:+"-Dtest=$SFTMIX_TEST"} test 2>&1) || true
 awk -v RS='<' '
