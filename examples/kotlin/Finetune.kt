@@ -7,7 +7,7 @@ import org.sftmix.*
  */
 suspend fun main(arguments: Array<String>) {
     val (demo, out) = arguments
-    val model = Model(demo)
+    val model = Model("$demo/model")
     val settings = TrainSettings(
         data = files("$demo/train.jsonl"), valid = "$demo/valid.jsonl", out = out, epochs = 1u, batchSize = 32u, lr = 1e-3,
         maxSteps = 40u, saveEvery = 10u,

@@ -11,8 +11,8 @@ class PagesTest {
     @Test
     fun `the example runs`() {
         assertTrue((ROOT / "examples/kotlin/Finetune.kt").readLines().size <= 60)
-        val at = folder()
-        val ended = java("finetune.FinetuneKt", DEMO.text, (at / "run").text, at = at)
+        val at = besideDemo()
+        val ended = java("finetune.FinetuneKt", "demo", "run", at = at)
         assertEquals(0, ended.status, ended.out)
         for (line in listOf("step 10 of", "paused: PAUS", "ended: ", "held-out loss", "confidence", "gguf ")) assertContains(ended.out, line)
         assertTrue((at / "run/exports").exists())

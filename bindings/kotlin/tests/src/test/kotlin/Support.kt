@@ -3,7 +3,6 @@ import java.nio.file.Files
 import java.nio.file.Path
 import java.util.concurrent.TimeUnit
 import kotlin.io.path.absolutePathString
-import kotlin.io.path.createSymbolicLinkPointingTo
 import kotlin.io.path.div
 import kotlin.io.path.readBytes
 import kotlin.test.assertEquals
@@ -52,8 +51,11 @@ fun java(main: String, vararg arguments: String, flags: List<String> = emptyList
         at = at, env = env,
     )
 
-/** A folder in which the programs of the documentation find `demo`. */
-fun besideDemo(): Path = folder().also { (it / "demo").createSymbolicLinkPointingTo(DEMO) }
+/** A folder in which the programs of the documentation find `demo`, as the pages tell to make it. */
+fun besideDemo(): Path = folder().also { at ->
+    val made = process(PROGRAM, "demo", "--write", "demo", at = at)
+    assertEquals(0, made.status, made.out)
+}
 
 /** The adapter that the command line gives for [settings]. */
 val byProgram: List<Byte> by lazy {
