@@ -8,7 +8,7 @@ maven() {
             cat "$log" && rm -f "$log"
             return 0
         fi
-        grep -qE 'Could not transfer|Connection|timed out|Unknown host|status code: 5' "$log" || break
+        grep -qE 'Could not transfer (artifact|metadata)' "$log" || break
         echo "attempt $i failed: mvn $*" >&2
         sleep $((i * 5))
     done
