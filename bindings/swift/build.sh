@@ -21,15 +21,15 @@ else
 fi
 ./toolchain.sh prepare >/dev/null
 
-# Compiled files stay: SwiftPM sees what has changed.
-generated=$target/swift/generated
-rm -rf "$generated" "$package"/{Sources,Package.swift,SFTMixCore.artefact}
-mkdir -p "$package"/{Sources/SFTMixFFI,SFTMixCore.artefact/{lib,include}}
+# Put together anew beside the package, which gets what differs: what was compiled and is as it was stays.
+generated=$target/swift/generated fresh=$target/swift/fresh
+rm -rf "$generated" "$fresh"
+mkdir -p "$fresh"/{Sources/SFTMixFFI,SFTMixCore.artefact/{lib,include}}
 (cd "$root" && "$generator" generate --no-format --language swift --out-dir "$generated" "$library")
-cp -r Package.swift README.md "$package/"
-cp -r Sources/SFTMix "$package/Sources/"
-cp "$generated/SFTMixFFI.swift" "$package/Sources/SFTMixFFI/"
-artefact=$package/SFTMixCore.artefact
+cp -r Package.swift README.md "$fresh/"
+cp -r Sources/SFTMix "$fresh/Sources/"
+cp "$generated/SFTMixFFI.swift" "$fresh/Sources/SFTMixFFI/"
+artefact=$fresh/SFTMixCore.artefact
 cp "$generated/SFTMixCore.h" "$artefact/include/"
 # The generated map uses modules of Apple's alone.
 cat > "$artefact/module.modulemap" <<'MAP'
@@ -42,8 +42,19 @@ MAP
 # What the generator has read is in the symbols.
 strip --strip-unneeded -o "$artefact/lib/libsftmix_ffi.so" "$library"
 
+(cd "$fresh" && find . -type f) | while read -r file; do
+    mkdir -p "$package/$(dirname "$file")"
+    cmp -s "$fresh/$file" "$package/$file" || cp "$fresh/$file" "$package/$file"
+done
+(cd "$package" && find . -path ./.build -prune -o -type f -print) | while read -r file; do
+    [ -e "$fresh/$file" ] || rm "$package/$file"
+done
+rm -rf "$generated" "$fresh"
+
+cd "$target"
 "$here/toolchain.sh" run "$target" -- swift build --package-path "$package" --configuration release --disable-sandbox
 size() { printf '%8.2f MB  %s\n' "$(du -sb "$1" | awk '{ print $1 / 1e6 }')" "${1#"$target/"}"; }
+artefact=$package/SFTMixCore.artefact
 size "$artefact/lib/libsftmix_ffi.so"
 size "$artefact/include/SFTMixCore.h"
 for module in "$package"/Sources/*; do size "$module"; done

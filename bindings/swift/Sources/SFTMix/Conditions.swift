@@ -88,7 +88,7 @@ public actor Governor {
             try job.update(limits)
             if paused { try job.unpause() }
             paused = false
-        } else if !paused && (try job.status().state) != .paused {
+        } else if try !paused && job.status().state != .paused {
             try job.pause()
             paused = true
         }
@@ -103,6 +103,8 @@ public actor Governor {
         report: @escaping @Sendable (Status) -> Void = { _ in }
     ) async throws -> Slice {
         let job = job
+        // The end of an attempt has taken a pause back.
+        (last, paused) = (nil, false)
         try apply(conditions())
         let watch = Task {
             while !Task.isCancelled {

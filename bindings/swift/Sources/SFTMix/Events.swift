@@ -53,7 +53,7 @@ private actor EventReader {
     }
 
     func next() async throws -> Event? {
-        if !begun && whole && !Task.isCancelled && (try job.status().state) == .idle { try job.start() }
+        if try !begun && whole && !Task.isCancelled && job.status().state == .idle { try job.start() }
         begun = true
         if let number = taken {
             taken = nil
@@ -63,7 +63,7 @@ private actor EventReader {
             taken = found.number
             return found.event
         }
-        if whole && (try job.status().state) == .failed { _ = try await job.wait(timeout: 0) }
+        if try whole && job.status().state == .failed { _ = try await job.wait(timeout: 0) }
         return nil
     }
 

@@ -28,7 +28,7 @@ public struct TrainData: Codable, Equatable, Sendable, ExpressibleByStringLitera
             return
         }
         var list = try decoder.unkeyedContainer()
-        sources = []
+        self.init([])
         while !list.isAtEnd {
             if let path = try? list.decode(String.self) {
                 sources.append(DataSource(path: path))

@@ -126,7 +126,7 @@ public final class TrainingJob: Sendable {
 
     /// Waits for so many seconds at most: the report, or `nil` where it still goes on then, or was not begun.
     public func wait(timeout: Double) async throws -> Report? {
-        try await wait(until: Date(timeIntervalSinceNow: max(0, timeout)))
+        try await wait(until: Date(timeIntervalSinceNow: Swift.max(0, timeout)))
     }
 
     private func wait(until end: Date) async throws -> Report? {
@@ -136,8 +136,8 @@ public final class TrainingJob: Sendable {
                 try mapped(cause) {
                     while true {
                         let going = try isGoing()
-                        let turn = min(turn, max(0, end.timeIntervalSinceNow))
-                        if let report = try core.wait(timeout: turn) { return report }
+                        let nap = Swift.min(turn, Swift.max(0, end.timeIntervalSinceNow))
+                        if let report = try core.wait(timeout: nap) { return report }
                         if !going || left.isSet || end.timeIntervalSinceNow <= 0 { return nil }
                     }
                 }
