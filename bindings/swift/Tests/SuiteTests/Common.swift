@@ -80,7 +80,7 @@ class SuiteCase: XCTestCase {
 }
 
 /// The error of the library that this throws.
-func thrown(_ work: () async throws -> Any, file: StaticString = #filePath, line: UInt = #line) async -> SFTMixError {
+func thrown<Value>(_ work: () async throws -> Value, file: StaticString = #filePath, line: UInt = #line) async -> SFTMixError {
     do {
         _ = try await work()
         XCTFail("nothing was thrown", file: file, line: line)
