@@ -3,13 +3,23 @@ import SFTMixFFI
 
 extension TrainingJob: AsyncSequence {
     public typealias Element = Event
-    public typealias AsyncIterator = AsyncThrowingStream<Event, any Error>.Iterator
+
+    /// Gives the events of a job, one by one.
+    public struct AsyncIterator: AsyncIteratorProtocol {
+        fileprivate let reader: EventReader
+
+        /// The next event; `nil` when the job has ended.
+        public mutating func next() async throws -> Event? {
+            try await reader.next()
+        }
+    }
 
     /// Begins the job, unless it was begun, and gives its events; throws what made it fail. A job that was stopped just ends
     /// here: ``wait()`` tells. When the task that iterates is cancelled, the job stops behind a checkpoint before the loop ends;
     /// to leave the loop stops nothing.
     public func makeAsyncIterator() -> AsyncIterator {
-        stream(EventReader(self, timeout: nil, whole: true)).makeAsyncIterator()
+        // Not a stream's: that asks for nothing more when its task was cancelled between two events.
+        AsyncIterator(reader: EventReader(self, timeout: nil, whole: true))
     }
 
     /// Its events from the first that was not dealt with; an event counts as dealt with when the next is asked for, and comes
@@ -17,7 +27,8 @@ extension TrainingJob: AsyncSequence {
     /// read yet is in the run folder. Ends with the job, or where none came for `timeout` seconds, or when the task is
     /// cancelled, which leaves the job as it is.
     public func events(timeout: Double? = nil) -> AsyncThrowingStream<Event, any Error> {
-        stream(EventReader(self, timeout: timeout, whole: false))
+        let reader = EventReader(self, timeout: timeout, whole: false)
+        return AsyncThrowingStream { try await reader.next() }
     }
 
     /// The next event that was not acknowledged, the same one until it is: for callers that acknowledge by hand. Waits as long
@@ -33,12 +44,8 @@ extension TrainingJob: AsyncSequence {
     }
 }
 
-private func stream(_ reader: EventReader) -> AsyncThrowingStream<Event, any Error> {
-    AsyncThrowingStream { try await reader.next() }
-}
-
 /// Where a reader of events stands.
-private actor EventReader {
+fileprivate actor EventReader {
     private let job: TrainingJob
     private let timeout: Double?
     /// Whether the reader begins the job, ends it with its task, and throws what made it fail.

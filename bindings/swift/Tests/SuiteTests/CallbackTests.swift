@@ -34,7 +34,9 @@ final class CallbackTests: SuiteCase {
         let report = try await TrainingJob(bare(run), rows: IteratorSequence(pulled)).run()
         XCTAssertEqual(report.examples, UInt64(rows.count))
         let maps = (2..<40).lazy.map { ["instruction": "Count to \($0)", "output": String(repeating: "1 ", count: $0)] }
-        let counted = try await TrainingJob(bare(folder + "/maps"), rows: maps).run()
+        var wide = bare(folder + "/maps")
+        wide.maxLength = 256
+        let counted = try await TrainingJob(wide, rows: maps).run()
         XCTAssertEqual(counted.examples, 38)
     }
 

@@ -5,6 +5,7 @@ import XCTest
 
 let told = ProcessInfo.processInfo.environment
 let demo = told["SFTMIX_DEMO"]!
+let scratch = told["TMPDIR"]!
 let files = FileManager.default
 
 func settings(_ out: String, _ change: (inout TrainSettings) -> Void = { _ in }) -> TrainSettings {
@@ -38,7 +39,7 @@ func process(_ program: String, _ arguments: [String], environment: [String: Str
 
 /// The adapter that the command line gives for the settings.
 let byProgram: Data = {
-    let out = NSTemporaryDirectory() + "/by-program-\(UUID())"
+    let out = scratch + "/by-program-\(UUID())"
     let flags = [
         "--model=\(demo)", "--data=\(demo)/train.jsonl", "--out=\(out)", "--epochs=1", "--max-steps=8", "--batch-size=4",
         "--max-length=64", "--threads=2", "--save-every=3",
@@ -55,7 +56,7 @@ actor Finished {
 
     func run() async throws -> (out: String, report: Report) {
         if let made { return made }
-        let out = NSTemporaryDirectory() + "/finished-\(UUID())"
+        let out = scratch + "/finished-\(UUID())"
         let job = try TrainingJob(settings(out) { $0.valid = demo + "/valid.jsonl" })
         let report = try await job.run()
         made = (out, report)
@@ -68,7 +69,7 @@ class SuiteCase: XCTestCase {
     var folder = ""
 
     override func setUpWithError() throws {
-        folder = NSTemporaryDirectory() + "/suite-\(UUID())"
+        folder = scratch + "/suite-\(UUID())"
         try files.createDirectory(atPath: folder, withIntermediateDirectories: true)
     }
 

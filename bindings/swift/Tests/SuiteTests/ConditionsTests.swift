@@ -18,16 +18,17 @@ final class ConditionsTests: SuiteCase {
 
     func testAJobIsSlowedPausedAndLetGoOn() async throws {
         let job = try TrainingJob(settings(run))
-        let governor = Governor(job)
+        let policy = ConditionsPolicy(dutyCycle: [.nominal: 1, .fair: 0.9, .serious: 0.8], lowPowerFactor: 0.75)
+        let governor = Governor(job, policy: policy)
         try await governor.apply(DeviceConditions(heat: .fair))
         try job.start()
         try await until(job) { $0.globalStep >= 1 }
-        XCTAssertEqual(try job.status().limits.dutyCycle, 0.7)
+        XCTAssertEqual(try job.status().limits.dutyCycle, 0.9)
         try await governor.apply(DeviceConditions(heat: .critical))
         try await until(job) { $0.state == .paused }
         try await governor.apply(DeviceConditions(heat: .serious, lowPower: true))
         try await job.wait()
-        XCTAssertEqual(try job.status().limits.dutyCycle, 0.175)
+        XCTAssertEqual(try job.status().limits.dutyCycle, 0.8 * 0.75)
         XCTAssertEqual(try adapter(run), byProgram)
     }
 
@@ -46,7 +47,7 @@ final class ConditionsTests: SuiteCase {
 
     func testSlicesUnderChangingConditions() async throws {
         let job = try TrainingJob(settings(run))
-        let governor = Governor(job, policy: ConditionsPolicy(dutyCycle: [.nominal: 0.5, .fair: 0.3]))
+        let governor = Governor(job, policy: ConditionsPolicy(dutyCycle: [.nominal: 0.9, .fair: 0.6]))
         let (looked, told) = (Box(0), Box<[UInt64]>([]))
         var (slices, report): (Int, Report?) = (0, nil)
         while report == nil {

@@ -51,16 +51,17 @@ final class TextTests: SuiteCase {
     }
 
     func testAChatGoesByTheModelsTemplate() async throws {
-        let other = folder + "/model"
-        try files.copyItem(atPath: demo, toPath: other)
-        let template = "{% for m in messages %}{{ m.role }} {{ m.mood }}: {{ m.content }}\n{% endfor %}"
-        try Data(template.utf8).write(to: URL(fileURLWithPath: other + "/chat_template.jinja"))
-        let generator = try Generator(Model(url: URL(fileURLWithPath: other)), threads: 1)
-        let plain = try await generator.generate("user glad: hi\n", settings: twelve)
+        let copy = folder + "/model"
+        try files.copyItem(atPath: demo, toPath: copy)
+        let template = "{% for m in messages %}{{ m.content }}{{ m.mood }}{% endfor %}"
+        try Data(template.utf8).write(to: URL(fileURLWithPath: copy + "/chat_template.jinja"))
+        let generator = try Generator(Model(url: URL(fileURLWithPath: copy)), threads: 1)
         let said = try await generator.chat(
-            [Message(role: "user", content: "hi", more: ["mood": "glad"])], tools: [["name": "f"]], settings: twelve)
-        XCTAssertEqual(said.text, plain.text)
-        XCTAssertEqual(said.promptTokens, plain.promptTokens)
+            [Message(role: "user", content: "Once", more: ["mood": " upon"])], tools: [["name": "f"]], settings: twelve)
+        let same = try await generator.chat([Message(role: "user", content: "Once upon")], settings: twelve)
+        let other = try await generator.chat([Message(role: "user", content: "Once")], settings: twelve)
+        XCTAssertEqual([said.text, "\(said.promptTokens)"], [same.text, "\(same.promptTokens)"])
+        XCTAssertNotEqual(said.promptTokens, other.promptTokens)
     }
 
     func testAStreamGivesTheText() async throws {
