@@ -103,7 +103,8 @@ public actor Governor {
         report: @escaping @Sendable (Status) -> Void = { _ in }
     ) async throws -> Slice {
         let job = job
-        // The end of an attempt has taken a pause back.
+        // A pause of before would hold the slice, whatever the conditions are now; the end of a slice takes one back by itself.
+        if paused { try job.unpause() }
         (last, paused) = (nil, false)
         try apply(conditions())
         let watch = Task {
@@ -113,9 +114,21 @@ public actor Governor {
                 report(try job.status())
             }
         }
-        defer { watch.cancel() }
-        let slice = try await job.runSlice(seconds)
+        let slice: Slice
+        do {
+            slice = try await job.runSlice(seconds)
+        } catch {
+            await end(watch)
+            throw error
+        }
+        await end(watch)
         report(try job.status())
         return slice
+    }
+
+    /// Ends what looks at conditions: a pause that came after its slice would hold the next.
+    private func end(_ watch: Task<Void, any Error>) async {
+        watch.cancel()
+        _ = await watch.result
     }
 }

@@ -60,7 +60,7 @@ final class ConditionsTests: SuiteCase {
                 report: { status in told.change { $0.append(status.globalStep) } }
             ).report
             slices += 1
-            XCTAssertLessThan(slices, 100)
+            if slices > 100 { return XCTFail("it does not get on: \(try job.status())") }
         }
         XCTAssertGreaterThan(looked.value, slices)
         XCTAssertEqual(told.value.last, report?.steps)

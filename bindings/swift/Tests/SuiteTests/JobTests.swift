@@ -109,7 +109,7 @@ final class JobTests: SuiteCase {
             let slice = try await job.runSlice(0.3)
             if slice.report != nil { break }
             slices += 1
-            XCTAssertLessThan(slices, 300)
+            if slices > 300 { return XCTFail("it does not get on: \(try job.status())") }
         }
         XCTAssertGreaterThan(slices, 1)
         XCTAssertEqual(try adapter(run), byProgram)
@@ -181,7 +181,7 @@ final class JobTests: SuiteCase {
     }
 
     func testSettingsAreThoseOfTheRun() async throws {
-        let job = try TrainingJob(settings(run) { $0.lr = 0.001; $0.maxSteps = 1 })
+        let job = try TrainingJob(settings(run) { $0.lr = 0.001; $0.maxSteps = 2 })
         let all = try job.settings
         XCTAssertEqual([all.lr, all.mu], [0.001, TrainSettings.defaults.mu])
         XCTAssertEqual(all.data?.sources.map(\.path), [demo + "/train.jsonl"])
