@@ -74,6 +74,8 @@ public actor Governor {
     private let policy: ConditionsPolicy
     private var last: DeviceConditions?
     private var paused = false
+    /// The slice was ended here, since it was paused when its time was up.
+    private var overdue = false
 
     /// A governor of a job. It undoes its own pauses alone: a job that the user has paused stays so.
     public init(_ job: TrainingJob, policy: ConditionsPolicy = ConditionsPolicy()) {
@@ -107,10 +109,13 @@ public actor Governor {
         if paused { try job.unpause() }
         (last, paused) = (nil, false)
         try apply(conditions())
+        overdue = false
+        let end = Date(timeIntervalSinceNow: seconds)
         let watch = Task {
             while !Task.isCancelled {
                 try await Task.sleep(nanoseconds: UInt64(max(0.01, interval) * 1e9))
                 try self.apply(conditions())
+                try self.endIfPaused(at: end)
                 report(try job.status())
             }
         }
@@ -118,16 +123,27 @@ public actor Governor {
         do {
             slice = try await job.runSlice(seconds)
         } catch {
-            await end(watch)
+            await finish(watch)
+            if overdue, case SFTMixError.stopped(_, let checkpoint) = error {
+                return Slice(report: nil, checkpoint: checkpoint)
+            }
             throw error
         }
-        await end(watch)
+        await finish(watch)
         report(try job.status())
         return slice
     }
 
+    /// A slice that is paused before its first step does not end by its time: that would make short slices endless.
+    private func endIfPaused(at end: Date) throws {
+        if paused && Date() >= end {
+            overdue = true
+            try job.cancel()
+        }
+    }
+
     /// Ends what looks at conditions: a pause that came after its slice would hold the next.
-    private func end(_ watch: Task<Void, any Error>) async {
+    private func finish(_ watch: Task<Void, any Error>) async {
         watch.cancel()
         _ = await watch.result
     }
