@@ -44,6 +44,9 @@ check "the privacy manifest is a property list" python3 -c \
     'import plistlib, sys; plistlib.load(open(sys.argv[1], "rb"))["NSPrivacyTracking"] is False or sys.exit(1)' \
     Sources/SFTMix/PrivacyInfo.xcprivacy
 
+inside_check() {
+    (cd "$work" && consumer/Apple/check.sh "$work/SFTMix" "$work/apple" "$here/toolchain.sh" run "$work" --)
+}
 silent() { ! grep "warning:" "$1" | sort -u; }
 # The work folder is all that it sees of this machine.
 inside() {
@@ -51,6 +54,7 @@ inside() {
         "SFTMIX_BIN=$work/consumer/.build/debug" "TMPDIR=$work/tmp" "$@")
 }
 mkdir "$work/tmp"
+check "what is Apple's alone compiles against declarations of it" inside_check
 if inside swift build --build-tests --disable-sandbox 2>&1 | tee "$log"; then
     ok "a package that depends on it compiles"
     check "and without a warning" silent "$log"
