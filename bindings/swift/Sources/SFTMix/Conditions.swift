@@ -109,6 +109,8 @@ public actor Governor {
         if paused { try job.unpause() }
         (last, paused) = (nil, false)
         try apply(conditions())
+        // A wish to stop that came as the slice before had ended by itself may stop this one at once.
+        let stale = overdue
         overdue = false
         let end = Date(timeIntervalSinceNow: seconds)
         let watch = Task {
@@ -124,7 +126,7 @@ public actor Governor {
             slice = try await job.runSlice(seconds)
         } catch {
             await finish(watch)
-            if overdue, case SFTMixError.stopped(_, let checkpoint) = error {
+            if overdue || stale, case SFTMixError.stopped(_, let checkpoint) = error {
                 return Slice(report: nil, checkpoint: checkpoint)
             }
             throw error
@@ -136,7 +138,7 @@ public actor Governor {
 
     /// A slice that is paused before its first step does not end by its time: that would make short slices endless.
     private func endIfPaused(at end: Date) throws {
-        if paused && Date() >= end {
+        if try paused && Date() >= end && job.isGoing() {
             overdue = true
             try job.cancel()
         }
