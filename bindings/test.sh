@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Tests what is shipped in every language, or in those that are named: bindings/test.sh [c|python|kotlin|all]. Installs what it
+# Tests what is shipped in every language, or in those that are named: bindings/test.sh [c|python|swift|kotlin|all]. Installs what it
 # needs on a fresh Debian 12. The last line, alone: `N passed, N failed`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 languages=${*:-all}
-[ "$languages" != all ] || languages="c python kotlin"
+[ "$languages" != all ] || languages="c python swift kotlin"
 retry() { for i in 1 2 3 4 5; do "$@" && return 0; echo "attempt $i failed: $*" >&2; sleep $((i * 10)); done; return 1; }
 
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
@@ -27,7 +27,9 @@ for language in $languages; do
         python) need "python3 strip" "python3 python3-venv python3-pip binutils"
             python3 -c 'import venv, ensurepip' 2>/dev/null || need "python3-venv-is-absent" "python3-venv" ;;
         kotlin) need "javac mvn strip gcc" "openjdk-17-jdk-headless maven binutils gcc libc6-dev" ;;
-        *) echo "no such language: $language; there are c, python, kotlin, all" >&2 && exit 2 ;;
+        # The compiler itself comes with bindings/swift/toolchain.sh.
+        swift) need "strip unshare chroot dpkg-deb python3" "binutils util-linux coreutils dpkg python3" ;;
+        *) echo "no such language: $language; there are c, python, swift, kotlin, all" >&2 && exit 2 ;;
     esac
     log=$(mktemp)
     printf '\n== %s\n' "$language"

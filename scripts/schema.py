@@ -3,7 +3,7 @@
 
     scripts/schema.py            compares what is committed with what the sources say, and fails where they differ
     scripts/schema.py --write    writes bindings/schema.json, bindings/uniffi/src/settings.rs, and the settings of the Python
-                                 package: _settings.py, and those in the stub
+                                 package: _settings.py, and those in the stub; those of the Swift package
 
 tests/it/doors.rs holds the schema against the settings as the library writes them.
 """
@@ -11,6 +11,8 @@ import json
 import pathlib
 import re
 import sys
+
+import schema_swift
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCES = [("mod.rs", "TrainConfig"), ("lora.rs", "LoraConfig"), ("data.rs", "DataOptions")]
@@ -148,7 +150,9 @@ def main():
     files = {ROOT / "bindings/schema.json": json.dumps({"settings": public}, indent=1, ensure_ascii=False) + "\n",
              ROOT / "bindings/uniffi/src/settings.rs": rust(found),
              ROOT / "bindings/python/sftmix/_settings.py": python(found),
-             ROOT / "bindings/python/sftmix/__init__.pyi": stub(found)}
+             ROOT / "bindings/python/sftmix/__init__.pyi": stub(found),
+             ROOT / "bindings/swift/Sources/SFTMix/Settings.swift": schema_swift.swift(found),
+             ROOT / "bindings/swift/Sources/SFTMix/SettingsCoding.swift": schema_swift.coding(found)}
     if "--write" in sys.argv[1:]:
         for path, text in files.items():
             path.write_text(text)
