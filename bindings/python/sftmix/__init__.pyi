@@ -13,7 +13,6 @@ class Event:
     def to_dict(self) -> dict: ...
 
 class Record:
-    def __getattr__(self, name: str) -> Any: ...
     def to_dict(self) -> dict: ...
 
 class Report(Record):
@@ -241,7 +240,16 @@ class Generator:
     def __enter__(self) -> Generator: ...
     def __exit__(self, *_: Any) -> None: ...
 
-class Summary(Record): ...
+class Summary(Record):
+    examples: int
+    checkpoints: list[str]
+    confidence: str
+    perplexity: dict
+    nll: dict
+    spearman: float
+    confident: dict
+    unconfident: dict
+    neither: dict
 
 class DataMap:
     def __init__(self, run: str | os.PathLike) -> None: ...
