@@ -13,7 +13,7 @@ from typing import Any
 
 from ._errors import misuse
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _live: "weakref.WeakSet" = weakref.WeakSet()
 _left = False
 
@@ -42,7 +42,7 @@ def _leave() -> None:
 def _forked() -> None:
     # Threads are the parent's, and so is who held the lock; what the child opens is its own to close.
     global _lock, _live
-    _lock, _live = threading.Lock(), weakref.WeakSet()
+    _lock, _live = threading.RLock(), weakref.WeakSet()
 
 
 if hasattr(os, "register_at_fork"):
