@@ -115,32 +115,55 @@ PYTHON = {"path": "str | os.PathLike", "text": "str", "bool": "bool", "number": 
           "dynamics": "str | os.PathLike", "sources": "Data"}
 
 
+def taken(file, name, settings):
+    """The settings that something which is no run takes, by the fields of its own settings."""
+    body = re.search(rf"pub struct {name} \{{\n(.*?)\n\}}", (ROOT / "src" / file).read_text(), re.S).group(1)
+    fields = re.findall(r"^    pub (\w+):", body, re.M)
+    source = (ROOT / "src/config/data.rs").read_text()
+    options = re.findall(r"^    pub (\w+):", re.search(r"pub struct DataOptions \{\n(.*?)\n\}", source, re.S).group(1), re.M)
+    fields += options if "data_options" in fields else []
+    return [s for s in settings if s["name"] in fields]
+
+
+def others(settings):
+    """What takes some of the settings: its name in the Python package, and those."""
+    return {"evaluate": taken("eval.rs", "EvalConfig", settings), "inspect": taken("data/inspect.rs", "InspectConfig", settings)}
+
+
 def python(settings):
     lines = ['"""Made by scripts/schema.py of src/config; change those."""', "",
              "# name: (type, default, what it says); a default of ... must be given.", "SETTINGS = {"]
     for s in settings:
         default = ... if s["name"] in ("model", "data", "out") else s["default"]
+        default = tuple(default) if isinstance(default, list) else default
         text = s["doc"] + (f" One of: {', '.join(s['words'])}." if "words" in s else "")
         lines.append(f"    {s['name']!r}: ({PYTHON[s['type']]!r}, {'...' if default is ... else repr(default)},")
         lines.append(f"        {text!r}),")
-    return "\n".join([*lines, "}", ""])
+    lines.append("}")
+    names = {"evaluate": "EVALUATED", "inspect": "INSPECTED"}
+    for name, some in others(settings).items():
+        lines += ["", f"# Those that have an effect on what {name}() does.", f"{names[name]} = ("]
+        lines += [f"    {s['name']!r}," for s in some] + [")"]
+    return "\n".join([*lines, ""])
 
 
 def stub(settings):
-    """The keyword settings in the stub of the package, between its two marks."""
+    """The keyword settings in the stub of the package, between the two marks of each that takes some."""
     path = ROOT / "bindings/python/sftmix/__init__.pyi"
     text = path.read_text() if path.exists() else ""
-    for required in (True, False):
+    marks = {"TrainingJob": (settings, ("model", "data", "out"), 8), "plan": (settings, ("model", "data"), 4)}
+    marks.update({name: (some, ("model", "data"), 4) for name, some in others(settings).items()})
+    for mark, (some, required, indent) in marks.items():
         lines = []
-        for s in settings:
-            must = s["name"] in ("model", "data", "out") and required
+        for s in some:
+            must = s["name"] in required
             default = s["default"] if s["default"] not in ("", []) else None
+            default = tuple(default) if isinstance(default, list) else default
             kind = PYTHON[s["type"]] + (" | None" if default is None and not must else "")
             kind = {"model": "Model | " + kind}.get(s["name"], kind)
-            lines.append(f"        {s['name']}: {kind}{'' if must else f' = {default!r}'},")
-        mark = "settings" if required else "settings, all optional"
-        body = "\n".join(lines if required else [line[4:] for line in lines]) + "\n"
-        text = re.sub(rf"( +# <{mark}>\n).*?( +# </{mark}>)", lambda m: m.group(1) + body + m.group(2), text, flags=re.S)
+            lines.append(f"{' ' * indent}{s['name']}: {kind}{'' if must else f' = {default!r}'},\n")
+        text = re.sub(rf"( +# <settings of {mark}>\n).*?( +# </settings of {mark}>)",
+                      lambda m: m.group(1) + "".join(lines) + m.group(2), text, flags=re.S)
     return text
 
 

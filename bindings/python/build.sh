@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the wheel and the source distribution into target/dist and prints their sizes. The wheel's tag says the oldest
-# system that it runs on, found by auditwheel; a musllinux wheel is built where the Rust target is installed.
+# system that it runs on, found by auditwheel: the C library is that of this machine.
 set -euo pipefail
 cd "$(dirname "$0")"
 root=$(cd ../.. && pwd)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the wheel and tests it in fresh environments, away from the source tree: by $PYTHON and by every other Python 3.10
-# or newer that is at hand. The last line, alone: `N passed, N failed`.
+# Builds the wheel and tests it in fresh environments, away from the source tree: by $PYTHON, and by the oldest (3.10) and the
+# newest Python that are at hand, pyenv's too. The last line, alone: `N passed, N failed`.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=$(pwd)
@@ -14,17 +14,20 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cp -r bindings/python/tests "$work/tests"
 seen=
-for python in "${PYTHON:-python3}" python3.10 python3.11 python3.12 python3.13 python3.14; do
+hand=$(ls "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.1[0-9]*/bin/python3 2>/dev/null | sort -V || true)
+for python in "${PYTHON:-python3}" python3.10 "$(head -n 1 <<<"$hand")" python3.14 python3.13 "$(tail -n 1 <<<"$hand")"; do
     version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2] if sys.version_info >= (3, 10) else "")' 2>/dev/null) || continue
     case "$version " in " "*) continue ;; esac
     case " $seen " in *" $version "*) continue ;; esac
+    # The memory of the library is the same under each.
+    [ -z "$seen" ] && all=() || all=(-k "not two_hundred_cycles")
     seen="$seen $version"
     "$python" -m venv "$work/venv-$version"
     retry "$work/venv-$version/bin/pip" install --quiet pytest
     "$work/venv-$version/bin/pip" install --quiet --no-index "$target"/dist/sftmix-*.whl
     echo "python $version"
     (cd "$work" && SFTMIX_ROOT=$root SFTMIX_PROGRAM=$target/release/sftmix "venv-$version/bin/python" -m pytest -q \
-        -p no:cacheprovider --junitxml="$work/$version.xml" tests) || true
+        -p no:cacheprovider --junitxml="$work/$version.xml" ${all[@]+"${all[@]}"} tests) || true
     counts=$("$python" - "$work/$version.xml" <<'P'
 import sys, xml.etree.ElementTree as E
 try:

@@ -13,7 +13,6 @@ class Event:
     def to_dict(self) -> dict: ...
 
 class Record:
-    def __getattr__(self, name: str) -> Any: ...
     def to_dict(self) -> dict: ...
 
 class Report(Record):
@@ -47,7 +46,7 @@ class Status(Record):
     checkpoint: str | None
     limits: dict
 
-class Slice:
+class Slice(Record):
     report: Report | None
     checkpoint: str | None
 
@@ -58,6 +57,7 @@ class Generation(Record):
     new_tokens: int
     stopped: bool
     stop: str | None
+    cancelled: bool
     prompt_seconds: float
     seconds: float
 
@@ -102,12 +102,15 @@ class Model:
     def __init__(self, path: str | os.PathLike) -> None: ...
     @property
     def path(self) -> str: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> Model: ...
+    def __exit__(self, *_: Any) -> None: ...
 
 class TrainingJob:
     def __init__(
         self,
         *,
-        # <settings>
+        # <settings of TrainingJob>
         model: Model | str | os.PathLike,
         data: Data,
         out: str | os.PathLike,
@@ -134,7 +137,7 @@ class TrainingJob:
         schedule: str = 'cosine',
         warmup_ratio: float = 0.1,
         weight_decay: float = 0.01,
-        adam_betas: tuple[float, float] = [0.9, 0.999],
+        adam_betas: tuple[float, float] = (0.9, 0.999),
         adam_eps: float = 1e-08,
         clip: float = 1.0,
         seed: int = 0,
@@ -168,7 +171,7 @@ class TrainingJob:
         chat_template: str | os.PathLike | None = None,
         chat_template_kwargs: dict | None = None,
         template_drops: str | list[str] | None = None,
-        # </settings>
+        # </settings of TrainingJob>
         on_event: Callable[[Event], bool | None] | None = None,
     ) -> None: ...
     @classmethod
@@ -227,11 +230,27 @@ class Generator:
         repetition_penalty: float = 1.0, stop: str | list[str] = (), seed: int = 0,
         on_text: Callable[[str], bool | None] | None = None,
     ) -> Generation: ...
-    def stream(self, prompt: str, **settings: Any) -> Iterator[str]: ...
+    def stream(
+        self, prompt: str, *, max_new_tokens: int = 128, temperature: float = 0.0, top_k: int | None = None,
+        top_p: float | None = None, min_p: float | None = None, repetition_penalty: float = 1.0,
+        stop: str | list[str] = (), seed: int = 0,
+    ) -> Iterator[str]: ...
     def cancel(self) -> None: ...
     def forget(self) -> None: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> Generator: ...
+    def __exit__(self, *_: Any) -> None: ...
 
-class Summary(Record): ...
+class Summary(Record):
+    examples: int
+    checkpoints: list[str]
+    confidence: str
+    perplexity: dict
+    nll: dict
+    spearman: float
+    confident: dict
+    unconfident: dict
+    neither: dict
 
 class DataMap:
     def __init__(self, run: str | os.PathLike) -> None: ...
@@ -248,9 +267,9 @@ class DataMap:
 
 def plan(
     *,
-    # <settings, all optional>
-    model: Model | str | os.PathLike | None = None,
-    data: Data | None = None,
+    # <settings of plan>
+    model: Model | str | os.PathLike,
+    data: Data,
     out: str | os.PathLike | None = None,
     valid: str | os.PathLike | None = None,
     valid_split: float | None = None,
@@ -275,7 +294,7 @@ def plan(
     schedule: str = 'cosine',
     warmup_ratio: float = 0.1,
     weight_decay: float = 0.01,
-    adam_betas: tuple[float, float] = [0.9, 0.999],
+    adam_betas: tuple[float, float] = (0.9, 0.999),
     adam_eps: float = 1e-08,
     clip: float = 1.0,
     seed: int = 0,
@@ -309,10 +328,51 @@ def plan(
     chat_template: str | os.PathLike | None = None,
     chat_template_kwargs: dict | None = None,
     template_drops: str | list[str] | None = None,
-    # </settings, all optional>
+    # </settings of plan>
 ) -> Plan: ...
-def evaluate(*, adapter: str | os.PathLike | None = None, force: bool = False, **given: Any) -> Evaluation: ...
-def inspect(*, rows: int = 3, row: int | None = None, **given: Any) -> list[dict]: ...
+def evaluate(
+    *,
+    # <settings of evaluate>
+    model: Model | str | os.PathLike,
+    data: Data,
+    batch_size: int = 8,
+    max_length: int = 1024,
+    device: str = 'auto',
+    threads: int | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    data_format: str | None = None,
+    prompt_field: str | None = None,
+    response_field: str | None = None,
+    text_field: str | None = None,
+    prompt_template: str | None = None,
+    messages_field: str | None = None,
+    chat_template: str | os.PathLike | None = None,
+    chat_template_kwargs: dict | None = None,
+    template_drops: str | list[str] | None = None,
+    # </settings of evaluate>
+    adapter: str | os.PathLike | None = None,
+    force: bool = False,
+) -> Evaluation: ...
+def inspect(
+    *,
+    # <settings of inspect>
+    model: Model | str | os.PathLike,
+    data: Data,
+    max_length: int = 1024,
+    threads: int | None = None,
+    data_format: str | None = None,
+    prompt_field: str | None = None,
+    response_field: str | None = None,
+    text_field: str | None = None,
+    prompt_template: str | None = None,
+    messages_field: str | None = None,
+    chat_template: str | os.PathLike | None = None,
+    chat_template_kwargs: dict | None = None,
+    template_drops: str | list[str] | None = None,
+    # </settings of inspect>
+    rows: int = 3,
+    row: int | None = None,
+) -> list[dict]: ...
 def export(
     run: str | os.PathLike | None = None, *, formats: str | list[str] = ("peft",), out: str | os.PathLike | None = None,
     model: Model | str | os.PathLike | None = None, adapter: str | os.PathLike | None = None,

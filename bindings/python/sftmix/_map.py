@@ -1,11 +1,16 @@
 """The data map: what a run has found out about each example."""
 
+import inspect
 import os
 from typing import Any, Iterable, List, Optional, Tuple
 
 from . import _core
-from ._events import plain
-from ._job import Record
+from ._events import Record, plain
+from ._work import waited
+
+
+# By the record, and not by its first row: a page without rows has the same columns.
+_COLUMNS = list(inspect.signature(_core.MapRow.__init__).parameters)[1:]
 
 
 class Summary(Record):
@@ -17,11 +22,12 @@ class DataMap:
     halves. Rows come in pages: the log is never in memory."""
 
     def __init__(self, run: Any):
-        self._core = _core.DataMap.open(os.fspath(run))
+        run = os.fspath(run)
+        self._core = waited(lambda: _core.DataMap.open(run))
 
     def summary(self) -> Summary:
         """Distributions, the halves, and how far the two kinds of confidence agree."""
-        return Summary(self._core.summary())
+        return Summary(waited(self._core.summary))
 
     def rows(self, *, sort_by: str = "confidence", descending: bool = False, half: Optional[str] = None,
              filters: Iterable[Tuple[str, Optional[float], Optional[float]]] = (), offset: int = 0, limit: int = 100,
@@ -34,20 +40,16 @@ class DataMap:
         filters = [_core.MapFilter(key=key, min=least, max=most) for key, least, most in filters]
         query = _core.MapQuery(sort_by=sort_by, descending=descending, half=half, filters=filters, offset=offset, limit=limit,
                                with_text=with_text)
-        rows = [plain(row) for row in self._core.page(query).rows]
-        columns = list(rows[0]) if rows else list(_columns())
-        return {name: [row[name] for row in rows] for name in columns}
+        rows = [plain(row) for row in waited(lambda: self._core.page(query)).rows]
+        return {name: [row[name] for row in rows] for name in _COLUMNS}
 
     def count(self, *, half: Optional[str] = None,
               filters: Iterable[Tuple[str, Optional[float], Optional[float]]] = ()) -> int:
         """How many rows there are of which this holds."""
         filters = [_core.MapFilter(key=key, min=least, max=most) for key, least, most in filters]
-        return self._core.page(_core.MapQuery(half=half, filters=filters, limit=1)).total
+        query = _core.MapQuery(half=half, filters=filters, limit=1)
+        return waited(lambda: self._core.page(query)).total
 
     def history(self, index: int) -> List[dict]:
         """One example under each checkpoint."""
-        return [plain(point) for point in self._core.history(index)]
-
-
-def _columns() -> Iterable[str]:
-    return _core.MapRow.__annotations__
+        return [plain(point) for point in waited(lambda: self._core.history(index))]

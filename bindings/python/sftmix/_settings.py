@@ -54,7 +54,7 @@ SETTINGS = {
         'Share of the steps in which the rate rises from 0, 0 ≤ w ≤ 1.'),
     'weight_decay': ('float', 0.01,
         'Decoupled weight decay of every trained number, at its own learning rate; also with LoRA+.'),
-    'adam_betas': ('tuple[float, float]', [0.9, 0.999],
+    'adam_betas': ('tuple[float, float]', (0.9, 0.999),
         "AdamW's β₁, β₂."),
     'adam_eps': ('float', 1e-08,
         "AdamW's ε."),
@@ -120,6 +120,43 @@ SETTINGS = {
         "File with the chat template that conversations are written with, instead of the model's own."),
     'chat_template_kwargs': ('dict', None,
         'Further variables of the chat template, such as `enable_thinking`.'),
-    'template_drops': ('str | list[str]', [],
+    'template_drops': ('str | list[str]', (),
         'What a conversation may have that its template leaves out: keys, as `reasoning_content`, `tools` or `documents`, and roles whose texts it may leave out. A part of a trained answer is not to be left out.'),
 }
+
+# Those that have an effect on what evaluate() does.
+EVALUATED = (
+    'model',
+    'data',
+    'batch_size',
+    'max_length',
+    'device',
+    'threads',
+    'cache_dir',
+    'data_format',
+    'prompt_field',
+    'response_field',
+    'text_field',
+    'prompt_template',
+    'messages_field',
+    'chat_template',
+    'chat_template_kwargs',
+    'template_drops',
+)
+
+# Those that have an effect on what inspect() does.
+INSPECTED = (
+    'model',
+    'data',
+    'max_length',
+    'threads',
+    'data_format',
+    'prompt_field',
+    'response_field',
+    'text_field',
+    'prompt_template',
+    'messages_field',
+    'chat_template',
+    'chat_template_kwargs',
+    'template_drops',
+)

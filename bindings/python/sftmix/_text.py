@@ -2,17 +2,26 @@
 
 import json
 import os
-import queue
 import threading
+import weakref
 from typing import Any, Callable, Iterator, List, Optional, Union
 
 from . import _core
-from ._events import TextListener, with_cause
-from ._job import Record
+from ._errors import misuse
+from ._events import Record
+from ._making import Making
+from ._model import Model
+from ._work import waited
 
 
 class Generation(Record):
-    """What was generated: ``text`` and figures."""
+    """What was generated: ``text`` and figures. ``cancelled`` says that its caller ended it, before its end and its
+    limits."""
+
+    def __init__(self, core: Any, limit: int, context: int):
+        super().__init__(core)
+        # What has neither come to its end nor used its room up was ended from outside.
+        self.cancelled = not self.stopped and self.new_tokens < min(limit, context - self.prompt_tokens)
 
     def __str__(self) -> str:
         return self.text
@@ -36,44 +45,71 @@ def _message(message: dict) -> Any:
 
 
 class Generator:
-    """A resident model that generates, with one of its adapters or without."""
+    """A resident model that generates, with one of its adapters or without. Calls from several threads take their turns:
+    one that is made while a text is on its way, as in the loop over :meth:`stream`, waits for the end of that text.
+    ``adapters``, ``adapter`` and ``context`` answer at once. A callback cannot call the generator that calls it."""
 
     def __init__(self, model: Any, adapter: Any = None, *, device: str = "auto", threads: Optional[int] = None):
-        from . import Model
+        opened = (model if isinstance(model, Model) else Model(model))._core
+        adapter = os.fspath(adapter) if adapter is not None else None
+        self._opened = waited(lambda: _core.Generator.open(opened, adapter, device, threads))
+        self._names = threading.Lock()
+        self._context = self._opened.context()
+        self._adapters, self._adapter = self._opened.adapters(), self._opened.adapter()
+        self._texts: "weakref.WeakSet[Making]" = weakref.WeakSet()
+        # Threads that are in a callback of a text of this generator.
+        self._called: set = set()
 
-        opened = model if isinstance(model, Model) else Model(model)
-        self._core = _core.Generator.open(opened._core, os.fspath(adapter) if adapter is not None else None, device, threads)
+    @property
+    def _core(self) -> Any:
+        """The library's object, for a call that takes its turn."""
+        opened = self._opened
+        if opened is None:
+            raise misuse("the generator was closed")
+        if threading.get_ident() in self._called:
+            raise misuse("a callback calls the generator that calls it")
+        return opened
 
     def add_adapter(self, name: str, path: Any) -> None:
         """Reads a PEFT adapter folder, to be used by this name."""
-        self._core.add_adapter(name, os.fspath(path))
+        core, path = self._core, os.fspath(path)
+        waited(lambda: self._named(core, lambda: core.add_adapter(name, path)))
 
     def use_adapter(self, name: Optional[str]) -> None:
         """Generates with the adapter of this name from now on, or with none."""
-        self._core.use_adapter(name)
+        core = self._core
+        waited(lambda: self._named(core, lambda: core.use_adapter(name)))
+
+    def _named(self, core: Any, change: Callable[[], None]) -> None:
+        # Changes come one by one, so that what is kept here is what the last one left.
+        with self._names:
+            change()
+            self._adapters, self._adapter = core.adapters(), core.adapter()
 
     @property
     def adapters(self) -> List[str]:
         """The names of the adapters."""
-        return self._core.adapters()
+        return list(self._adapters)
 
     @property
     def adapter(self) -> Optional[str]:
         """The name of the adapter in use."""
-        return self._core.adapter()
+        return self._adapter
 
     @property
     def context(self) -> int:
         """The most tokens that prompt and text may have together."""
-        return self._core.context()
+        return self._context
 
     def generate(self, prompt: str, *, max_new_tokens: int = 128, temperature: float = 0.0, top_k: Optional[int] = None,
                  top_p: Optional[float] = None, min_p: Optional[float] = None, repetition_penalty: float = 1.0,
                  stop: Union[str, List[str]] = (), seed: int = 0,
                  on_text: Optional[Callable[[str], Optional[bool]]] = None) -> Generation:
-        """Continues a prompt. ``on_text`` is called with each piece; ``False`` from it ends the text."""
+        """Continues a prompt. ``on_text`` is called with each piece, on the thread that called; ``False`` from it ends the
+        text. An interrupt ends it too."""
         settings = _settings(max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, stop, seed)
-        return self._made(lambda: self._core.generate(prompt, settings, TextListener(on_text) if on_text else None))
+        core = self._core
+        return self._made(lambda listener: core.generate(prompt, settings, listener), max_new_tokens, on_text)
 
     def chat(self, messages: List[dict], *, tools: Optional[List[dict]] = None, max_new_tokens: int = 128,
              temperature: float = 0.0, top_k: Optional[int] = None, top_p: Optional[float] = None,
@@ -83,52 +119,68 @@ class Generator:
         settings = _settings(max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, stop, seed)
         told = [_message(m) for m in messages]
         tools_json = json.dumps(tools) if tools is not None else None
-        return self._made(
-            lambda: self._core.chat(told, settings, tools_json, TextListener(on_text) if on_text else None))
+        core = self._core
+        return self._made(lambda listener: core.chat(told, settings, tools_json, listener), max_new_tokens, on_text)
 
-    @staticmethod
-    def _made(make: Callable[[], Any]) -> Generation:
-        try:
-            return Generation(make())
-        except _core.SftmixError.Callback as e:
-            raise with_cause(e)
+    def _made(self, make: Callable[[Any], Any], limit: int,
+              on_text: Optional[Callable[[str], Optional[bool]]]) -> Generation:
+        return Generation(self._making(make).result(self._guarded(on_text)), limit, self._context)
 
-    def stream(self, prompt: str, **settings: Any) -> Iterator[str]:
-        """The pieces of :meth:`generate` as they come. To leave the loop ends the text."""
-        pieces: "queue.Queue" = queue.Queue(maxsize=64)
-        left = threading.Event()
+    def _making(self, make: Callable[[Any], Any]) -> Making:
+        making = Making(make)
+        self._texts.add(making)
+        return making
 
-        def put(item: Any) -> bool:
-            while not left.is_set():
-                try:
-                    pieces.put(item, timeout=0.1)
-                    return True
-                except queue.Full:
-                    continue
-            return False
+    def _guarded(self, on_text: Optional[Callable[[str], Optional[bool]]]) -> Optional[Callable[[str], Optional[bool]]]:
+        """The callback, of which is known that its thread is in it."""
+        if on_text is None:
+            return None
 
-        def work() -> None:
+        def call(piece: str) -> Optional[bool]:
+            here = threading.get_ident()
+            self._called.add(here)
             try:
-                self.generate(prompt, on_text=put, **settings)
-                put(None)
-            except BaseException as e:  # noqa: BLE001 - it is raised in the caller's thread
-                put(e)
+                return on_text(piece)
+            finally:
+                self._called.discard(here)
 
-        thread = threading.Thread(target=work, name="sftmix-stream", daemon=True)
-        thread.start()
-        try:
-            while (item := pieces.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            left.set()
-            thread.join()
+        return call
+
+    def stream(self, prompt: str, *, max_new_tokens: int = 128, temperature: float = 0.0, top_k: Optional[int] = None,
+               top_p: Optional[float] = None, min_p: Optional[float] = None, repetition_penalty: float = 1.0,
+               stop: Union[str, List[str]] = (), seed: int = 0) -> Iterator[str]:
+        """The pieces of :meth:`generate` as they come. To leave the loop ends the text."""
+        settings = _settings(max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, stop, seed)
+
+        def pieces() -> Iterator[str]:
+            core = self._core
+            making = self._making(lambda listener: core.generate(prompt, settings, listener))
+            yield from making.pieces()
+            making.error()
+
+        return pieces()
 
     def cancel(self) -> None:
         """Ends the text that another thread generates: what there is of it is returned there."""
-        self._core.cancel()
+        opened = self._opened
+        if opened is not None:
+            opened.cancel()
 
     def forget(self) -> None:
         """Frees what a chat has left in the cache."""
-        self._core.forget()
+        waited(self._core.forget)
+
+    def close(self) -> None:
+        """Ends what is generated, and lets the model go."""
+        if self._opened is None:
+            return
+        self._core  # Not from a callback of its own, which would wait for itself.
+        self._opened = None
+        for making in list(self._texts):
+            making._leave_for_good()
+
+    def __enter__(self) -> "Generator":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()

@@ -54,6 +54,8 @@ def test_the_data_map(finished):
     rest = data_map.rows(offset=10, limit=10)
     assert not set(page["index"]) & set(rest["index"])
     assert data_map.count() == report.examples
+    empty = data_map.rows(filters=[("tokens", 10**6, None)])
+    assert list(empty) == list(page) and not any(empty.values())
     halves = [data_map.count(half=h) for h in ("confident", "unconfident", "neither")]
     assert sum(halves) == report.examples and halves[0] == halves[1]
     short = data_map.rows(sort_by="tokens", descending=True, filters=[("tokens", None, 12)], limit=5)
@@ -79,11 +81,14 @@ def test_plan_evaluate_inspect(tmp_path, finished):
     assert any(t["trained"] for t in tokens) and "".join(t["text"] for t in tokens)
 
 
-def test_export_and_merge(tmp_path, finished):
+def test_export_and_merge(tmp_path, finished, monkeypatch):
     out, _ = finished
     found = sftmix.export(out, formats=["peft", "gguf", "mlx"], out=tmp_path / "exports")
     assert [e.format for e in found] == ["peft", "gguf", "mlx"]
     assert all(pathlib.Path(e.path).exists() for e in found)
+    monkeypatch.chdir(tmp_path)
+    [short] = sftmix.export(out, out="short")
+    assert short.path == str(tmp_path / "short/peft")
     merged = sftmix.merge(out, out=tmp_path / "merged")
     assert (tmp_path / "merged/config.json").exists() and merged.linears > 0
     sftmix.Generator(tmp_path / "merged", threads=1).generate("a", max_new_tokens=2)
@@ -152,6 +157,10 @@ def test_what_goes_wrong_is_seen_where_it_is_looked_at(tmp_path):
     assert repr(sftmix.MisuseError(detail="a")) == "MisuseError('a')"
     again = pickle.loads(pickle.dumps(sftmix.IoError(detail="a", path="b", reason="c")))
     assert (type(again), again.path, str(again)) == (sftmix.IoError, "b", "a")
+    again.__notes__ = ["seen in the small hours"]  # As add_note() does, of Python 3.11.
+    again.seen = 3
+    third = pickle.loads(pickle.dumps(again))
+    assert (third.__notes__, third.seen, third.reason) == (again.__notes__, 3, "c")
     plan = sftmix.plan(model=DEMO, data=DEMO / "train.jsonl", max_length=64, cache_dir=tmp_path, memory_limit=1000)
     assert not plan.fits and plan.predicted_peak_bytes > 1000
 
@@ -161,6 +170,62 @@ def test_slips_are_named_before_anything_is_done():
         sftmix.TrainingJob(model="m", data="d", out="o", batchsize=4)
     with pytest.raises(TypeError, match="iterable of rows"):
         sftmix.TrainingJob(model="m", data=3, out="o")
+    with pytest.raises(TypeError, match="'learning_rate'; did you mean 'lr'"):
+        sftmix.TrainingJob(model="m", data="d", out="o", learning_rate=1e-4)
+    with pytest.raises(TypeError, match="missing 'model' and 'out'"):
+        sftmix.TrainingJob(data="d")
+    for call in (sftmix.plan, sftmix.evaluate, sftmix.inspect):
+        with pytest.raises(TypeError, match="missing 'model'"):
+            call(data="d")
+
+
+def test_what_has_no_effect_is_refused_by_name():
+    files = dict(model=DEMO, data=DEMO / "valid.jsonl")
+    for name, value in [("lr", 5.0), ("epochs", 7), ("keep_best", True), ("out", "o"), ("valid", "v")]:
+        for call in (sftmix.evaluate, sftmix.inspect):
+            with pytest.raises(sftmix.InvalidConfigError, match=f"invalid setting {name}: it has no effect on an") as e:
+                call(**files, **{name: value})
+            assert e.value.field == name
+    with pytest.raises(sftmix.InvalidConfigError, match="batch_size"):
+        sftmix.inspect(**files, batch_size=2)
+    with pytest.raises(TypeError, match="did you mean 'max_length'"):
+        sftmix.evaluate(**files, max_seq_length=3)
+    # An odd size is a matter of training by pairs.
+    odd = sftmix.evaluate(**files, max_length=32, batch_size=3)
+    assert abs(odd.nll - sftmix.evaluate(**files, max_length=32).nll) < 1e-4
+
+
+def test_closed_objects_say_so(tmp_path, finished):
+    with sftmix.Model(DEMO) as model:
+        generator = sftmix.Generator(model, threads=1)
+        path = model.path
+    model.close()
+    assert model.path == path
+    for call in (lambda: sftmix.Generator(model), lambda: sftmix.TrainingJob(**settings(tmp_path / "x", model=model)),
+                 lambda: sftmix.plan(model=model, data=DEMO / "train.jsonl"),
+                 lambda: sftmix.export(model=model, adapter=finished[1].adapter, out=tmp_path)):
+        with pytest.raises(sftmix.MisuseError, match="model was closed"):
+            call()
+    # What was opened on it goes on.
+    with generator:
+        stream = generator.stream("Once", max_new_tokens=500)
+        assert next(stream)
+    generator.close()
+    generator.cancel()
+    for call in (lambda: generator.generate("a"), generator.forget, lambda: generator.use_adapter(None),
+                 lambda: next(generator.stream("a"))):
+        with pytest.raises(sftmix.MisuseError, match="generator was closed"):
+            call()
+
+
+def test_who_ended_a_text_is_told():
+    with sftmix.Generator(DEMO, threads=1) as generator:
+        assert generator.generate("Once", max_new_tokens=9, on_text=lambda piece: False).cancelled
+        whole = generator.generate("Once", max_new_tokens=9)
+        assert not whole.cancelled and not generator.generate("Once", max_new_tokens=9, stop=whole.text[-2:]).cancelled
+        # By the model's context.
+        filled = [generator.generate("Once upon", max_new_tokens=10**6, temperature=3.0, seed=seed) for seed in range(4)]
+        assert not any(text.cancelled for text in filled)
 
 
 def test_help_shows_every_setting_with_its_default():
@@ -169,7 +234,7 @@ def test_help_shows_every_setting_with_its_default():
     for s in schema:
         shown = signature.parameters[s["name"]].default
         if s["name"] not in ("model", "data", "out"):
-            assert repr(shown) == repr(s["default"]), s["name"]
+            assert repr(shown) == repr(tuple(s["default"]) if isinstance(s["default"], list) else s["default"]), s["name"]
         assert s["name"] in sftmix.TrainingJob.__init__.__doc__
     assert "lr: 'float' = 0.0002" in str(signature)
 
