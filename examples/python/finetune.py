@@ -8,7 +8,7 @@ import sys
 import sftmix
 
 demo, out = (pathlib.Path(p) for p in sys.argv[1:3])
-model = sftmix.Model(demo)
+model = sftmix.Model(demo / "model")
 
 job = sftmix.TrainingJob(model=model, data=demo / "train.jsonl", valid=demo / "valid.jsonl", out=out, epochs=1,
                          batch_size=32, lr=1e-3, max_steps=40, save_every=10)

@@ -8,7 +8,7 @@ import pickle
 import pytest
 
 import sftmix
-from conftest import DEMO, ROOT, settings
+from conftest import DEMO, PROGRAM, ROOT, settings
 
 
 def test_text_with_adapters(finished):
@@ -273,14 +273,14 @@ def test_documented_programs_run(tmp_path):
 
     program = (ROOT / "examples/python/finetune.py").read_text()
     assert len(program.splitlines()) <= 60
-    subprocess.run([sys.executable, ROOT / "examples/python/finetune.py", DEMO, tmp_path / "run"], check=True,
-                   cwd=tmp_path, capture_output=True, timeout=300)
-    (tmp_path / "demo").symlink_to(DEMO)
+    subprocess.run([PROGRAM, "demo", "--write", "demo"], check=True, cwd=tmp_path, capture_output=True)
+    subprocess.run([sys.executable, ROOT / "examples/python/finetune.py", "demo", "run"], check=True, cwd=tmp_path,
+                   capture_output=True, timeout=300)
     for page in ("bindings/python/README.md", "docs/api.md"):
         text = (ROOT / page).read_text()
         folder = tmp_path / page.replace("/", "-")
         folder.mkdir()
-        (folder / "demo").symlink_to(DEMO)
+        (folder / "demo").symlink_to(tmp_path / "demo")
         blocks = re.findall(r"```python\n(.*?)```", text, re.S)
         assert blocks, page
         # The blocks of a page are one program.

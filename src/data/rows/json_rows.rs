@@ -300,7 +300,7 @@ mod tests {
         assert_eq!(read("{\"a\":1,\"data\": [{\"b\":1}]}\n{\"a\":2,\"data\": []}\n"), (vec![1, 2], None));
         assert_eq!(read("{\"a\":[{\"b\":1}]}\n"), (vec![1], None));
         assert_eq!(fault("{\"data\": [{\"a\":1}]"), "d: row 2: the file ends inside the object that holds the rows");
-        assert_eq!(fault("{\"data\": [{\"a\":1}]} {}"), "d: row 2: text follows the closing bracket of the array");
+        assert_eq!(fault("{\"data\": [{\"a\":1}]} {}"), "d: row 1: not valid JSON: trailing characters (column 21)");
     }
 
     #[test]

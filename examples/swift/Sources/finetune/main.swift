@@ -5,7 +5,7 @@ import Foundation
 import SFTMix
 
 let (demo, out) = (CommandLine.arguments[1], CommandLine.arguments[2])
-let model = try Model(demo)
+let model = try Model(demo + "/model")
 
 let settings = TrainSettings(
     data: TrainData(path: demo + "/train.jsonl"), out: out, valid: demo + "/valid.jsonl", epochs: 1, maxSteps: 40,
