@@ -4,7 +4,7 @@ use std::ffi::c_char;
 use std::path::PathBuf;
 
 use serde_json::{Map, Number, Value};
-use sftmix::{DataOptions, DeviceSetting, TrainConfig};
+use sftmix::{DataOptions, DeviceSetting, Model, TrainConfig};
 
 use crate::border::{self, maybe_text, Sized, SFTMIX_UNSET};
 use crate::fault::{Fail, Result};
@@ -135,11 +135,11 @@ impl Sized for sftmix_train_options {
     }
 }
 
-/// Sets nothing: NULL, `SFTMIX_UNSET` and NaN. NULL is left alone.
+/// Sets nothing (NULL, `SFTMIX_UNSET` and NaN), in a structure of which the caller has so many bytes: `sftmix_train_options_init` says how many. NULL is left alone.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sftmix_train_options_init(options: *mut sftmix_train_options) {
+pub unsafe extern "C" fn sftmix_train_options_init_sized(options: *mut sftmix_train_options, size: usize) {
     // SAFETY: it is NULL or the caller's.
-    unsafe { border::init(options) };
+    unsafe { border::init(options, size) };
 }
 
 /// Settings that are given, by name.
@@ -194,16 +194,25 @@ impl Given {
         self.0.insert(name.into(), value.into());
     }
 
-    pub fn path(&mut self, name: &str, path: &std::path::Path) {
-        self.put(name, path.to_string_lossy().as_ref());
-    }
-
-    pub fn has(&self, name: &str) -> bool {
-        self.0.contains_key(name)
+    /// The model that is open, in the place of the one that is named.
+    pub fn model(&mut self, model: Option<&Model>) -> Result<()> {
+        if let Some(model) = model {
+            once(self.0.contains_key("model"))?;
+            self.put("model", model.path().to_string_lossy().as_ref());
+        }
+        Ok(())
     }
 
     pub fn into_map(self) -> Map<String, Value> {
         self.0
+    }
+}
+
+/// Refuses a model that is given by its path as well as open.
+pub fn once(named: bool) -> Result<()> {
+    match named {
+        true => Err(Fail::setting("model", "it is given twice: by its path and as a model that is open")),
+        false => Ok(()),
     }
 }
 
@@ -325,6 +334,23 @@ pub fn count<T: TryFrom<i64>>(value: i64, name: &str) -> Result<Option<T>> {
     }
     let fits = T::try_from(value).map(Some);
     fits.map_err(|_| Fail::setting(name, format!("expected a number of 0 and more, found {value}")))
+}
+
+/// A number of threads, or `SFTMIX_UNSET` for the library's choice.
+pub fn threads(value: i64) -> Result<Option<usize>> {
+    match count::<usize>(value, "threads")? {
+        Some(n) if !(1..=1024).contains(&n) => Err(Fail::setting("threads", format!("expected 1 to 1024, found {n}"))),
+        n => Ok(n),
+    }
+}
+
+/// 1, or 0 and `SFTMIX_UNSET` for no.
+pub fn flag(value: i64, name: &str) -> Result<bool> {
+    match value {
+        SFTMIX_UNSET | 0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(Fail::setting(name, format!("expected 0 or 1, found {value}"))),
+    }
 }
 
 /// A fraction, or NaN for none.
