@@ -6,8 +6,9 @@ use sftmix::{EvalConfig, Evaluation, Model};
 
 use crate::border::{self, check, json, put, put_json, Sized, SFTMIX_UNSET};
 use crate::fault::{guard, sftmix_status, Fail};
+use crate::given::{count, device, flag, once, path, threads};
 use crate::model::{model_of, sftmix_model};
-use crate::options::{count, data_options, device, flag, once, path, threads};
+use crate::options::data_options;
 use crate::stop::{sftmix_stop_handle, stop_of};
 use crate::table;
 

@@ -6,8 +6,9 @@ use sftmix::export::{export, export_on, merge, merge_on, AdapterSource, ExportCo
 
 use crate::border::{self, given_out, json, maybe_text, place, Sized, SFTMIX_UNSET};
 use crate::fault::{guard, sftmix_status, Fail, Result};
+use crate::given::{flag, once, path, threads};
 use crate::model::{model_of, sftmix_model};
-use crate::options::{data_options, flag, once, path, threads};
+use crate::options::data_options;
 use crate::table;
 
 /// Which adapter, on which base, and what to make of it. `sftmix_export_options_init` sets nothing, and what is not set has

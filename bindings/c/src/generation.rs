@@ -6,7 +6,7 @@ use sftmix::{GenerateConfig, Generation};
 
 use crate::border::{self, given_out, take_all_back, text, Sized, SFTMIX_UNSET};
 use crate::fault::{Fail, Result};
-use crate::options::{count, real};
+use crate::given::{count, real};
 
 /// How text is generated. `sftmix_generate_options_init` sets nothing, and what is not set has the library's default.
 #[repr(C)]

@@ -9,8 +9,8 @@ use sftmix::{Control, Conversation, Generation, Generator, SharedGenerator};
 use crate::border::{self, given_out, json, maybe_text, place, text};
 use crate::fault::{c_text, called, guard, sftmix_status, Fail, Result};
 use crate::generation::{self, config, sftmix_generate_options, sftmix_generation};
+use crate::given::{self, device};
 use crate::model::{model_of, sftmix_model};
-use crate::options::{self, device};
 use crate::table::{self, Held};
 
 /// A resident model that generates, with one of its adapters or without. One text at a time: who comes while another is
@@ -60,7 +60,7 @@ pub unsafe extern "C" fn sftmix_generator_open(
     guard(|| unsafe {
         let out = place(out, "out")?;
         let model = model_of(model)?.ok_or_else(|| Fail::new(sftmix_status::InvalidHandle, "the model is NULL"))?;
-        let generator = Generator::on(&model, device(device_word)?, options::threads(threads)?)?;
+        let generator = Generator::on(&model, device(device_word)?, given::threads(threads)?)?;
         *out = table::put(Speaker(SharedGenerator::new(generator)))?;
         Ok(())
     })

@@ -9,8 +9,9 @@ use sftmix::{Control, Event, Listener, RowSource, TrainConfig, TrainingJob};
 use crate::border::{place, text, Sized};
 use crate::event::{event_out, sftmix_event};
 use crate::fault::{guard, reason, sftmix_status, Fail, Result};
+use crate::given::Given;
 use crate::model::{model_of, sftmix_model};
-use crate::options::{sftmix_train_options, train, Given};
+use crate::options::{sftmix_train_options, train};
 use crate::table::{self, Held};
 
 mod inside;

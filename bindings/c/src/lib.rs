@@ -15,6 +15,7 @@ mod export;
 mod fault;
 mod generation;
 mod generator;
+mod given;
 mod job;
 mod logging;
 mod look;

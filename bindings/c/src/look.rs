@@ -7,8 +7,9 @@ use sftmix::{RunPlan, TrainConfig};
 
 use crate::border::{self, check, given_out, json, maybe_text, place, put, put_json, text, Sized, SFTMIX_UNSET};
 use crate::fault::{guard, sftmix_status};
+use crate::given::{count, threads};
 use crate::model::{model_of, sftmix_model};
-use crate::options::{count, data_options, sftmix_train_options, threads, train};
+use crate::options::{data_options, sftmix_train_options, train};
 use crate::table;
 
 /// What a run will take. Set up by `sftmix_run_plan_init`; holds nothing that must be freed.

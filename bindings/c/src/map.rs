@@ -8,7 +8,7 @@ use sftmix::{DataMap, MapPage, MapQuery, MapRow};
 
 use crate::border::{self, given_out, json, maybe_text, place, take_all_back, text, Sized, SFTMIX_UNSET};
 use crate::fault::{guard, sftmix_status, Fail, Result};
-use crate::options::{flag, Given};
+use crate::given::{flag, Given};
 use crate::table::{self, Held};
 
 /// The data map of a run, on the checkpoints that were whole when it was opened. The log stays in its files.

@@ -5,7 +5,7 @@ use sftmix::{JobState, JobStatus, Limits};
 use crate::border::{self, Sized, SFTMIX_UNSET};
 use crate::event::{sftmix_stage, stage_of};
 use crate::fault::Result;
-use crate::options::{count, real, threads};
+use crate::given::{count, real, threads};
 
 /// What a job is at.
 #[repr(C)]
