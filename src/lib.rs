@@ -49,7 +49,7 @@ pub use data::tokens::{RowCounts, SourceCounts};
 pub use error::{BaseMismatch, Error, Result};
 pub use eval::{evaluate, evaluate_on, EvalConfig, Evaluation};
 #[cfg(feature = "generate")]
-pub use generate::{GenerateConfig, Generation, Generator};
+pub use generate::{GenerateConfig, Generation, Generator, SharedGenerator};
 #[cfg(feature = "hub")]
 pub use hub::{download, DownloadConfig, DownloadProgress, Downloaded};
 pub use job::{

@@ -5,14 +5,17 @@
 #   test.sh [plain] [valgrind] [asan]     default: all three
 # CBINDGEN names cbindgen, SFTMIX the command line to compare with (default: built here).
 set -uo pipefail
+# A relative one is where the caller stands.
+[[ -z ${CARGO_TARGET_DIR:-} || $CARGO_TARGET_DIR == /* ]] || CARGO_TARGET_DIR=$PWD/$CARGO_TARGET_DIR
 cd "$(dirname "$0")"
 root=$(cd ../.. && pwd)
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}
 demo=$root/assets/demo
 ways=${*:-plain valgrind asan}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 prefix=$scratch/prefix
-program=${SFTMIX:-$root/target/release/sftmix}
+program=${SFTMIX:-$CARGO_TARGET_DIR/release/sftmix}
 # Stripped; half of it is candle, the tokenizer, templates and regular expressions.
 limit=$((16 * 1024 * 1024))
 passed=0 failed=0
@@ -68,6 +71,18 @@ is_small() {
     ((size <= limit)) || { echo "libsftmix.so has $size bytes, more than $limit"; return 1; }
 }
 
+# A program asks for the interface that it was compiled with, and the links lead to the library.
+named_by_its_interface() {
+    readelf -d "$prefix/lib/libsftmix.so" | grep -q 'SONAME.*\[libsftmix.so.0\]' || { readelf -d "$prefix/lib/libsftmix.so"; return 1; }
+    readelf -d "$scratch/suite" | grep -q 'NEEDED.*\[libsftmix.so.0\]' || { readelf -d "$scratch/suite"; return 1; }
+    [[ $(readlink "$prefix/lib/libsftmix.so") == libsftmix.so.0 && $(readlink "$prefix/lib/libsftmix.so.0") == libsftmix.so.0.* ]]
+}
+
+every_structure_has_its_macro() {
+    diff <(grep -o 'sftmix_[a-z_]*_init_sized(struct' "$prefix/include/sftmix.h" | sed 's/_sized.*//' | sort) \
+        <(sed -n 's/^#define \(sftmix_[a-z_]*_init\)(.*/\1/p' "$prefix/include/sftmix.h" | sort)
+}
+
 example() {
     local say
     say=$("$@" "$demo" "$scratch/example-$RANDOM") && [[ $say == *"stopped: "*"row "*"Tremwick shows"* ]] || { echo "$say"; return 1; }
@@ -103,7 +118,9 @@ static=("${include[@]}" "$prefix/lib/libsftmix.a" "${private[@]}")
 
 check header_is_c gcc "${strict[@]}" -fsyntax-only -x c "$prefix/include/sftmix.h"
 check header_is_cpp g++ -Wall -Wextra -Wpedantic -Werror -fsyntax-only -x c++ "$prefix/include/sftmix.h"
+check every_structure_has_its_macro every_structure_has_its_macro
 check suite_compiles gcc "${strict[@]}" tests/suite.c -o "$scratch/suite" "${flags[@]}" -lpthread -lm
+check library_is_named_by_its_interface named_by_its_interface
 check example_is_short test "$(wc -l < "$root/examples/c/finetune.c")" -le 60
 
 for way in $ways; do

@@ -17,8 +17,7 @@ int main(int argc, char **argv)
     sftmix_job *job;
     check(sftmix_model_open(options.data, &model));
     check(sftmix_job_new(&options, model, &job)), check(sftmix_job_start(job));
-    sftmix_event e;
-    sftmix_event_init(&e);
+    sftmix_event e = {.struct_size = sizeof e};
     while (check(sftmix_job_next_event(job, -1, &e)), e.kind != SFTMIX_EVENT_KIND_NONE) {
         unsigned long step = e.kind == SFTMIX_EVENT_KIND_STEP ? e.step.global_step : 0;
         if (step && step % 10 == 0)
@@ -42,13 +41,14 @@ int main(int argc, char **argv)
     sftmix_map_query_init(&query);
     query.limit = 10, query.with_text = 1;
     check(sftmix_map_open(options.out, &map)), check(sftmix_map_rows(map, &query, &page));
-    for (size_t i = 0; i < page.count; i++)
-        printf("row %lu: confidence %.1f:%s\n", (unsigned long)page.rows[i].row, page.rows[i].confidence, page.rows[i].response);
+    for (size_t i = 0; i < page.count; i++) {
+        const sftmix_map_row *row = sftmix_map_page_row(&page, i);
+        printf("row %lu: confidence %.1f:%s\n", (unsigned long)row->row, row->confidence, row->response);
+    }
     sftmix_map_page_free(&page), sftmix_map_free(map);
     sftmix_export_options export;
     sftmix_export_options_init(&export);
-    export.run = options.out, export.formats = "peft,gguf,mlx";
-    check(sftmix_export(&export, model, NULL));
+    export.run = options.out, export.formats = "peft,gguf,mlx", check(sftmix_export(&export, model, NULL));
     sftmix_generator *generator;
     sftmix_generation said = {.struct_size = sizeof said};
     check(sftmix_generator_open(model, NULL, SFTMIX_UNSET, &generator));

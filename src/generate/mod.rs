@@ -6,10 +6,12 @@ mod config;
 mod generator;
 mod run;
 mod sample;
+mod shared;
 mod stop;
 mod stream;
 mod text;
 
 pub use config::GenerateConfig;
 pub use generator::Generator;
+pub use shared::SharedGenerator;
 pub use text::Generation;

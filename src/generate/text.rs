@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::job::Control;
 
 /// What was generated.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Generation {
     /// The text, without the prompt, the end token and the stop string: the pieces that were streamed, end to end.
@@ -23,6 +23,8 @@ pub struct Generation {
     pub new_tokens: usize,
     /// It ended with an end token or a stop string, not by a limit or the caller.
     pub stopped: bool,
+    /// The caller ended it.
+    pub cancelled: bool,
     /// The stop string that ended it.
     pub stop: Option<String>,
     /// Seconds from prompt to first token.
@@ -107,6 +109,7 @@ impl Generator {
             cached_tokens: made.cached,
             new_tokens: made.new.len(),
             stopped: made.stopped || stop.found().is_some(),
+            cancelled: interrupted,
             stop: stop.found().map(Into::into),
             prompt_seconds: first.unwrap_or(seconds),
             seconds,

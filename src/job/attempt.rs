@@ -86,6 +86,8 @@ impl Inner {
 
     /// An attempt that tells the listener.
     pub fn listened_attempt(&self) -> Result<TrainReport> {
+        // What is logged behind the attempt is told on this thread, too.
+        let _inside = self.control.enter();
         let Some(listener) = lock(&self.next).listener.take() else {
             return self.attempt(&mut |_| Control::Continue);
         };

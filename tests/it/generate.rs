@@ -304,6 +304,7 @@ fn refuses_settings_and_prompts_that_mean_nothing() {
     for (config, ids, name) in [
         (GenerateConfig { max_new_tokens: 0, ..d() }, vec![1], "max_new_tokens"),
         (GenerateConfig { temperature: f64::NAN, ..d() }, vec![1], "temperature"),
+        (GenerateConfig { temperature: -1.0, ..d() }, vec![1], "temperature"),
         (GenerateConfig { top_p: Some(0.0), ..d() }, vec![1], "top_p"),
         (GenerateConfig { top_p: Some(1.5), ..d() }, vec![1], "top_p"),
         (d(), vec![], "prompt"),

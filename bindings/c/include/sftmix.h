@@ -3,7 +3,9 @@
  *
  * Every call returns a sftmix_status, results go through out-pointers, and sftmix_last_error says why this thread's last
  * call failed. Texts are UTF-8. Handles are numbers that are looked up: one that was freed is an error
- * (SFTMIX_STATUS_INVALID_HANDLE) and no more. Structures begin with their size and are set up by their _init function.
+ * (SFTMIX_STATUS_INVALID_HANDLE) and no more. Structures begin with their size and are set up by their _init macro, which
+ * says the size that the program is compiled with to _init_sized. Later versions of the same soname (libsftmix.so.0) add to
+ * the end of a structure alone: a program runs with the library that it was compiled against, and with later ones.
  * All functions may be called from any thread. Nothing is ever printed. After a fork the child may not use the library.
  */
 
@@ -34,82 +36,6 @@
  * what `sftmix_callback_failed` was told.
  */
 #define SFTMIX_FAIL 2
-
-/**
- * What an event is about.
- */
-typedef enum sftmix_event_kind {
-  /**
-   * No event: none came in time, or the job is not running and has none left.
-   */
-  SFTMIX_EVENT_KIND_NONE = 0,
-  /**
-   * The rows are tokens and the model is open: `prepared`.
-   */
-  SFTMIX_EVENT_KIND_PREPARED = 1,
-  /**
-   * A step is done: `step`.
-   */
-  SFTMIX_EVENT_KIND_STEP = 2,
-  /**
-   * The held-out rows were evaluated: `evaluated`.
-   */
-  SFTMIX_EVENT_KIND_EVALUATED = 3,
-  /**
-   * The held-out loss no longer improves, and the run ends here: `json`.
-   */
-  SFTMIX_EVENT_KIND_STOPPED_EARLY = 4,
-  /**
-   * A sweep goes on: `sweep`.
-   */
-  SFTMIX_EVENT_KIND_SWEEP = 5,
-  /**
-   * The rows are split into halves: `split`.
-   */
-  SFTMIX_EVENT_KIND_SPLIT = 6,
-  /**
-   * A checkpoint is on disk: `text` is its folder.
-   */
-  SFTMIX_EVENT_KIND_CHECKPOINT = 7,
-  /**
-   * Limits came into force: `limits`, and `text` says why what was asked for did not, where it did not.
-   */
-  SFTMIX_EVENT_KIND_LIMITS = 8,
-  /**
-   * One that this interface has no number for: `json`.
-   */
-  SFTMIX_EVENT_KIND_OTHER = 99,
-} sftmix_event_kind;
-
-/**
- * Which part of a run.
- */
-typedef enum sftmix_stage {
-  /**
-   * None yet.
-   */
-  SFTMIX_STAGE_NONE = 0,
-  /**
-   * The untouched model.
-   */
-  SFTMIX_STAGE_BASE = 1,
-  /**
-   * The reference run.
-   */
-  SFTMIX_STAGE_REFERENCE = 2,
-  /**
-   * The run that gives the adapter.
-   */
-  SFTMIX_STAGE_TARGET = 3,
-  /**
-   * The only run.
-   */
-  SFTMIX_STAGE_SINGLE = 4,
-  /**
-   * One that this interface has no number for.
-   */
-  SFTMIX_STAGE_OTHER = 99,
-} sftmix_stage;
 
 /**
  * What a call returns. Each number stays what it is; a later version may add some.
@@ -246,6 +172,82 @@ typedef enum sftmix_status {
 } sftmix_status;
 
 /**
+ * What an event is about.
+ */
+typedef enum sftmix_event_kind {
+  /**
+   * No event: none came in time, or the job is not running and has none left.
+   */
+  SFTMIX_EVENT_KIND_NONE = 0,
+  /**
+   * The rows are tokens and the model is open: `prepared`.
+   */
+  SFTMIX_EVENT_KIND_PREPARED = 1,
+  /**
+   * A step is done: `step`.
+   */
+  SFTMIX_EVENT_KIND_STEP = 2,
+  /**
+   * The held-out rows were evaluated: `evaluated`.
+   */
+  SFTMIX_EVENT_KIND_EVALUATED = 3,
+  /**
+   * The held-out loss no longer improves, and the run ends here: `json`.
+   */
+  SFTMIX_EVENT_KIND_STOPPED_EARLY = 4,
+  /**
+   * A sweep goes on: `sweep`.
+   */
+  SFTMIX_EVENT_KIND_SWEEP = 5,
+  /**
+   * The rows are split into halves: `split`.
+   */
+  SFTMIX_EVENT_KIND_SPLIT = 6,
+  /**
+   * A checkpoint is on disk: `text` is its folder.
+   */
+  SFTMIX_EVENT_KIND_CHECKPOINT = 7,
+  /**
+   * Limits came into force: `limits`, and `text` says why what was asked for did not, where it did not.
+   */
+  SFTMIX_EVENT_KIND_LIMITS = 8,
+  /**
+   * One that this interface has no number for: `json`.
+   */
+  SFTMIX_EVENT_KIND_OTHER = 99,
+} sftmix_event_kind;
+
+/**
+ * Which part of a run.
+ */
+typedef enum sftmix_stage {
+  /**
+   * None yet.
+   */
+  SFTMIX_STAGE_NONE = 0,
+  /**
+   * The untouched model.
+   */
+  SFTMIX_STAGE_BASE = 1,
+  /**
+   * The reference run.
+   */
+  SFTMIX_STAGE_REFERENCE = 2,
+  /**
+   * The run that gives the adapter.
+   */
+  SFTMIX_STAGE_TARGET = 3,
+  /**
+   * The only run.
+   */
+  SFTMIX_STAGE_SINGLE = 4,
+  /**
+   * One that this interface has no number for.
+   */
+  SFTMIX_STAGE_OTHER = 99,
+} sftmix_stage;
+
+/**
  * What a job is at.
  */
 typedef enum sftmix_job_state {
@@ -330,6 +332,104 @@ typedef struct sftmix_map sftmix_map;
  * mapped weights; its files must stay as they are while it lives.
  */
 typedef struct sftmix_model sftmix_model;
+
+/**
+ * What breaks off a call that it was given to. It may be given to several, and stays as it is once it was used: a call that
+ * is given a used one is broken off as it begins.
+ */
+typedef struct sftmix_stop_handle sftmix_stop_handle;
+
+/**
+ * What to evaluate. `sftmix_eval_options_init` sets nothing, and what is not set has the library's default.
+ */
+typedef struct sftmix_eval_options {
+  /**
+   * Bytes of the structure, set by `sftmix_eval_options_init`.
+   */
+  size_t struct_size;
+  /**
+   * Model folder or GGUF file; NULL where the call is given a model.
+   */
+  const char *model;
+  /**
+   * PEFT adapter folder; NULL evaluates the model as it is.
+   */
+  const char *adapter;
+  /**
+   * The rows: a file, or a folder with `test.jsonl` or of texts.
+   */
+  const char *data;
+  /**
+   * A word as in `sftmix_train_options`.
+   */
+  const char *device;
+  /**
+   * Where tokenised rows are kept.
+   */
+  const char *cache_dir;
+  /**
+   * How rows become examples: a JSON object of `data_format`, `prompt_field` and the like.
+   */
+  const char *data_options_json;
+  /**
+   * Longest row, tokens.
+   */
+  int64_t max_length;
+  /**
+   * Most rows that run together.
+   */
+  int64_t batch_size;
+  /**
+   * Worker threads.
+   */
+  int64_t threads;
+  /**
+   * 1 takes the adapter whatever base it names.
+   */
+  int64_t force;
+  /**
+   * What breaks the evaluation off; NULL for nothing.
+   */
+  const struct sftmix_stop_handle *stop;
+} sftmix_eval_options;
+
+/**
+ * Figures of a model on rows. Set up by `sftmix_evaluation_init`; holds nothing that must be freed.
+ */
+typedef struct sftmix_evaluation {
+  /**
+   * Bytes of the structure, set by `sftmix_evaluation_init`.
+   */
+  size_t struct_size;
+  /**
+   * Examples.
+   */
+  uint64_t examples;
+  /**
+   * Supervised tokens.
+   */
+  uint64_t supervised_tokens;
+  /**
+   * Mean -log p of a supervised token, nats.
+   */
+  double nll;
+  /**
+   * Its exponential.
+   */
+  double perplexity;
+  /**
+   * Share of supervised tokens that are the likeliest.
+   */
+  double token_accuracy;
+  /**
+   * Share of examples all of whose supervised tokens are.
+   */
+  double exact_match;
+  /**
+   * Expected calibration error of the likeliest tokens, 15 bins.
+   */
+  double ece;
+} sftmix_evaluation;
 
 /**
  * A step.
@@ -514,7 +614,8 @@ typedef struct sftmix_prepared {
 } sftmix_prepared;
 
 /**
- * What a job may take of the machine. `sftmix_limits_init` sets nothing, and what is not set stays as it is.
+ * What a job may take of the machine. `sftmix_limits_init` sets nothing, and what is not set stays as it is. It lies by
+ * value in `sftmix_event` and `sftmix_job_info`, so it stays as it is for as long as the library's soname does.
  */
 typedef struct sftmix_limits {
   /**
@@ -538,6 +639,9 @@ typedef struct sftmix_limits {
 /**
  * Something that happened in a job. Set up by `sftmix_event_init`; what `sftmix_job_next_event` has filled is freed by
  * `sftmix_event_free`. Of the parts only the one that `kind` names is filled, the others are zero.
+ *
+ * The parts lie in it by value and stay as they are for as long as the library's soname does: what a later version tells
+ * beside, it tells in `json`, or in parts behind the last.
  */
 typedef struct sftmix_event {
   /**
@@ -637,7 +741,7 @@ typedef struct sftmix_export_options {
    */
   const char *dtype;
   /**
-   * Worker threads.
+   * Worker threads, 1 to 1024.
    */
   int64_t threads;
   /**
@@ -659,19 +763,19 @@ typedef struct sftmix_generate_options {
    */
   int64_t max_new_tokens;
   /**
-   * 0 takes the likeliest token each time.
+   * 0 and more; 0 takes the likeliest token each time.
    */
   double temperature;
   /**
-   * Samples from so many likeliest tokens.
+   * Samples from so many likeliest tokens, at least 1.
    */
   int64_t top_k;
   /**
-   * Samples from the fewest tokens whose probabilities add up to this.
+   * Samples from the fewest tokens whose probabilities add up to this, more than 0 and at most 1.
    */
   double top_p;
   /**
-   * Samples from tokens that are at least this likely, relative to the likeliest.
+   * Samples from tokens that are at least this likely, relative to the likeliest, 0 to 1.
    */
   double min_p;
   /**
@@ -1090,94 +1194,6 @@ typedef struct sftmix_run_plan {
 } sftmix_run_plan;
 
 /**
- * What to evaluate. `sftmix_eval_options_init` sets nothing, and what is not set has the library's default.
- */
-typedef struct sftmix_eval_options {
-  /**
-   * Bytes of the structure, set by `sftmix_eval_options_init`.
-   */
-  size_t struct_size;
-  /**
-   * Model folder or GGUF file; NULL where the call is given a model.
-   */
-  const char *model;
-  /**
-   * PEFT adapter folder; NULL evaluates the model as it is.
-   */
-  const char *adapter;
-  /**
-   * The rows: a file, or a folder with `test.jsonl` or of texts.
-   */
-  const char *data;
-  /**
-   * A word as in `sftmix_train_options`.
-   */
-  const char *device;
-  /**
-   * Where tokenised rows are kept.
-   */
-  const char *cache_dir;
-  /**
-   * How rows become examples: a JSON object of `data_format`, `prompt_field` and the like.
-   */
-  const char *data_options_json;
-  /**
-   * Longest row, tokens.
-   */
-  int64_t max_length;
-  /**
-   * Most rows that run together.
-   */
-  int64_t batch_size;
-  /**
-   * Worker threads.
-   */
-  int64_t threads;
-  /**
-   * 1 takes the adapter whatever base it names.
-   */
-  int64_t force;
-} sftmix_eval_options;
-
-/**
- * Figures of a model on rows. Set up by `sftmix_evaluation_init`; holds nothing that must be freed.
- */
-typedef struct sftmix_evaluation {
-  /**
-   * Bytes of the structure, set by `sftmix_evaluation_init`.
-   */
-  size_t struct_size;
-  /**
-   * Examples.
-   */
-  uint64_t examples;
-  /**
-   * Supervised tokens.
-   */
-  uint64_t supervised_tokens;
-  /**
-   * Mean -log p of a supervised token, nats.
-   */
-  double nll;
-  /**
-   * Its exponential.
-   */
-  double perplexity;
-  /**
-   * Share of supervised tokens that are the likeliest.
-   */
-  double token_accuracy;
-  /**
-   * Share of examples all of whose supervised tokens are.
-   */
-  double exact_match;
-  /**
-   * Expected calibration error of the likeliest tokens, 15 bins.
-   */
-  double ece;
-} sftmix_evaluation;
-
-/**
  * What to look at. `sftmix_inspect_options_init` sets nothing, and what is not set has the library's default.
  */
 typedef struct sftmix_inspect_options {
@@ -1256,7 +1272,7 @@ typedef struct sftmix_map_query {
 } sftmix_map_query;
 
 /**
- * An example and what the checkpoints say of it.
+ * An example and what the checkpoints say of it. A later version may have more of it, behind the last.
  */
 typedef struct sftmix_map_row {
   /**
@@ -1342,9 +1358,13 @@ typedef struct sftmix_map_page {
    */
   size_t count;
   /**
-   * So many rows, in the order that was asked for; the page's own.
+   * So many rows, in the order that was asked for; the page's own. `sftmix_map_page_row` gives one.
    */
   struct sftmix_map_row *rows;
+  /**
+   * Bytes from one row to the next, which a later library may have more of than `sizeof(sftmix_map_row)`.
+   */
+  size_t row_size;
 } sftmix_map_page;
 
 #ifdef __cplusplus
@@ -1362,9 +1382,34 @@ const char *sftmix_version(void);
 void sftmix_string_free(char *text);
 
 /**
- * Sets the structure up. NULL is left alone.
+ * Sets nothing, in a structure of which the caller has so many bytes: `sftmix_eval_options_init` says how many. NULL is left alone.
  */
-void sftmix_event_init(struct sftmix_event *event);
+void sftmix_eval_options_init_sized(struct sftmix_eval_options *options,
+                                    size_t size);
+
+/**
+ * Sets up a structure of which the caller has so many bytes: `sftmix_evaluation_init` says how many. NULL is left alone.
+ */
+void sftmix_evaluation_init_sized(struct sftmix_evaluation *evaluation,
+                                  size_t size);
+
+/**
+ * Mean loss, perplexity and accuracy of a model, with or without an adapter, over the supervised tokens of rows. The model
+ * may be NULL, then the options name it. `evaluation` and `json_out`, which gets the words of `sftmix eval --json`, may
+ * be NULL. One that is broken off by `stop` of its options ends with `SFTMIX_STATUS_STOPPED`, within a batch.
+ *
+ * `*json_out` is freed with `sftmix_string_free`. From any thread.
+ */
+enum sftmix_status sftmix_evaluate(const struct sftmix_eval_options *options,
+                                   const struct sftmix_model *model,
+                                   struct sftmix_evaluation *evaluation,
+                                   char **json_out);
+
+/**
+ * Sets up a structure of which the caller has so many bytes: `sftmix_event_init` says how many. NULL is left alone.
+ */
+void sftmix_event_init_sized(struct sftmix_event *event,
+                             size_t size);
 
 /**
  * Frees the texts of an event and sets them to NULL; again, or with NULL, does nothing.
@@ -1372,9 +1417,10 @@ void sftmix_event_init(struct sftmix_event *event);
 void sftmix_event_free(struct sftmix_event *event);
 
 /**
- * Sets nothing. NULL is left alone.
+ * Sets nothing, in a structure of which the caller has so many bytes: `sftmix_export_options_init` says how many. NULL is left alone.
  */
-void sftmix_export_options_init(struct sftmix_export_options *options);
+void sftmix_export_options_init_sized(struct sftmix_export_options *options,
+                                      size_t size);
 
 /**
  * Writes an adapter in other formats: all that are asked for, or none. What is written is read again and compared with
@@ -1416,19 +1462,22 @@ const char *sftmix_last_error_field(const char *name);
 
 /**
  * For a callback that fails: says why, before it returns. The text (copied) becomes the `reason` of the
- * `SFTMIX_STATUS_CALLBACK` that the call or job ends with. NULL says nothing.
+ * `SFTMIX_STATUS_CALLBACK` that the call or job ends with. NULL says nothing. What is said outside of a callback, or by one
+ * that then answers that it did not fail, is forgotten.
  */
 void sftmix_callback_failed(const char *reason);
 
 /**
- * Sets nothing. NULL is left alone.
+ * Sets nothing, in a structure of which the caller has so many bytes: `sftmix_generate_options_init` says how many. NULL is left alone.
  */
-void sftmix_generate_options_init(struct sftmix_generate_options *options);
+void sftmix_generate_options_init_sized(struct sftmix_generate_options *options,
+                                        size_t size);
 
 /**
- * Sets the structure up. NULL is left alone.
+ * Sets up a structure of which the caller has so many bytes: `sftmix_generation_init` says how many. NULL is left alone.
  */
-void sftmix_generation_init(struct sftmix_generation *generation);
+void sftmix_generation_init_sized(struct sftmix_generation *generation,
+                                  size_t size);
 
 /**
  * Frees the texts of a generation and sets them to NULL; again, or with NULL, does nothing.
@@ -1437,7 +1486,7 @@ void sftmix_generation_free(struct sftmix_generation *generation);
 
 /**
  * Takes a model that is open into use on a device (a word as in `sftmix_train_options`; NULL is `auto`), without an
- * adapter. `threads` may be `SFTMIX_UNSET`.
+ * adapter. `threads` is 1 to 1024, or `SFTMIX_UNSET`.
  *
  * `*out` is freed with `sftmix_generator_free`; the model may be freed before. From any thread.
  */
@@ -1477,7 +1526,8 @@ enum sftmix_status sftmix_generator_forget(struct sftmix_generator *generator);
 
 /**
  * Continues a prompt. `options` may be NULL, `on_text` and `out` as well. A callback that answers `false` ends the text;
- * one that has said why by `sftmix_callback_failed` makes the call fail with `SFTMIX_STATUS_CALLBACK`.
+ * where it has said why by `sftmix_callback_failed`, the call fails with `SFTMIX_STATUS_CALLBACK`. One that answers `true`
+ * has not failed, whatever it said.
  *
  * `out` was set up by `sftmix_generation_init` and is freed with `sftmix_generation_free`. From any thread.
  */
@@ -1501,14 +1551,15 @@ enum sftmix_status sftmix_generator_chat(struct sftmix_generator *generator,
                                          struct sftmix_generation *out);
 
 /**
- * Ends the text that is being generated behind its next token; without one it does nothing. Returns at once. From any
- * thread, callbacks too.
+ * Ends the texts that were asked for so far: the one that is being generated behind its next token, those that wait for
+ * their turn before they begin. Without one it does nothing, and what is asked for later is not touched. Returns at once.
+ * From any thread, callbacks too.
  */
 enum sftmix_status sftmix_generator_cancel(struct sftmix_generator *generator);
 
 /**
- * Frees the generator; a text that is being generated is cancelled and its memory freed by whoever asked for it. NULL is
- * fine. From any thread.
+ * Frees the generator; a text that is being generated is cancelled and its memory freed by whoever asked for it, and who
+ * waits for a turn gets `SFTMIX_STATUS_INVALID_HANDLE`. NULL is fine. From any thread.
  */
 enum sftmix_status sftmix_generator_free(struct sftmix_generator *generator);
 
@@ -1536,7 +1587,7 @@ enum sftmix_status sftmix_job_new_with_rows(const struct sftmix_train_options *o
 /**
  * The run in a folder, to be taken up where its newest whole checkpoint stands; where no run is there yet, one is begun.
  * `settings_json`, which may be NULL, is an object of the settings that are given now: inputs may lie elsewhere, with the
- * same contents, and device, limits and cache folder may be others. The model may be NULL.
+ * same contents, and device, limits and cache folder may be others. The model, which may be NULL, is one of them.
  *
  * `*out` is freed with `sftmix_job_free`. From any thread.
  */
@@ -1575,6 +1626,24 @@ enum sftmix_status sftmix_job_run_slice(struct sftmix_job *job,
                                         double seconds,
                                         bool *finished,
                                         struct sftmix_report *report);
+
+/**
+ * Waits for the end of the job, for so many milliseconds, or less than 0 for as long as it takes. `*ended` says whether
+ * it has come to its end; NULL only where there is no limit. The status is then that of the run, and `report`, which may be
+ * NULL, is filled where it is finished. A job that was not begun, or is between two slices, has no end to wait for: that is
+ * `SFTMIX_STATUS_MISUSE`, and `*ended` is false. From any thread, but no callback of the job.
+ */
+enum sftmix_status sftmix_job_wait(struct sftmix_job *job,
+                                   int64_t timeout_ms,
+                                   bool *ended,
+                                   struct sftmix_report *report);
+
+/**
+ * Frees the job. One that runs is stopped behind a checkpoint and waited for; no callback is called afterwards, and calls
+ * of other threads that hold it begin nothing any more. NULL is fine. From any thread, but no callback of the job: there,
+ * and in a log callback on one of its threads, it is `SFTMIX_STATUS_MISUSE`, and the job goes on.
+ */
+enum sftmix_status sftmix_job_free(struct sftmix_job *job);
 
 /**
  * Asks the job to wait: it finishes its micro-batch and writes a checkpoint; memory stays held. Returns at once. From any
@@ -1639,22 +1708,6 @@ enum sftmix_status sftmix_job_acknowledge(struct sftmix_job *job,
                                           uint64_t number);
 
 /**
- * Waits for the end of the job, for so many milliseconds, or less than 0 for as long as it takes. `*ended` says whether
- * it has ended; NULL only where there is no limit. The status is then that of the run, and `report`, which may be NULL,
- * is filled where it is at its end. From any thread, but no callback of the job.
- */
-enum sftmix_status sftmix_job_wait(struct sftmix_job *job,
-                                   int64_t timeout_ms,
-                                   bool *ended,
-                                   struct sftmix_report *report);
-
-/**
- * Frees the job. One that runs is stopped behind a checkpoint and waited for; no callback is called afterwards. NULL is
- * fine. From any thread, but no callback of the job.
- */
-enum sftmix_status sftmix_job_free(struct sftmix_job *job);
-
-/**
  * Tells `callback` what the library logs, up to `level` (0 nothing to 5 all); NULL ends it. `user_data` is passed to it as
  * it is and must stay for as long as a call of it may be under way, which may be a little after it was replaced.
  * Without a callback nothing is logged anywhere. From any thread.
@@ -1664,9 +1717,10 @@ enum sftmix_status sftmix_set_log_callback(int level,
                                            void *user_data);
 
 /**
- * Sets the structure up. NULL is left alone.
+ * Sets up a structure of which the caller has so many bytes: `sftmix_run_plan_init` says how many. NULL is left alone.
  */
-void sftmix_run_plan_init(struct sftmix_run_plan *plan);
+void sftmix_run_plan_init_sized(struct sftmix_run_plan *plan,
+                                size_t size);
 
 /**
  * Plans a run before it is begun: memory, tokens, time, whether it stays within the limit. That it does not is no error.
@@ -1681,31 +1735,10 @@ enum sftmix_status sftmix_plan(const struct sftmix_train_options *options,
                                char **json_out);
 
 /**
- * Sets nothing. NULL is left alone.
+ * Sets nothing, in a structure of which the caller has so many bytes: `sftmix_inspect_options_init` says how many. NULL is left alone.
  */
-void sftmix_eval_options_init(struct sftmix_eval_options *options);
-
-/**
- * Sets the structure up. NULL is left alone.
- */
-void sftmix_evaluation_init(struct sftmix_evaluation *evaluation);
-
-/**
- * Mean loss, perplexity and accuracy of a model, with or without an adapter, over the supervised tokens of rows. The model
- * may be NULL, then the options name it. `evaluation` and `json_out`, which gets the words of `sftmix eval --json`, may
- * be NULL.
- *
- * `*json_out` is freed with `sftmix_string_free`. From any thread.
- */
-enum sftmix_status sftmix_evaluate(const struct sftmix_eval_options *options,
-                                   const struct sftmix_model *model,
-                                   struct sftmix_evaluation *evaluation,
-                                   char **json_out);
-
-/**
- * Sets nothing. NULL is left alone.
- */
-void sftmix_inspect_options_init(struct sftmix_inspect_options *options);
+void sftmix_inspect_options_init_sized(struct sftmix_inspect_options *options,
+                                       size_t size);
 
 /**
  * What training would see of rows: some of them token by token, what became of all, how long they are; as JSON in the
@@ -1717,14 +1750,16 @@ enum sftmix_status sftmix_inspect(const struct sftmix_inspect_options *options,
                                   char **json_out);
 
 /**
- * Sets nothing. NULL is left alone.
+ * Sets nothing, in a structure of which the caller has so many bytes: `sftmix_map_query_init` says how many. NULL is left alone.
  */
-void sftmix_map_query_init(struct sftmix_map_query *query);
+void sftmix_map_query_init_sized(struct sftmix_map_query *query,
+                                 size_t size);
 
 /**
- * Sets the structure up. NULL is left alone.
+ * Sets up a structure of which the caller has so many bytes: `sftmix_map_page_init` says how many. NULL is left alone.
  */
-void sftmix_map_page_init(struct sftmix_map_page *page);
+void sftmix_map_page_init_sized(struct sftmix_map_page *page,
+                                size_t size);
 
 /**
  * Frees the rows of a page and their texts, and empties it; again, or with NULL, does nothing.
@@ -1796,14 +1831,42 @@ enum sftmix_status sftmix_model_path(const struct sftmix_model *model, char **ou
 enum sftmix_status sftmix_model_free(struct sftmix_model *model);
 
 /**
- * Sets nothing: NULL, `SFTMIX_UNSET` and NaN. NULL is left alone.
+ * A `sftmix_status` as a word: `ok`, `invalid_config`. A number that this version does not know is `unknown`. The text is the
+ * library's and stays.
  */
-void sftmix_train_options_init(struct sftmix_train_options *options);
+const char *sftmix_status_name(int status);
 
 /**
- * Sets the structure up. NULL is left alone.
+ * A `sftmix_job_state` as a word: `idle`, `running`. Otherwise as `sftmix_status_name`.
  */
-void sftmix_report_init(struct sftmix_report *report);
+const char *sftmix_job_state_name(int state);
+
+/**
+ * A `sftmix_event_kind` as a word: `none`, `step`. Otherwise as `sftmix_status_name`.
+ */
+const char *sftmix_event_kind_name(int kind);
+
+/**
+ * A `sftmix_stage` as a word: `reference`, `single`; none is `none`. Otherwise as `sftmix_status_name`.
+ */
+const char *sftmix_stage_name(int stage);
+
+/**
+ * A `sftmix_half` as a word: `confident`. Otherwise as `sftmix_status_name`.
+ */
+const char *sftmix_half_name(int half);
+
+/**
+ * Sets nothing (NULL, `SFTMIX_UNSET` and NaN), in a structure of which the caller has so many bytes: `sftmix_train_options_init` says how many. NULL is left alone.
+ */
+void sftmix_train_options_init_sized(struct sftmix_train_options *options,
+                                     size_t size);
+
+/**
+ * Sets up a structure of which the caller has so many bytes: `sftmix_report_init` says how many. NULL is left alone.
+ */
+void sftmix_report_init_sized(struct sftmix_report *report,
+                              size_t size);
 
 /**
  * Frees the texts of a report and sets them to NULL; again, or with NULL, does nothing.
@@ -1811,17 +1874,61 @@ void sftmix_report_init(struct sftmix_report *report);
 void sftmix_report_free(struct sftmix_report *report);
 
 /**
- * Sets nothing. NULL is left alone.
+ * Sets nothing, in a structure of which the caller has so many bytes: `sftmix_limits_init` says how many. NULL is left alone.
  */
-void sftmix_limits_init(struct sftmix_limits *limits);
+void sftmix_limits_init_sized(struct sftmix_limits *limits,
+                              size_t size);
 
 /**
- * Sets the structure up. NULL is left alone.
+ * Sets up a structure of which the caller has so many bytes: `sftmix_job_info_init` says how many. NULL is left alone.
  */
-void sftmix_job_info_init(struct sftmix_job_info *info);
+void sftmix_job_info_init_sized(struct sftmix_job_info *info,
+                                size_t size);
+
+/**
+ * Makes one.
+ *
+ * `*out` is freed with `sftmix_stop_handle_free`. From any thread.
+ */
+enum sftmix_status sftmix_stop_handle_new(struct sftmix_stop_handle **out);
+
+/**
+ * Breaks off what it was given to. Returns at once. From any thread.
+ */
+enum sftmix_status sftmix_stop_handle_stop(struct sftmix_stop_handle *stop);
+
+/**
+ * Frees the handle; what it was given to goes on. NULL is fine. From any thread.
+ */
+enum sftmix_status sftmix_stop_handle_free(struct sftmix_stop_handle *stop);
 
 #ifdef __cplusplus
 }  // extern "C"
 #endif  // __cplusplus
 
 #endif  /* SFTMIX_H */
+
+/*
+ * Sets a structure up, of the size that the program is compiled with: a library with a larger one writes no byte beyond, and
+ * one with a smaller one fills the rest with zeros.
+ */
+#define sftmix_event_init(event) sftmix_event_init_sized((event), sizeof *(event))
+#define sftmix_export_options_init(options) sftmix_export_options_init_sized((options), sizeof *(options))
+#define sftmix_generate_options_init(options) sftmix_generate_options_init_sized((options), sizeof *(options))
+#define sftmix_generation_init(generation) sftmix_generation_init_sized((generation), sizeof *(generation))
+#define sftmix_run_plan_init(plan) sftmix_run_plan_init_sized((plan), sizeof *(plan))
+#define sftmix_eval_options_init(options) sftmix_eval_options_init_sized((options), sizeof *(options))
+#define sftmix_evaluation_init(evaluation) sftmix_evaluation_init_sized((evaluation), sizeof *(evaluation))
+#define sftmix_inspect_options_init(options) sftmix_inspect_options_init_sized((options), sizeof *(options))
+#define sftmix_map_query_init(query) sftmix_map_query_init_sized((query), sizeof *(query))
+#define sftmix_map_page_init(page) sftmix_map_page_init_sized((page), sizeof *(page))
+#define sftmix_train_options_init(options) sftmix_train_options_init_sized((options), sizeof *(options))
+#define sftmix_report_init(report) sftmix_report_init_sized((report), sizeof *(report))
+#define sftmix_limits_init(limits) sftmix_limits_init_sized((limits), sizeof *(limits))
+#define sftmix_job_info_init(info) sftmix_job_info_init_sized((info), sizeof *(info))
+
+/*
+ * A row of a page, from 0. A later library may have larger rows than the program is compiled with.
+ */
+#define sftmix_map_page_row(page, i) \
+  ((const struct sftmix_map_row *)(const void *)((const char *)(page)->rows + (i) * (page)->row_size))

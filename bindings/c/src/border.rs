@@ -16,6 +16,11 @@ pub trait Sized: Copy {
     fn unset() -> Self;
     /// The size that the caller said.
     fn size_mut(&mut self) -> &mut usize;
+    /// Frees what it holds, and holds nothing then.
+    ///
+    /// # Safety
+    /// What it holds was made here.
+    unsafe fn free(&mut self) {}
 }
 
 /// The size that a structure says it has.
@@ -72,16 +77,72 @@ pub unsafe fn fill<T: Sized>(p: *mut T, mut value: T) -> Result<()> {
     let size = unsafe { size_of_given(p)? };
     *value.size_mut() = size;
     let size = size.min(std::mem::size_of::<T>());
-    // SAFETY: so many bytes are the caller's.
-    unsafe { std::ptr::copy_nonoverlapping((&raw const value).cast::<u8>(), p.cast::<u8>(), size) };
+    // SAFETY: so many bytes are the caller's. What it has no place for, it cannot free.
+    unsafe {
+        std::ptr::copy_nonoverlapping((&raw const value).cast::<u8>(), p.cast::<u8>(), size);
+        let none = T::unset();
+        std::ptr::copy_nonoverlapping((&raw const none).cast::<u8>(), (&raw mut value).cast::<u8>(), size);
+        value.free();
+    }
     Ok(())
 }
 
-/// Sets a whole structure up, for the `_init` functions; NULL is left.
-pub unsafe fn init<T: Sized>(p: *mut T) {
-    if !p.is_null() && p.is_aligned() {
-        // SAFETY: it is the caller's.
-        unsafe { p.write(T::unset()) };
+/// As [`can_fill`], where NULL is not filled.
+pub unsafe fn check<T: Sized>(out: *const T) -> Result<()> {
+    // SAFETY: passed on.
+    if out.is_null() {
+        Ok(())
+    } else {
+        unsafe { can_fill(out) }
+    }
+}
+
+/// As [`fill`], where NULL is not filled.
+pub unsafe fn put<T: Sized>(out: *mut T, value: T) -> Result<()> {
+    // SAFETY: passed on.
+    if out.is_null() {
+        Ok(())
+    } else {
+        unsafe { fill(out, value) }
+    }
+}
+
+/// Gives JSON out, unless there is no place for it.
+pub unsafe fn put_json(out: *mut *mut c_char, text: String) {
+    // SAFETY: it is NULL or the caller's.
+    if let Some(out) = unsafe { out.as_mut() } {
+        *out = given_out(&text);
+    }
+}
+
+/// Sets up what the caller has of a structure, for the `_init` functions: it was compiled against a header whose structure
+/// may be smaller than the library's, or larger. What lies beyond the library's is zero. NULL is left.
+pub unsafe fn init<T: Sized>(p: *mut T, size: usize) {
+    if p.is_null() || !p.is_aligned() || size < std::mem::size_of::<usize>() {
+        return;
+    }
+    let mut value = T::unset();
+    *value.size_mut() = size;
+    let known = size.min(std::mem::size_of::<T>());
+    let (from, to) = ((&raw const value).cast::<u8>(), p.cast::<u8>());
+    // SAFETY: so many bytes are the caller's.
+    unsafe {
+        std::ptr::copy_nonoverlapping(from, to, known);
+        to.add(known).write_bytes(0, size - known);
+    }
+}
+
+/// Frees what a structure holds, of the bytes that the caller has and no others. One that was not set up, or NULL, is left.
+pub unsafe fn release<T: Sized>(p: *mut T) {
+    // SAFETY: checked there.
+    let Ok(size) = (unsafe { size_of_given(p) }) else { return };
+    let size = size.min(std::mem::size_of::<T>());
+    let mut held = T::unset();
+    // SAFETY: so many bytes are the caller's, and what lies beyond holds nothing.
+    unsafe {
+        std::ptr::copy_nonoverlapping(p.cast::<u8>(), (&raw mut held).cast::<u8>(), size);
+        held.free();
+        std::ptr::copy_nonoverlapping((&raw const held).cast::<u8>(), p.cast::<u8>(), size);
     }
 }
 
@@ -142,4 +203,77 @@ pub unsafe fn take_all_back<const N: usize>(texts: [&mut *mut c_char; N]) {
 pub unsafe extern "C" fn sftmix_string_free(mut text: *mut c_char) {
     // SAFETY: the caller had it from here.
     unsafe { take_back(&mut text) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As a later library has it: a text more than the earlier one that the caller knows.
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug)]
+    struct Later {
+        struct_size: usize,
+        number: i64,
+        text: *mut c_char,
+        added: *mut c_char,
+    }
+
+    #[repr(C)]
+    struct Earlier {
+        struct_size: usize,
+        number: i64,
+        text: *mut c_char,
+        /// What the caller has there is its own business.
+        canary: usize,
+    }
+
+    const KNOWN: usize = std::mem::offset_of!(Earlier, canary);
+
+    impl Sized for Later {
+        const NAME: &'static str = "later";
+
+        fn unset() -> Self {
+            let none = std::ptr::null_mut();
+            Later { struct_size: std::mem::size_of::<Self>(), number: SFTMIX_UNSET, text: none, added: none }
+        }
+
+        fn size_mut(&mut self) -> &mut usize {
+            &mut self.struct_size
+        }
+
+        unsafe fn free(&mut self) {
+            // SAFETY: passed on.
+            unsafe { take_all_back([&mut self.text, &mut self.added]) };
+        }
+    }
+
+    #[test]
+    fn an_earlier_structure_is_written_as_far_as_it_goes() {
+        let mut e = Earlier { struct_size: 7, number: 7, text: std::ptr::null_mut(), canary: 0xabcd };
+        let p = (&raw mut e).cast::<Later>();
+        unsafe { init(p, KNOWN) };
+        assert_eq!((e.struct_size, e.number, e.canary), (KNOWN, SFTMIX_UNSET, 0xabcd));
+        unsafe { fill(p, Later { number: 3, text: given_out("a"), added: given_out("b"), ..Later::unset() }).unwrap() };
+        assert_eq!((e.struct_size, e.number, e.canary), (KNOWN, 3, 0xabcd));
+        unsafe { release(p) };
+        unsafe { release(p) };
+        assert_eq!((e.struct_size, e.text.is_null(), e.canary), (KNOWN, true, 0xabcd));
+        e.struct_size = 0;
+        e.text = std::ptr::without_provenance_mut(8);
+        let p = (&raw mut e).cast::<Later>();
+        unsafe { release(p) };
+        unsafe { release(std::ptr::null_mut::<Later>()) };
+    }
+
+    #[test]
+    fn a_later_structure_is_zero_beyond() {
+        let mut room = [usize::MAX; 8];
+        let p = room.as_mut_ptr().cast::<Later>();
+        unsafe { init(p, 6 * std::mem::size_of::<usize>()) };
+        assert_eq!(room, [48, usize::MAX, 0, 0, 0, 0, usize::MAX, usize::MAX]);
+        assert!(unsafe { read(p) }.unwrap_err().message.contains("later version"));
+        unsafe { init(p, 7) };
+        assert_eq!(room[0], 48);
+    }
 }

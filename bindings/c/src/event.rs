@@ -160,6 +160,9 @@ pub struct sftmix_prepared {
 
 /// Something that happened in a job. Set up by `sftmix_event_init`; what `sftmix_job_next_event` has filled is freed by
 /// `sftmix_event_free`. Of the parts only the one that `kind` names is filled, the others are zero.
+///
+/// The parts lie in it by value and stay as they are for as long as the library's soname does: what a later version tells
+/// beside, it tells in `json`, or in parts behind the last.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct sftmix_event {
@@ -187,6 +190,15 @@ pub struct sftmix_event {
     pub limits: sftmix_limits,
 }
 
+// A part that grew would move all behind it under programs that are compiled already.
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    use std::mem::{offset_of, size_of};
+    assert!(size_of::<sftmix_step>() == 128 && size_of::<sftmix_evaluated>() == 48);
+    assert!(size_of::<sftmix_sweep>() == 32 && size_of::<sftmix_split>() == 24 && size_of::<sftmix_prepared>() == 72);
+    assert!(size_of::<sftmix_limits>() == 32 && offset_of!(sftmix_event, limits) == 344);
+};
+
 impl Sized for sftmix_event {
     const NAME: &'static str = "sftmix_event";
 
@@ -199,22 +211,25 @@ impl Sized for sftmix_event {
     fn size_mut(&mut self) -> &mut usize {
         &mut self.struct_size
     }
+
+    unsafe fn free(&mut self) {
+        // SAFETY: passed on.
+        unsafe { take_all_back([&mut self.json, &mut self.text]) };
+    }
 }
 
-/// Sets the structure up. NULL is left alone.
+/// Sets up a structure of which the caller has so many bytes: `sftmix_event_init` says how many. NULL is left alone.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sftmix_event_init(event: *mut sftmix_event) {
+pub unsafe extern "C" fn sftmix_event_init_sized(event: *mut sftmix_event, size: usize) {
     // SAFETY: it is NULL or the caller's.
-    unsafe { border::init(event) };
+    unsafe { border::init(event, size) };
 }
 
 /// Frees the texts of an event and sets them to NULL; again, or with NULL, does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sftmix_event_free(event: *mut sftmix_event) {
     // SAFETY: it is NULL or the caller's, and its texts are from here.
-    if let Some(event) = unsafe { event.as_mut() } {
-        unsafe { take_all_back([&mut event.json, &mut event.text]) };
-    }
+    unsafe { border::release(event) };
 }
 
 /// A stage by its word.

@@ -6,9 +6,9 @@ use sftmix::export::{export, export_on, merge, merge_on, AdapterSource, ExportCo
 
 use crate::border::{self, given_out, json, maybe_text, place, Sized, SFTMIX_UNSET};
 use crate::fault::{guard, sftmix_status, Fail, Result};
-use crate::look::flag;
+use crate::given::{flag, once, path, threads};
 use crate::model::{model_of, sftmix_model};
-use crate::options::{count, data_options, path};
+use crate::options::data_options;
 use crate::table;
 
 /// Which adapter, on which base, and what to make of it. `sftmix_export_options_init` sets nothing, and what is not set has
@@ -39,7 +39,7 @@ pub struct sftmix_export_options {
     pub gguf: *const c_char,
     /// Of a merge: type of the stored numbers, such as `bf16`; NULL keeps that of each tensor.
     pub dtype: *const c_char,
-    /// Worker threads.
+    /// Worker threads, 1 to 1024.
     pub threads: i64,
     /// 1 takes the adapter whatever base it names.
     pub force: i64,
@@ -72,17 +72,15 @@ impl Sized for sftmix_export_options {
     }
 }
 
-/// Sets nothing. NULL is left alone.
+/// Sets nothing, in a structure of which the caller has so many bytes: `sftmix_export_options_init` says how many. NULL is left alone.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sftmix_export_options_init(options: *mut sftmix_export_options) {
+pub unsafe extern "C" fn sftmix_export_options_init_sized(options: *mut sftmix_export_options, size: usize) {
     // SAFETY: it is NULL or the caller's.
-    unsafe { border::init(options) };
+    unsafe { border::init(options, size) };
 }
 
 unsafe fn source(o: &sftmix_export_options, model: *const sftmix_model) -> Result<AdapterSource> {
-    if !model.is_null() && !o.model.is_null() {
-        return Err(Fail::setting("model", "it is given twice: by its path and as a model that is open"));
-    }
+    once(!model.is_null() && !o.model.is_null())?;
     // SAFETY: passed on.
     unsafe {
         Ok(AdapterSource {
@@ -92,7 +90,7 @@ unsafe fn source(o: &sftmix_export_options, model: *const sftmix_model) -> Resul
             data: path(o.data, "data")?,
             data_options: data_options(o.data_options_json)?,
             force: flag(o.force, "force")?,
-            threads: count(o.threads, "threads")?,
+            threads: threads(o.threads)?,
             cache_dir: path(o.cache_dir, "cache_dir")?,
         })
     }

@@ -261,7 +261,8 @@ pub unsafe extern "C" fn sftmix_last_error_field(name: *const c_char) -> *const 
 }
 
 /// For a callback that fails: says why, before it returns. The text (copied) becomes the `reason` of the
-/// `SFTMIX_STATUS_CALLBACK` that the call or job ends with. NULL says nothing.
+/// `SFTMIX_STATUS_CALLBACK` that the call or job ends with. NULL says nothing. What is said outside of a callback, or by one
+/// that then answers that it did not fail, is forgotten.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sftmix_callback_failed(reason: *const c_char) {
     if reason.is_null() {
@@ -272,14 +273,18 @@ pub unsafe extern "C" fn sftmix_callback_failed(reason: *const c_char) {
     let _ = REASON.try_with(|r| *r.borrow_mut() = Some(reason));
 }
 
-/// What the callback that has just returned said, where it did.
-pub fn callback_said() -> Option<String> {
-    REASON.try_with(|r| r.borrow_mut().take()).ok().flatten()
+/// Calls a callback; gives its answer, and why it fails where it said so. What was said before, by nobody or by a callback
+/// that this one is called within, is none of its business.
+pub fn called<T>(call: impl FnOnce() -> T) -> (T, Option<String>) {
+    let swap = |reason| REASON.try_with(|r| r.replace(reason)).ok().flatten();
+    let before = swap(None);
+    let answer = call();
+    (answer, swap(before))
 }
 
-/// Why the callback that has just returned failed.
-pub fn callback_reason() -> String {
-    callback_said().unwrap_or_else(|| "it did not say why".into())
+/// Why a callback failed.
+pub fn reason(said: Option<String>) -> String {
+    said.unwrap_or_else(|| "it did not say why".into())
 }
 
 #[cfg(test)]
@@ -316,5 +321,20 @@ mod tests {
         guard(|| Err(Fail::argument("x", "y")));
         std::thread::spawn(|| assert_eq!(sftmix_last_error_status(), sftmix_status::Ok)).join().unwrap();
         assert_eq!(sftmix_last_error_status(), sftmix_status::InvalidArgument);
+    }
+
+    #[test]
+    fn a_reason_is_that_of_the_callback_that_said_it() {
+        let say = |text: &CStr| unsafe { sftmix_callback_failed(text.as_ptr()) };
+        say(c"outside");
+        let (inner, outer) = called(|| {
+            say(c"outer");
+            let (_, silent) = called(|| ());
+            let (_, inner) = called(|| say(c"inner"));
+            assert_eq!(silent, None);
+            inner
+        });
+        assert_eq!((inner.as_deref(), outer.as_deref()), (Some("inner"), Some("outer")));
+        assert_eq!(called(|| ()).1, None);
     }
 }

@@ -1,17 +1,16 @@
 //! Texts from a model and its adapters.
 
 use std::ffi::{c_char, c_void};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::ops::DerefMut;
 
 use serde_json::{Map, Value};
-use sftmix::{Control, Conversation, GenerateConfig, Generation, Generator};
+use sftmix::{Control, Conversation, Generation, Generator, SharedGenerator};
 
-use crate::border::{self, given_out, json, maybe_text, place, take_all_back, text, Sized, SFTMIX_UNSET};
-use crate::fault::{c_text, callback_said, guard, sftmix_status, Fail, Result};
-use crate::job::Inside;
+use crate::border::{self, given_out, json, maybe_text, place, text};
+use crate::fault::{c_text, called, guard, sftmix_status, Fail, Result};
+use crate::generation::{self, config, sftmix_generate_options, sftmix_generation};
+use crate::given::{self, device};
 use crate::model::{model_of, sftmix_model};
-use crate::options::{count, device, real};
 use crate::table::{self, Held};
 
 /// A resident model that generates, with one of its adapters or without. One text at a time: who comes while another is
@@ -23,11 +22,7 @@ pub struct sftmix_generator(());
 /// wait for it.
 pub type sftmix_text_callback = Option<unsafe extern "C" fn(user_data: *mut c_void, piece: *const c_char) -> bool>;
 
-struct Speaker {
-    generator: Mutex<Generator>,
-    cancelled: AtomicBool,
-    inside: Inside,
-}
+struct Speaker(SharedGenerator);
 
 impl Held for Speaker {
     type Opaque = sftmix_generator;
@@ -35,158 +30,23 @@ impl Held for Speaker {
 }
 
 impl Speaker {
-    fn lock(&self) -> Result<MutexGuard<'_, Generator>> {
-        self.inside.refuse("asks the generator")?;
-        Ok(self.generator.lock().unwrap_or_else(PoisonError::into_inner))
+    fn turn(&self) -> Result<impl DerefMut<Target = Generator> + '_> {
+        self.0.turn().map_err(|e| self.fail(e))
     }
-}
 
-/// How text is generated. `sftmix_generate_options_init` sets nothing, and what is not set has the library's default.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct sftmix_generate_options {
-    /// Bytes of the structure, set by `sftmix_generate_options_init`.
-    pub struct_size: usize,
-    /// Most tokens to generate, at least 1.
-    pub max_new_tokens: i64,
-    /// 0 takes the likeliest token each time.
-    pub temperature: f64,
-    /// Samples from so many likeliest tokens.
-    pub top_k: i64,
-    /// Samples from the fewest tokens whose probabilities add up to this.
-    pub top_p: f64,
-    /// Samples from tokens that are at least this likely, relative to the likeliest.
-    pub min_p: f64,
-    /// More than 0; 1 changes nothing.
-    pub repetition_penalty: f64,
-    /// Seed of the sampling, 0 and more.
-    pub seed: i64,
-    /// The text ends before the first of these; `stop_count` of them.
-    pub stop: *const *const c_char,
-    /// How many.
-    pub stop_count: usize,
-}
-
-impl Sized for sftmix_generate_options {
-    const NAME: &'static str = "sftmix_generate_options";
-
-    fn unset() -> Self {
-        sftmix_generate_options {
-            struct_size: std::mem::size_of::<Self>(),
-            max_new_tokens: SFTMIX_UNSET,
-            temperature: f64::NAN,
-            top_k: SFTMIX_UNSET,
-            top_p: f64::NAN,
-            min_p: f64::NAN,
-            repetition_penalty: f64::NAN,
-            seed: SFTMIX_UNSET,
-            stop: std::ptr::null(),
-            stop_count: 0,
+    /// One that was freed while this call waited for it is a handle that is none any more.
+    fn fail(&self, e: sftmix::Error) -> Fail {
+        match e {
+            sftmix::Error::Misuse(_) if self.0.is_closed() => {
+                Fail::new(sftmix_status::InvalidHandle, "the generator was freed before")
+            }
+            e => e.into(),
         }
-    }
-
-    fn size_mut(&mut self) -> &mut usize {
-        &mut self.struct_size
-    }
-}
-
-/// Sets nothing. NULL is left alone.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn sftmix_generate_options_init(options: *mut sftmix_generate_options) {
-    // SAFETY: it is NULL or the caller's.
-    unsafe { border::init(options) };
-}
-
-unsafe fn config(p: *const sftmix_generate_options) -> Result<GenerateConfig> {
-    // SAFETY: passed on; the list is as long as the caller said.
-    unsafe {
-        let o = border::read_or_unset(p)?;
-        let d = GenerateConfig::default();
-        if o.stop.is_null() && o.stop_count > 0 {
-            return Err(Fail::argument("stop", "it is NULL, and stop_count is not 0"));
-        }
-        let stop = (0..o.stop_count).map(|i| text(*o.stop.add(i), "stop").map(String::from));
-        Ok(GenerateConfig {
-            max_new_tokens: count(o.max_new_tokens, "max_new_tokens")?.unwrap_or(d.max_new_tokens),
-            temperature: real(o.temperature).unwrap_or(d.temperature),
-            top_k: count(o.top_k, "top_k")?.or(d.top_k),
-            top_p: real(o.top_p).or(d.top_p),
-            min_p: real(o.min_p).or(d.min_p),
-            repetition_penalty: real(o.repetition_penalty).unwrap_or(d.repetition_penalty),
-            stop: stop.collect::<Result<_>>()?,
-            seed: count(o.seed, "seed")?.unwrap_or(d.seed),
-        })
-    }
-}
-
-/// What was generated. Set up by `sftmix_generation_init`; what a call has filled is freed by `sftmix_generation_free`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct sftmix_generation {
-    /// Bytes of the structure, set by `sftmix_generation_init`.
-    pub struct_size: usize,
-    /// The text, without the prompt, the end token and the stop string.
-    pub text: *mut c_char,
-    /// The stop string that ended it; otherwise NULL.
-    pub stop: *mut c_char,
-    /// Tokens of the prompt.
-    pub prompt_tokens: u64,
-    /// Those of them that an earlier turn had left.
-    pub cached_tokens: u64,
-    /// Tokens generated.
-    pub new_tokens: u64,
-    /// Seconds from prompt to first token.
-    pub prompt_seconds: f64,
-    /// Seconds from prompt to last token.
-    pub seconds: f64,
-    /// It ended with an end token or a stop string, not by a limit or the caller.
-    pub stopped: bool,
-    /// It was cancelled, or its callback said `false`.
-    pub cancelled: bool,
-}
-
-impl Sized for sftmix_generation {
-    const NAME: &'static str = "sftmix_generation";
-
-    fn unset() -> Self {
-        let none = std::ptr::null_mut();
-        sftmix_generation {
-            struct_size: std::mem::size_of::<Self>(),
-            text: none,
-            stop: none,
-            prompt_tokens: 0,
-            cached_tokens: 0,
-            new_tokens: 0,
-            prompt_seconds: 0.0,
-            seconds: 0.0,
-            stopped: false,
-            cancelled: false,
-        }
-    }
-
-    fn size_mut(&mut self) -> &mut usize {
-        &mut self.struct_size
-    }
-}
-
-/// Sets the structure up. NULL is left alone.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn sftmix_generation_init(generation: *mut sftmix_generation) {
-    // SAFETY: it is NULL or the caller's.
-    unsafe { border::init(generation) };
-}
-
-/// Frees the texts of a generation and sets them to NULL; again, or with NULL, does nothing.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn sftmix_generation_free(generation: *mut sftmix_generation) {
-    // SAFETY: it is NULL or the caller's, and its texts are from here.
-    if let Some(g) = unsafe { generation.as_mut() } {
-        unsafe { take_all_back([&mut g.text, &mut g.stop]) };
     }
 }
 
 /// Takes a model that is open into use on a device (a word as in `sftmix_train_options`; NULL is `auto`), without an
-/// adapter. `threads` may be `SFTMIX_UNSET`.
+/// adapter. `threads` is 1 to 1024, or `SFTMIX_UNSET`.
 ///
 /// `*out` is freed with `sftmix_generator_free`; the model may be freed before. From any thread.
 #[unsafe(no_mangle)]
@@ -200,9 +60,8 @@ pub unsafe extern "C" fn sftmix_generator_open(
     guard(|| unsafe {
         let out = place(out, "out")?;
         let model = model_of(model)?.ok_or_else(|| Fail::new(sftmix_status::InvalidHandle, "the model is NULL"))?;
-        let generator = Generator::on(&model, device(device_word)?, count(threads, "threads")?)?;
-        let (cancelled, inside) = (AtomicBool::new(false), Inside::default());
-        *out = table::put(Speaker { generator: Mutex::new(generator), cancelled, inside })?;
+        let generator = Generator::on(&model, device(device_word)?, given::threads(threads)?)?;
+        *out = table::put(Speaker(SharedGenerator::new(generator)))?;
         Ok(())
     })
 }
@@ -217,7 +76,7 @@ pub unsafe extern "C" fn sftmix_generator_add_adapter(
     // SAFETY: the pointers are the caller's.
     guard(|| unsafe {
         let (name, dir) = (text(name, "name")?, text(dir, "dir")?);
-        Ok(table::get::<Speaker>(generator)?.lock()?.add_adapter(name, dir.as_ref())?)
+        Ok(table::get::<Speaker>(generator)?.turn()?.add_adapter(name, dir.as_ref())?)
     })
 }
 
@@ -230,7 +89,7 @@ pub unsafe extern "C" fn sftmix_generator_use_adapter(
     // SAFETY: the pointers are the caller's.
     guard(|| unsafe {
         let name = maybe_text(name, "name")?;
-        Ok(table::get::<Speaker>(generator)?.lock()?.use_adapter(name)?)
+        Ok(table::get::<Speaker>(generator)?.turn()?.use_adapter(name)?)
     })
 }
 
@@ -245,7 +104,7 @@ pub unsafe extern "C" fn sftmix_generator_adapters(
     // SAFETY: the pointers are the caller's.
     guard(|| unsafe {
         let speaker = table::get::<Speaker>(generator)?;
-        let g = speaker.lock()?;
+        let g = speaker.turn()?;
         let names: Vec<&str> = g.adapters().collect();
         *place(out, "out")? = given_out(&json(&serde_json::json!({"adapters": names, "adapter": g.adapter()}))?);
         Ok(())
@@ -261,7 +120,7 @@ pub unsafe extern "C" fn sftmix_generator_load_chat_template(
     // SAFETY: the pointers are the caller's.
     guard(|| unsafe {
         let path = text(path, "path")?;
-        Ok(table::get::<Speaker>(generator)?.lock()?.load_chat_template(path.as_ref())?)
+        Ok(table::get::<Speaker>(generator)?.turn()?.load_chat_template(path.as_ref())?)
     })
 }
 
@@ -269,13 +128,14 @@ pub unsafe extern "C" fn sftmix_generator_load_chat_template(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sftmix_generator_forget(generator: *mut sftmix_generator) -> sftmix_status {
     guard(|| {
-        table::get::<Speaker>(generator)?.lock()?.forget();
+        table::get::<Speaker>(generator)?.turn()?.forget();
         Ok(())
     })
 }
 
 /// Continues a prompt. `options` may be NULL, `on_text` and `out` as well. A callback that answers `false` ends the text;
-/// one that has said why by `sftmix_callback_failed` makes the call fail with `SFTMIX_STATUS_CALLBACK`.
+/// where it has said why by `sftmix_callback_failed`, the call fails with `SFTMIX_STATUS_CALLBACK`. One that answers `true`
+/// has not failed, whatever it said.
 ///
 /// `out` was set up by `sftmix_generation_init` and is freed with `sftmix_generation_free`. From any thread.
 #[unsafe(no_mangle)]
@@ -290,7 +150,7 @@ pub unsafe extern "C" fn sftmix_generator_generate(
     // SAFETY: the pointers are the caller's.
     guard(|| unsafe {
         let (prompt, config) = (text(prompt, "prompt")?, config(options)?);
-        speak(generator, on_text, user_data, out, |g, hear| g.generate(prompt, &config, hear))
+        speak(generator, on_text, user_data, out, |s, hear| s.generate(prompt, &config, hear))
     })
 }
 
@@ -310,7 +170,7 @@ pub unsafe extern "C" fn sftmix_generator_chat(
     guard(|| unsafe {
         let chat = conversation(text(messages_json, "messages_json")?)?;
         let config = config(options)?;
-        speak(generator, on_text, user_data, out, |g, hear| g.chat(&chat, &config, hear))
+        speak(generator, on_text, user_data, out, |s, hear| s.chat(&chat, &config, hear))
     })
 }
 
@@ -350,7 +210,7 @@ unsafe fn speak(
     on_text: sftmix_text_callback,
     user_data: *mut c_void,
     out: *mut sftmix_generation,
-    make: impl FnOnce(&mut Generator, Hear) -> sftmix::Result<Generation>,
+    make: impl FnOnce(&SharedGenerator, Hear) -> sftmix::Result<Generation>,
 ) -> Result<()> {
     let speaker = table::get::<Speaker>(generator)?;
     // SAFETY: passed on.
@@ -358,62 +218,44 @@ unsafe fn speak(
         if !out.is_null() {
             border::can_fill(out)?;
         }
-        let mut g = speaker.lock()?;
-        speaker.cancelled.store(false, SeqCst);
-        let (mut cancelled, mut failed) = (false, None);
-        let made = make(&mut g, &mut |piece| {
+        let mut failed = None;
+        let made = make(&speaker.0, &mut |piece| {
+            let Some(call) = on_text else { return Control::Continue };
             let piece = c_text(piece);
-            let more = on_text.is_none_or(|call| speaker.inside.call(|| call(user_data, piece.as_ptr())));
-            if !more {
-                failed = callback_said();
+            match called(|| call(user_data, piece.as_ptr())) {
+                (true, _) => Control::Continue,
+                (false, said) => {
+                    failed = said;
+                    Control::Stop
+                }
             }
-            cancelled |= !more || speaker.cancelled.load(SeqCst);
-            if cancelled {
-                Control::Stop
-            } else {
-                Control::Continue
-            }
-        })?;
-        drop(g);
-        if let Some(reason) = failed {
-            return Err(sftmix::Error::Callback { reason }.into());
+        });
+        let made = made.map_err(|e| speaker.fail(e))?;
+        match failed {
+            Some(reason) => Err(sftmix::Error::Callback { reason }.into()),
+            None => generation::fill(out, &made),
         }
-        if out.is_null() {
-            return Ok(());
-        }
-        let value = sftmix_generation {
-            text: given_out(&made.text),
-            stop: made.stop.as_deref().map_or(std::ptr::null_mut(), given_out),
-            prompt_tokens: made.prompt_tokens as u64,
-            cached_tokens: made.cached_tokens as u64,
-            new_tokens: made.new_tokens as u64,
-            prompt_seconds: made.prompt_seconds,
-            seconds: made.seconds,
-            stopped: made.stopped,
-            cancelled,
-            ..Sized::unset()
-        };
-        border::fill(out, value)
     }
 }
 
-/// Ends the text that is being generated behind its next token; without one it does nothing. Returns at once. From any
-/// thread, callbacks too.
+/// Ends the texts that were asked for so far: the one that is being generated behind its next token, those that wait for
+/// their turn before they begin. Without one it does nothing, and what is asked for later is not touched. Returns at once.
+/// From any thread, callbacks too.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sftmix_generator_cancel(generator: *mut sftmix_generator) -> sftmix_status {
     guard(|| {
-        table::get::<Speaker>(generator)?.cancelled.store(true, SeqCst);
+        table::get::<Speaker>(generator)?.0.cancel();
         Ok(())
     })
 }
 
-/// Frees the generator; a text that is being generated is cancelled and its memory freed by whoever asked for it. NULL is
-/// fine. From any thread.
+/// Frees the generator; a text that is being generated is cancelled and its memory freed by whoever asked for it, and who
+/// waits for a turn gets `SFTMIX_STATUS_INVALID_HANDLE`. NULL is fine. From any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sftmix_generator_free(generator: *mut sftmix_generator) -> sftmix_status {
     guard(|| {
         if !generator.is_null() {
-            table::take::<Speaker>(generator)?.cancelled.store(true, SeqCst);
+            table::take::<Speaker>(generator)?.0.close();
         }
         Ok(())
     })

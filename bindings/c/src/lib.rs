@@ -9,18 +9,23 @@
 #![allow(non_camel_case_types, clippy::missing_safety_doc)]
 
 mod border;
+mod evaluate;
 mod event;
 mod export;
 mod fault;
+mod generation;
 mod generator;
+mod given;
 mod job;
 mod logging;
 mod look;
 mod map;
 mod model;
+mod names;
 mod options;
 mod report;
 mod status;
+mod stop;
 mod table;
 
 use std::ffi::c_char;

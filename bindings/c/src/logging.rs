@@ -6,6 +6,7 @@ use std::sync::{Mutex, Once, PoisonError};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use crate::fault::{c_text, guard, sftmix_status, Fail};
+use crate::table;
 
 /// Is told a line of the log: its level (1 error, 2 warning, 3 information, 4 debug, 5 trace), the part of the library it
 /// is from, and the text. Both texts stay until it returns. It may be called from any thread, several at once.
@@ -59,6 +60,7 @@ pub unsafe extern "C" fn sftmix_set_log_callback(
     user_data: *mut c_void,
 ) -> sftmix_status {
     guard(|| {
+        table::at_home()?;
         let most = match (level, callback) {
             (0, _) | (_, None) => LevelFilter::Off,
             (1, _) => LevelFilter::Error,

@@ -1,14 +1,15 @@
-//! What can be asked without training: the plan of a run, the loss of a model, what training would see of rows.
+//! What can be looked at before training: the plan of a run, what it would see of rows.
 
 use std::ffi::c_char;
 
 use sftmix::inspect::{inspect, InspectConfig};
-use sftmix::{EvalConfig, Evaluation, RunPlan, TrainConfig};
+use sftmix::{RunPlan, TrainConfig};
 
-use crate::border::{self, given_out, json, maybe_text, place, text, Sized, SFTMIX_UNSET};
-use crate::fault::{guard, sftmix_status, Fail, Result};
+use crate::border::{self, check, given_out, json, maybe_text, place, put, put_json, text, Sized, SFTMIX_UNSET};
+use crate::fault::{guard, sftmix_status};
+use crate::given::{count, threads};
 use crate::model::{model_of, sftmix_model};
-use crate::options::{count, data_options, device, path, sftmix_train_options, train};
+use crate::options::{data_options, sftmix_train_options, train};
 use crate::table;
 
 /// What a run will take. Set up by `sftmix_run_plan_init`; holds nothing that must be freed.
@@ -63,11 +64,11 @@ impl Sized for sftmix_run_plan {
     }
 }
 
-/// Sets the structure up. NULL is left alone.
+/// Sets up a structure of which the caller has so many bytes: `sftmix_run_plan_init` says how many. NULL is left alone.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sftmix_run_plan_init(plan: *mut sftmix_run_plan) {
+pub unsafe extern "C" fn sftmix_run_plan_init_sized(plan: *mut sftmix_run_plan, size: usize) {
     // SAFETY: it is NULL or the caller's.
-    unsafe { border::init(plan) };
+    unsafe { border::init(plan, size) };
 }
 
 fn plan_out(p: &RunPlan) -> sftmix_run_plan {
@@ -101,209 +102,18 @@ pub unsafe extern "C" fn sftmix_plan(
     // SAFETY: the pointers are the caller's.
     guard(|| unsafe {
         table::at_home()?;
-        let given = train(options)?;
+        let (mut given, model) = (train(options)?, model_of(model)?);
         check(plan)?;
-        let planned = match model_of(model)? {
-            Some(_) if given.has("model") => return Err(twice()),
-            Some(model) => sftmix::plan_on(&model, &TrainConfig::from_settings(given.into_map())?)?,
-            None => sftmix::plan(&TrainConfig::from_settings(given.into_map())?)?,
+        given.model(model.as_ref())?;
+        let config = TrainConfig::from_settings(given.into_map())?;
+        let planned = match model {
+            Some(model) => sftmix::plan_on(&model, &config)?,
+            None => sftmix::plan(&config)?,
         };
         put(plan, plan_out(&planned))?;
         put_json(json_out, json(&planned)?);
         Ok(())
     })
-}
-
-fn twice() -> Fail {
-    Fail::setting("model", "it is given twice: by its path and as a model that is open")
-}
-
-unsafe fn check<T: Sized>(out: *const T) -> Result<()> {
-    // SAFETY: passed on.
-    if out.is_null() {
-        Ok(())
-    } else {
-        unsafe { border::can_fill(out) }
-    }
-}
-
-unsafe fn put<T: Sized>(out: *mut T, value: T) -> Result<()> {
-    // SAFETY: passed on.
-    if out.is_null() {
-        Ok(())
-    } else {
-        unsafe { border::fill(out, value) }
-    }
-}
-
-unsafe fn put_json(out: *mut *mut c_char, text: String) {
-    // SAFETY: it is NULL or the caller's.
-    if let Some(out) = unsafe { out.as_mut() } {
-        *out = given_out(&text);
-    }
-}
-
-/// What to evaluate. `sftmix_eval_options_init` sets nothing, and what is not set has the library's default.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct sftmix_eval_options {
-    /// Bytes of the structure, set by `sftmix_eval_options_init`.
-    pub struct_size: usize,
-    /// Model folder or GGUF file; NULL where the call is given a model.
-    pub model: *const c_char,
-    /// PEFT adapter folder; NULL evaluates the model as it is.
-    pub adapter: *const c_char,
-    /// The rows: a file, or a folder with `test.jsonl` or of texts.
-    pub data: *const c_char,
-    /// A word as in `sftmix_train_options`.
-    pub device: *const c_char,
-    /// Where tokenised rows are kept.
-    pub cache_dir: *const c_char,
-    /// How rows become examples: a JSON object of `data_format`, `prompt_field` and the like.
-    pub data_options_json: *const c_char,
-    /// Longest row, tokens.
-    pub max_length: i64,
-    /// Most rows that run together.
-    pub batch_size: i64,
-    /// Worker threads.
-    pub threads: i64,
-    /// 1 takes the adapter whatever base it names.
-    pub force: i64,
-}
-
-impl Sized for sftmix_eval_options {
-    const NAME: &'static str = "sftmix_eval_options";
-
-    fn unset() -> Self {
-        let none = std::ptr::null();
-        sftmix_eval_options {
-            struct_size: std::mem::size_of::<Self>(),
-            model: none,
-            adapter: none,
-            data: none,
-            device: none,
-            cache_dir: none,
-            data_options_json: none,
-            max_length: SFTMIX_UNSET,
-            batch_size: SFTMIX_UNSET,
-            threads: SFTMIX_UNSET,
-            force: SFTMIX_UNSET,
-        }
-    }
-
-    fn size_mut(&mut self) -> &mut usize {
-        &mut self.struct_size
-    }
-}
-
-/// Sets nothing. NULL is left alone.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn sftmix_eval_options_init(options: *mut sftmix_eval_options) {
-    // SAFETY: it is NULL or the caller's.
-    unsafe { border::init(options) };
-}
-
-/// Figures of a model on rows. Set up by `sftmix_evaluation_init`; holds nothing that must be freed.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct sftmix_evaluation {
-    /// Bytes of the structure, set by `sftmix_evaluation_init`.
-    pub struct_size: usize,
-    /// Examples.
-    pub examples: u64,
-    /// Supervised tokens.
-    pub supervised_tokens: u64,
-    /// Mean -log p of a supervised token, nats.
-    pub nll: f64,
-    /// Its exponential.
-    pub perplexity: f64,
-    /// Share of supervised tokens that are the likeliest.
-    pub token_accuracy: f64,
-    /// Share of examples all of whose supervised tokens are.
-    pub exact_match: f64,
-    /// Expected calibration error of the likeliest tokens, 15 bins.
-    pub ece: f64,
-}
-
-impl Sized for sftmix_evaluation {
-    const NAME: &'static str = "sftmix_evaluation";
-
-    fn unset() -> Self {
-        evaluation_out(&Evaluation::default())
-    }
-
-    fn size_mut(&mut self) -> &mut usize {
-        &mut self.struct_size
-    }
-}
-
-/// Sets the structure up. NULL is left alone.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn sftmix_evaluation_init(evaluation: *mut sftmix_evaluation) {
-    // SAFETY: it is NULL or the caller's.
-    unsafe { border::init(evaluation) };
-}
-
-fn evaluation_out(e: &Evaluation) -> sftmix_evaluation {
-    sftmix_evaluation {
-        struct_size: std::mem::size_of::<sftmix_evaluation>(),
-        examples: e.examples,
-        supervised_tokens: e.supervised_tokens,
-        nll: e.nll,
-        perplexity: e.perplexity,
-        token_accuracy: e.token_accuracy,
-        exact_match: e.exact_match,
-        ece: e.ece,
-    }
-}
-
-/// Mean loss, perplexity and accuracy of a model, with or without an adapter, over the supervised tokens of rows. The model
-/// may be NULL, then the options name it. `evaluation` and `json_out`, which gets the words of `sftmix eval --json`, may
-/// be NULL.
-///
-/// `*json_out` is freed with `sftmix_string_free`. From any thread.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn sftmix_evaluate(
-    options: *const sftmix_eval_options,
-    model: *const sftmix_model,
-    evaluation: *mut sftmix_evaluation,
-    json_out: *mut *mut c_char,
-) -> sftmix_status {
-    // SAFETY: the pointers are the caller's.
-    guard(|| unsafe {
-        table::at_home()?;
-        let (o, d) = (border::read(options)?, EvalConfig::default());
-        check(evaluation)?;
-        let config = EvalConfig {
-            model: path(o.model, "model")?.unwrap_or_default(),
-            adapter: path(o.adapter, "adapter")?,
-            force: flag(o.force, "force")?,
-            data: path(o.data, "data")?.ok_or_else(|| Fail::setting("data", "expected a path, found nothing"))?,
-            max_length: count(o.max_length, "max_length")?.unwrap_or(d.max_length),
-            batch_size: count(o.batch_size, "batch_size")?.unwrap_or(d.batch_size),
-            device: device(o.device)?,
-            threads: count(o.threads, "threads")?,
-            cache_dir: path(o.cache_dir, "cache_dir")?,
-            data_options: data_options(o.data_options_json)?,
-        };
-        let found = match model_of(model)? {
-            Some(_) if !o.model.is_null() => return Err(twice()),
-            Some(model) => sftmix::evaluate_on(&model, &config, &sftmix::StopHandle::default())?,
-            None => sftmix::evaluate(&config)?,
-        };
-        put(evaluation, evaluation_out(&found))?;
-        put_json(json_out, json(&found)?);
-        Ok(())
-    })
-}
-
-/// 1, or 0 and `SFTMIX_UNSET` for no.
-pub fn flag(value: i64, name: &str) -> Result<bool> {
-    match value {
-        SFTMIX_UNSET | 0 => Ok(false),
-        1 => Ok(true),
-        _ => Err(Fail::setting(name, format!("expected 0 or 1, found {value}"))),
-    }
 }
 
 /// What to look at. `sftmix_inspect_options_init` sets nothing, and what is not set has the library's default.
@@ -350,11 +160,11 @@ impl Sized for sftmix_inspect_options {
     }
 }
 
-/// Sets nothing. NULL is left alone.
+/// Sets nothing, in a structure of which the caller has so many bytes: `sftmix_inspect_options_init` says how many. NULL is left alone.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sftmix_inspect_options_init(options: *mut sftmix_inspect_options) {
+pub unsafe extern "C" fn sftmix_inspect_options_init_sized(options: *mut sftmix_inspect_options, size: usize) {
     // SAFETY: it is NULL or the caller's.
-    unsafe { border::init(options) };
+    unsafe { border::init(options, size) };
 }
 
 /// What training would see of rows: some of them token by token, what became of all, how long they are; as JSON in the
@@ -377,7 +187,7 @@ pub unsafe extern "C" fn sftmix_inspect(
             row: count(o.row, "row")?,
             rows: count(o.rows, "rows")?.unwrap_or(d.rows),
             max_length: count(o.max_length, "max_length")?.unwrap_or(d.max_length),
-            threads: count(o.threads, "threads")?,
+            threads: threads(o.threads)?,
             data_options: data_options(o.data_options_json)?,
         };
         let files = inspect(&config)?;

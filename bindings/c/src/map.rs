@@ -8,8 +8,7 @@ use sftmix::{DataMap, MapPage, MapQuery, MapRow};
 
 use crate::border::{self, given_out, json, maybe_text, place, take_all_back, text, Sized, SFTMIX_UNSET};
 use crate::fault::{guard, sftmix_status, Fail, Result};
-use crate::look::flag;
-use crate::options::Given;
+use crate::given::{flag, Given};
 use crate::table::{self, Held};
 
 /// The data map of a run, on the checkpoints that were whole when it was opened. The log stays in its files.
@@ -68,11 +67,11 @@ impl Sized for sftmix_map_query {
     }
 }
 
-/// Sets nothing. NULL is left alone.
+/// Sets nothing, in a structure of which the caller has so many bytes: `sftmix_map_query_init` says how many. NULL is left alone.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sftmix_map_query_init(query: *mut sftmix_map_query) {
+pub unsafe extern "C" fn sftmix_map_query_init_sized(query: *mut sftmix_map_query, size: usize) {
     // SAFETY: it is NULL or the caller's.
-    unsafe { border::init(query) };
+    unsafe { border::init(query, size) };
 }
 
 /// A half of the rows.
@@ -87,7 +86,7 @@ pub enum sftmix_half {
     Unconfident = 2,
 }
 
-/// An example and what the checkpoints say of it.
+/// An example and what the checkpoints say of it. A later version may have more of it, behind the last.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct sftmix_map_row {
@@ -135,44 +134,56 @@ pub struct sftmix_map_page {
     pub total: u64,
     /// Rows of this page.
     pub count: usize,
-    /// So many rows, in the order that was asked for; the page's own.
+    /// So many rows, in the order that was asked for; the page's own. `sftmix_map_page_row` gives one.
     pub rows: *mut sftmix_map_row,
+    /// Bytes from one row to the next, which a later library may have more of than `sizeof(sftmix_map_row)`.
+    pub row_size: usize,
 }
 
 impl Sized for sftmix_map_page {
     const NAME: &'static str = "sftmix_map_page";
 
     fn unset() -> Self {
-        sftmix_map_page { struct_size: std::mem::size_of::<Self>(), total: 0, count: 0, rows: std::ptr::null_mut() }
+        sftmix_map_page {
+            struct_size: std::mem::size_of::<Self>(),
+            total: 0,
+            count: 0,
+            rows: std::ptr::null_mut(),
+            row_size: std::mem::size_of::<sftmix_map_row>(),
+        }
     }
 
     fn size_mut(&mut self) -> &mut usize {
         &mut self.struct_size
     }
+
+    unsafe fn free(&mut self) {
+        let (rows, count) = (std::mem::replace(&mut self.rows, std::ptr::null_mut()), std::mem::take(&mut self.count));
+        if rows.is_null() {
+            return;
+        }
+        // SAFETY: made so many by `sftmix_map_rows`, as their texts were.
+        unsafe {
+            let mut rows = Box::from_raw(std::ptr::slice_from_raw_parts_mut(rows, count));
+            for r in &mut rows {
+                take_all_back([&mut r.file, &mut r.prompt, &mut r.response, &mut r.text_absent]);
+            }
+        }
+    }
 }
 
-/// Sets the structure up. NULL is left alone.
+/// Sets up a structure of which the caller has so many bytes: `sftmix_map_page_init` says how many. NULL is left alone.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sftmix_map_page_init(page: *mut sftmix_map_page) {
+pub unsafe extern "C" fn sftmix_map_page_init_sized(page: *mut sftmix_map_page, size: usize) {
     // SAFETY: it is NULL or the caller's.
-    unsafe { border::init(page) };
+    unsafe { border::init(page, size) };
 }
 
 /// Frees the rows of a page and their texts, and empties it; again, or with NULL, does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sftmix_map_page_free(page: *mut sftmix_map_page) {
-    // SAFETY: it is NULL or the caller's, and its rows and their texts are from here.
-    unsafe {
-        let Some(page) = page.as_mut() else { return };
-        let (rows, count) = (std::mem::replace(&mut page.rows, std::ptr::null_mut()), std::mem::take(&mut page.count));
-        if rows.is_null() {
-            return;
-        }
-        let mut rows = Box::from_raw(std::ptr::slice_from_raw_parts_mut(rows, count));
-        for r in &mut rows {
-            take_all_back([&mut r.file, &mut r.prompt, &mut r.response, &mut r.text_absent]);
-        }
-    }
+    // SAFETY: it is NULL or the caller's.
+    unsafe { border::release(page) };
 }
 
 fn row_out(r: &MapRow) -> sftmix_map_row {

@@ -1,13 +1,13 @@
-//! Settings by name: from a structure's fields and from JSON, which name the same things.
+//! What to train, from a structure's fields and from JSON, which name the same things.
 
 use std::ffi::c_char;
-use std::path::PathBuf;
 
-use serde_json::{Map, Number, Value};
-use sftmix::{DataOptions, DeviceSetting, TrainConfig};
+use serde_json::Value;
+use sftmix::{DataOptions, TrainConfig};
 
-use crate::border::{self, maybe_text, Sized, SFTMIX_UNSET};
+use crate::border::{self, Sized, SFTMIX_UNSET};
 use crate::fault::{Fail, Result};
+use crate::given::{object, Given};
 
 /// What to train: `sftmix_train_options_init` sets nothing, and what is not set has the library's default. A text is
 /// copied by the call that it is given to.
@@ -135,90 +135,11 @@ impl Sized for sftmix_train_options {
     }
 }
 
-/// Sets nothing: NULL, `SFTMIX_UNSET` and NaN. NULL is left alone.
+/// Sets nothing (NULL, `SFTMIX_UNSET` and NaN), in a structure of which the caller has so many bytes: `sftmix_train_options_init` says how many. NULL is left alone.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sftmix_train_options_init(options: *mut sftmix_train_options) {
+pub unsafe extern "C" fn sftmix_train_options_init_sized(options: *mut sftmix_train_options, size: usize) {
     // SAFETY: it is NULL or the caller's.
-    unsafe { border::init(options) };
-}
-
-/// Settings that are given, by name.
-#[derive(Debug, Default)]
-pub struct Given(Map<String, Value>);
-
-impl Given {
-    /// # Safety
-    /// The text is NULL or ends in a NUL.
-    pub unsafe fn text(&mut self, name: &str, p: *const c_char) -> Result<()> {
-        // SAFETY: passed on.
-        if let Some(text) = unsafe { maybe_text(p, name)? } {
-            self.0.insert(name.into(), text.into());
-        }
-        Ok(())
-    }
-
-    pub fn number(&mut self, name: &str, value: i64) {
-        if value != SFTMIX_UNSET {
-            self.0.insert(name.into(), value.into());
-        }
-    }
-
-    pub fn real(&mut self, name: &str, value: f64) -> Result<()> {
-        if !value.is_nan() {
-            let number = Number::from_f64(value);
-            let number =
-                number.ok_or_else(|| Fail::setting(name, format!("expected a finite number, found {value}")))?;
-            self.0.insert(name.into(), number.into());
-        }
-        Ok(())
-    }
-
-    /// A JSON object of more.
-    ///
-    /// # Safety
-    /// The text is NULL or ends in a NUL.
-    pub unsafe fn json(&mut self, p: *const c_char) -> Result<()> {
-        // SAFETY: passed on.
-        for (name, value) in unsafe { object(p, "settings_json")? } {
-            if !value.is_null() && self.0.contains_key(&name) {
-                return Err(Fail::setting(&name, "it is given twice: by its field and in settings_json"));
-            }
-            if !value.is_null() {
-                self.0.insert(name, value);
-            }
-        }
-        Ok(())
-    }
-
-    pub fn put(&mut self, name: &str, value: impl Into<Value>) {
-        self.0.insert(name.into(), value.into());
-    }
-
-    pub fn path(&mut self, name: &str, path: &std::path::Path) {
-        self.put(name, path.to_string_lossy().as_ref());
-    }
-
-    pub fn has(&self, name: &str) -> bool {
-        self.0.contains_key(name)
-    }
-
-    pub fn into_map(self) -> Map<String, Value> {
-        self.0
-    }
-}
-
-/// A JSON object, empty where the text is NULL.
-///
-/// # Safety
-/// The text is NULL or ends in a NUL.
-pub unsafe fn object(p: *const c_char, name: &str) -> Result<Map<String, Value>> {
-    // SAFETY: passed on.
-    let Some(text) = (unsafe { maybe_text(p, name)? }) else { return Ok(Map::new()) };
-    match serde_json::from_str(text) {
-        Ok(Value::Object(map)) => Ok(map),
-        Ok(_) => Err(Fail::argument(name, "expected a JSON object")),
-        Err(e) => Err(Fail::argument(name, &format!("not valid JSON: {e}"))),
-    }
+    unsafe { border::init(options, size) };
 }
 
 /// The settings of a run.
@@ -295,39 +216,4 @@ pub unsafe fn data_options(p: *const c_char) -> Result<DataOptions> {
         }
     }
     serde_json::from_value(Value::Object(given)).map_err(|e| Fail::argument("data_options_json", &e.to_string()))
-}
-
-/// A device by its word; NULL is the default.
-///
-/// # Safety
-/// The text is NULL or ends in a NUL.
-pub unsafe fn device(p: *const c_char) -> Result<DeviceSetting> {
-    // SAFETY: passed on.
-    match unsafe { maybe_text(p, "device")? } {
-        None => Ok(DeviceSetting::default()),
-        Some(word) => word.parse().map_err(|reason: String| Fail::setting("device", reason)),
-    }
-}
-
-/// A path, or NULL for none.
-///
-/// # Safety
-/// The text is NULL or ends in a NUL.
-pub unsafe fn path(p: *const c_char, name: &str) -> Result<Option<PathBuf>> {
-    // SAFETY: passed on.
-    Ok(unsafe { maybe_text(p, name)? }.map(PathBuf::from))
-}
-
-/// A count, or `SFTMIX_UNSET` for none.
-pub fn count<T: TryFrom<i64>>(value: i64, name: &str) -> Result<Option<T>> {
-    if value == SFTMIX_UNSET {
-        return Ok(None);
-    }
-    let fits = T::try_from(value).map(Some);
-    fits.map_err(|_| Fail::setting(name, format!("expected a number of 0 and more, found {value}")))
-}
-
-/// A fraction, or NaN for none.
-pub fn real(value: f64) -> Option<f64> {
-    (!value.is_nan()).then_some(value)
 }

@@ -73,22 +73,25 @@ impl Sized for sftmix_report {
     fn size_mut(&mut self) -> &mut usize {
         &mut self.struct_size
     }
+
+    unsafe fn free(&mut self) {
+        // SAFETY: passed on.
+        unsafe { take_all_back([&mut self.run, &mut self.adapter, &mut self.json]) };
+    }
 }
 
-/// Sets the structure up. NULL is left alone.
+/// Sets up a structure of which the caller has so many bytes: `sftmix_report_init` says how many. NULL is left alone.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sftmix_report_init(report: *mut sftmix_report) {
+pub unsafe extern "C" fn sftmix_report_init_sized(report: *mut sftmix_report, size: usize) {
     // SAFETY: it is NULL or the caller's.
-    unsafe { border::init(report) };
+    unsafe { border::init(report, size) };
 }
 
 /// Frees the texts of a report and sets them to NULL; again, or with NULL, does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sftmix_report_free(report: *mut sftmix_report) {
     // SAFETY: it is NULL or the caller's, and its texts are from here.
-    if let Some(report) = unsafe { report.as_mut() } {
-        unsafe { take_all_back([&mut report.run, &mut report.adapter, &mut report.json]) };
-    }
+    unsafe { border::release(report) };
 }
 
 /// Fills a report, unless there is no place for it.

@@ -5,7 +5,7 @@ use sftmix::{JobState, JobStatus, Limits};
 use crate::border::{self, Sized, SFTMIX_UNSET};
 use crate::event::{sftmix_stage, stage_of};
 use crate::fault::Result;
-use crate::options::{count, real};
+use crate::given::{count, real, threads};
 
 /// What a job is at.
 #[repr(C)]
@@ -33,7 +33,8 @@ pub enum sftmix_job_state {
     Other = 99,
 }
 
-/// What a job may take of the machine. `sftmix_limits_init` sets nothing, and what is not set stays as it is.
+/// What a job may take of the machine. `sftmix_limits_init` sets nothing, and what is not set stays as it is. It lies by
+/// value in `sftmix_event` and `sftmix_job_info`, so it stays as it is for as long as the library's soname does.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct sftmix_limits {
@@ -64,11 +65,11 @@ impl Sized for sftmix_limits {
     }
 }
 
-/// Sets nothing. NULL is left alone.
+/// Sets nothing, in a structure of which the caller has so many bytes: `sftmix_limits_init` says how many. NULL is left alone.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sftmix_limits_init(limits: *mut sftmix_limits) {
+pub unsafe extern "C" fn sftmix_limits_init_sized(limits: *mut sftmix_limits, size: usize) {
     // SAFETY: it is NULL or the caller's.
-    unsafe { border::init(limits) };
+    unsafe { border::init(limits, size) };
 }
 
 /// Limits as the caller gave them.
@@ -79,7 +80,7 @@ pub unsafe fn limits_in(p: *const sftmix_limits) -> Result<Limits> {
     // SAFETY: passed on.
     let l = unsafe { border::read(p)? };
     Ok(Limits {
-        threads: count(l.threads, "threads")?,
+        threads: threads(l.threads)?,
         duty_cycle: real(l.duty_cycle),
         memory_limit: count(l.memory_limit, "memory_limit")?,
     })
@@ -140,11 +141,11 @@ impl Sized for sftmix_job_info {
     }
 }
 
-/// Sets the structure up. NULL is left alone.
+/// Sets up a structure of which the caller has so many bytes: `sftmix_job_info_init` says how many. NULL is left alone.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sftmix_job_info_init(info: *mut sftmix_job_info) {
+pub unsafe extern "C" fn sftmix_job_info_init_sized(info: *mut sftmix_job_info, size: usize) {
     // SAFETY: it is NULL or the caller's.
-    unsafe { border::init(info) };
+    unsafe { border::init(info, size) };
 }
 
 /// A status as a structure.

@@ -10,7 +10,7 @@ use crate::fault::{sftmix_status, Fail, Result};
 
 /// Handles of a kind are this far apart, and its number stands below.
 const STRIDE: usize = 8;
-const NAMES: [&str; 5] = ["handle", "model", "job", "generator", "data map"];
+const NAMES: [&str; 6] = ["handle", "model", "job", "generator", "data map", "stop handle"];
 
 /// What stands behind a handle.
 pub trait Held: Any + Send + Sync {

@@ -1,9 +1,9 @@
 //! Text from a model and its adapters.
 
+use std::ops::DerefMut;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::ThreadId;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use sftmix::{Control, Conversation, DeviceSetting};
@@ -84,41 +84,14 @@ pub struct Generator {
 
 #[derive(Debug)]
 struct Held {
-    core: Mutex<sftmix::Generator>,
-    /// Who has its turn.
-    owner: Mutex<Option<ThreadId>>,
-    /// Asks the text that is being generated to end.
-    cancelled: AtomicBool,
+    shared: sftmix::SharedGenerator,
     home: Home,
 }
 
-/// A caller's turn at the generator.
-struct Turn<'a> {
-    core: MutexGuard<'a, sftmix::Generator>,
-    owner: &'a Mutex<Option<ThreadId>>,
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        *locked(self.owner) = None;
-    }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Held {
-    fn lock(&self) -> Result<Turn<'_>> {
+    fn turn(&self) -> Result<impl DerefMut<Target = sftmix::Generator> + '_> {
         self.home.check()?;
-        let here = std::thread::current().id();
-        if *locked(&self.owner) == Some(here) {
-            let detail = "misuse: a callback calls the generator that calls it".into();
-            return Err(SftmixError::Misuse { detail });
-        }
-        let core = locked(&self.core);
-        *locked(&self.owner) = Some(here);
-        Ok(Turn { core, owner: &self.owner })
+        Ok(self.shared.turn()?)
     }
 
     /// One text. `abandoned` ends it where nobody waits for it any more.
@@ -126,18 +99,17 @@ impl Held {
         &self,
         listener: Option<Arc<dyn TextListener>>,
         abandoned: &AtomicBool,
-        work: impl FnOnce(&mut sftmix::Generator, &mut dyn FnMut(&str) -> Control) -> sftmix::Result<sftmix::Generation>,
+        work: impl FnOnce(&sftmix::SharedGenerator, &mut dyn FnMut(&str) -> Control) -> sftmix::Result<sftmix::Generation>,
     ) -> Result<Generation> {
-        let mut turn = self.lock()?;
-        self.cancelled.store(false, SeqCst);
+        self.home.check()?;
         let mut failed = None;
-        let made = work(&mut turn.core, &mut |piece| {
+        let made = work(&self.shared, &mut |piece| {
             let told = match &listener {
                 Some(listener) if !piece.is_empty() => listener.on_text(piece.into()),
                 _ => Ok(true),
             };
             match told {
-                Ok(true) if !self.cancelled.load(SeqCst) && !abandoned.load(SeqCst) => Control::Continue,
+                Ok(true) if !abandoned.load(SeqCst) => Control::Continue,
                 Ok(_) => Control::Stop,
                 Err(e) => {
                     failed = Some(e);
@@ -155,7 +127,7 @@ impl Held {
         listener: Option<Arc<dyn TextListener>>,
         abandoned: &AtomicBool,
     ) -> Result<Generation> {
-        self.make(listener, abandoned, |core, on_text| core.generate(&prompt, &settings.into(), on_text))
+        self.make(listener, abandoned, |shared, on_text| shared.generate(&prompt, &settings.into(), on_text))
     }
 
     fn chat(
@@ -185,7 +157,7 @@ impl Held {
         });
         let messages = messages.into_iter().map(message).collect::<Result<_>>()?;
         let chat = Conversation { tools: tools.transpose()?, ..Conversation::new(messages) };
-        self.make(listener, abandoned, |core, on_text| core.chat(&chat, &settings.into(), on_text))
+        self.make(listener, abandoned, |shared, on_text| shared.chat(&chat, &settings.into(), on_text))
     }
 }
 
@@ -209,38 +181,33 @@ impl Generator {
         }
         let mut core = sftmix::Generator::on(&model.core, device, threads.map(|n| n as usize))?;
         core.set_adapter(adapter.as_deref().map(Path::new))?;
-        let held = Held {
-            core: Mutex::new(core),
-            owner: Mutex::default(),
-            cancelled: AtomicBool::new(false),
-            home: Home::here(),
-        };
+        let held = Held { shared: sftmix::SharedGenerator::new(core), home: Home::here() };
         Ok(Arc::new(Generator { held: Arc::new(held) }))
     }
 
     /// Reads a PEFT adapter folder, to be used by this name; one of the same name goes.
     pub fn add_adapter(&self, name: String, path: String) -> Result<()> {
-        Ok(self.held.lock()?.core.add_adapter(&name, path.as_ref())?)
+        Ok(self.held.turn()?.add_adapter(&name, path.as_ref())?)
     }
 
     /// Generates with the adapter of this name from now on, or with none.
     pub fn use_adapter(&self, name: Option<String>) -> Result<()> {
-        Ok(self.held.lock()?.core.use_adapter(name.as_deref())?)
+        Ok(self.held.turn()?.use_adapter(name.as_deref())?)
     }
 
     /// The names of the adapters, in the order in which they were added.
     pub fn adapters(&self) -> Result<Vec<String>> {
-        Ok(self.held.lock()?.core.adapters().map(String::from).collect())
+        Ok(self.held.turn()?.adapters().map(String::from).collect())
     }
 
     /// The name of the adapter in use.
     pub fn adapter(&self) -> Result<Option<String>> {
-        Ok(self.held.lock()?.core.adapter().map(String::from))
+        Ok(self.held.turn()?.adapter().map(String::from))
     }
 
     /// The most tokens that prompt and text may have together.
     pub fn context(&self) -> Result<u64> {
-        Ok(self.held.lock()?.core.context() as u64)
+        Ok(self.held.turn()?.context() as u64)
     }
 
     /// Continues a prompt.
@@ -296,14 +263,14 @@ impl Generator {
         aside(work, move || ends.store(true, SeqCst)).await
     }
 
-    /// Ends the text that is being generated, from another thread: what there is of it is returned.
+    /// Ends the texts that were asked for so far, from another thread: what there is of them is returned.
     pub fn cancel(&self) {
-        self.held.cancelled.store(true, SeqCst);
+        self.held.shared.cancel();
     }
 
     /// Frees what a chat has left in the cache.
     pub fn forget(&self) -> Result<()> {
-        self.held.lock()?.core.forget();
+        self.held.turn()?.forget();
         Ok(())
     }
 }

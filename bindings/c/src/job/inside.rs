@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use crate::fault::{sftmix_status, Fail, Result};
+use crate::fault::{called, sftmix_status, Fail, Result};
 
 thread_local!(static UNDER_WAY: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) });
 
@@ -15,10 +15,10 @@ impl Inside {
         (&raw const self.0).addr()
     }
 
-    /// Calls a callback.
-    pub fn call<T>(&self, call: impl FnOnce() -> T) -> T {
+    /// Calls a callback; gives its answer, and why it fails where it said so.
+    pub fn call<T>(&self, call: impl FnOnce() -> T) -> (T, Option<String>) {
         let _ = UNDER_WAY.try_with(|u| u.borrow_mut().push(self.place()));
-        let answer = call();
+        let answer = called(call);
         let _ = UNDER_WAY.try_with(|u| u.borrow_mut().pop());
         answer
     }
