@@ -1,5 +1,5 @@
 /* SFTMix from C: train with a pause, a cancel and a resume, look at the least confident rows, export, generate.
- * cc finetune.c $(pkg-config --cflags --libs sftmix) && ./a.out MODEL OUT     (MODEL has a train.jsonl: assets/demo) */
+ * cc finetune.c $(pkg-config --cflags --libs sftmix) && sftmix demo --write demo && ./a.out demo/model demo run */
 #include <sftmix.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,12 +10,12 @@ int main(int argc, char **argv)
 {
     sftmix_train_options options = {.struct_size = 0};
     sftmix_train_options_init(&options);
-    options.data = argc == 3 ? argv[1] : "assets/demo", options.out = argc == 3 ? argv[2] : "run";
+    options.data = argc == 4 ? argv[2] : "demo", options.out = argc == 4 ? argv[3] : "run";
     options.max_steps = 40;
     options.settings_json = "{\"lr\": 0.001, \"reference_checkpoints\": 2}";
     sftmix_model *model;
     sftmix_job *job;
-    check(sftmix_model_open(options.data, &model));
+    check(sftmix_model_open(argc == 4 ? argv[1] : "demo/model", &model));
     check(sftmix_job_new(&options, model, &job)), check(sftmix_job_start(job));
     sftmix_event e = {.struct_size = sizeof e};
     while (check(sftmix_job_next_event(job, -1, &e)), e.kind != SFTMIX_EVENT_KIND_NONE) {

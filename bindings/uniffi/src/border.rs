@@ -108,7 +108,9 @@ pub fn aside<T: Send + 'static, A: FnOnce() + Unpin>(
         let waker = shared.waker.take();
         // Who is woken may poll there and then.
         drop(shared);
-        waker.map(Waker::wake);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     };
     let own = shared.clone();
     let body = move || {
