@@ -238,15 +238,19 @@ fn several_files_are_weighed_and_shown_by_name() {
 
 #[cfg(not(feature = "tables"))]
 #[test]
-fn tables_name_the_feature_that_reads_them() {
+fn parquet_names_the_feature_that_reads_it() {
     let dir = tempfile::tempdir().unwrap();
-    for name in ["d.csv", "d.parquet"] {
+    let inspect = |name: &str| {
         let path = dir.path().join(name);
         std::fs::write(&path, "text\na\n").unwrap();
         let (model, data) = (project("assets/demo"), path.to_str().unwrap());
-        let o = sftmix(&["data", "inspect", "--model", model.to_str().unwrap(), "--data", data]);
-        let says = format!("error: {data}: tables are read by builds with the feature `tables`");
-        assert!(o.status.code() == Some(1) && err(&o).starts_with(&says), "{}", err(&o));
+        (sftmix(&["data", "inspect", "--model", model.to_str().unwrap(), "--data", data]), data.to_string())
+    };
+    let (o, data) = inspect("d.parquet");
+    let says = format!("error: {data}: Parquet is read by builds with the feature `tables`");
+    assert!(o.status.code() == Some(1) && err(&o).starts_with(&says), "{}", err(&o));
+    for name in ["d.csv", "d.tsv"] {
+        assert!(inspect(name).0.status.success(), "{name}");
     }
 }
 

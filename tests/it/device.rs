@@ -128,7 +128,11 @@ fn moved(layers: usize, rows: usize, lora_dropout: f64) -> [Moved; Transfer::ALL
     // The first blocks of the golden model.
     model["num_hidden_layers"] = layers.into();
     std::fs::write(dir.path().join("config.json"), model.to_string()).unwrap();
-    std::fs::copy(golden.join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
+    let bytes = std::fs::read(golden.join("model.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let block = |name: &str| name.strip_prefix("model.layers.")?.split('.').next()?.parse::<usize>().ok();
+    let kept = file.tensors().into_iter().filter(|(name, _)| block(name).is_none_or(|l| l < layers));
+    safetensors::serialize_to_file(kept, None, &dir.path().join("model.safetensors")).unwrap();
     let e = Engine::new(EngineOptions { loss_chunk: Some(16), ..options(Form::Portable) }).unwrap();
     let m = Decoder::open(&e, dir.path(), 64).unwrap();
     let lora = LoraConfig { r: 2, lora_dropout, ..Default::default() };
