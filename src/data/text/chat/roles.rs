@@ -40,7 +40,7 @@ impl Role {
     }
 
     /// Its name for a template, which `knows` some words.
-    pub fn name<'a>(self, given: &'a str, knows: impl Fn(&str) -> bool) -> &'a str {
+    pub fn name(self, given: &str, knows: impl Fn(&str) -> bool) -> &str {
         match self {
             Role::User => "user",
             Role::Assistant | Role::Call => "assistant",
