@@ -69,7 +69,7 @@ as_mine() { [ "$(id -u)" = 0 ] || as_root chown -R "$(id -u):$(id -g)" target/ar
 tests() {
     local out="$here/target/arm64/$1.txt"
     shift
-    arm_cargo test --offline --release --no-default-features --features generate "$@" > "$out" || true
+    arm_cargo test --offline --locked --release --no-default-features --features generate "$@" > "$out" || true
     # What failed is shown whole.
     ! grep -q '^test result: FAILED' "$out" || sed -n '/^failures:/,$p' "$out"
     grep -q '^test result: ' "$out" || { tail -n 20 "$out"; return 1; }
@@ -116,7 +116,7 @@ case ${1:-} in
     lint)
         prepare
         crates
-        arm_cargo clippy --offline --all-targets -- -D warnings
+        arm_cargo clippy --offline --locked --all-targets -- -D warnings
         as_mine
         exit
         ;;

@@ -6,8 +6,8 @@
 #
 # cuda: the feature, on this machine, with a stand-in for nvcc that gives candle's build scripts empty kernels.
 # metal: the feature, for Apple's processors. windows, arm: the default features for those targets.
-# Where rustup has no library for a target, Arm is checked with Debian's (scripts/arm64.sh), and the last line says what was
-# left out. Nothing is compiled to machine code, linked or run: for CUDA see scripts/cuda-toolkit.sh and scripts/gpu-check.sh,
+# The last line says what was left out because rustup has no library for it here; for Arm, `scripts/arm64.sh lint` takes
+# Debian's. Nothing is compiled to machine code, linked or run: for CUDA see scripts/cuda-toolkit.sh and scripts/gpu-check.sh,
 # for Arm scripts/arm64.sh, for the rest .github/workflows/ci.yml.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -64,12 +64,10 @@ END
 
 # Not the code's fault: a machine may have Rust from elsewhere. Debian has Rust's library for Arm, of another release.
 without_rustup() {
-    if [ "$1" = aarch64-unknown-linux-gnu ] && { [ "$(id -u)" = 0 ] || sudo -n true; } && scripts/arm64.sh prepare; then
-        scripts/arm64.sh lint
-    else
-        echo "NOT CHECKED: Rust's library for $1 cannot be had here"
-        left_out+=("$1")
-    fi
+    local instead=
+    [ "$1" != aarch64-unknown-linux-gnu ] || instead='; scripts/arm64.sh lint takes Debian'"'"'s'
+    echo "NOT CHECKED: Rust's library for $1 cannot be had here$instead"
+    left_out+=("$1")
 }
 
 target() {
