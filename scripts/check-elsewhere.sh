@@ -6,8 +6,9 @@
 #
 # cuda: the feature, on this machine, with a stand-in for nvcc that gives candle's build scripts empty kernels.
 # metal: the feature, for Apple's processors. windows, arm: the default features for those targets.
-# Nothing is compiled to machine code, linked or run: for CUDA see scripts/cuda-toolkit.sh and
-# scripts/gpu-check.sh, for the rest .github/workflows/ci.yml.
+# The last line says what was left out because rustup has no library for it here; for Arm, `scripts/arm64.sh lint` takes
+# Debian's. Nothing is compiled to machine code, linked or run: for CUDA see scripts/cuda-toolkit.sh and scripts/gpu-check.sh,
+# for Arm scripts/arm64.sh, for the rest .github/workflows/ci.yml.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}/elsewhere"
@@ -61,18 +62,26 @@ END
     export "CC_$under=$bin/cc" "AR_$under=$bin/cc" SDKROOT="$CARGO_TARGET_DIR/stand-in"
 }
 
+# Not the code's fault: a machine may have Rust from elsewhere. Debian has Rust's library for Arm, of another release.
+without_rustup() {
+    local instead=
+    [ "$1" != aarch64-unknown-linux-gnu ] || instead='; scripts/arm64.sh lint takes Debian'"'"'s'
+    echo "NOT CHECKED: Rust's library for $1 cannot be had here$instead"
+    left_out+=("$1")
+}
+
 target() {
     local i
-    stand_in_cc "$1"
     for i in 1 2 3; do
         rustup target add "$1" && break
-        # Not the code's fault: a machine may have Rust from elsewhere.
-        [ "$i" = 3 ] && echo "NOT CHECKED: Rust's library for $1 cannot be had here" && return 0
+        [ "$i" = 3 ] && { without_rustup "$1"; return; }
         sleep $((i * 10))
     done
+    stand_in_cc "$1"
     cargo clippy --locked --target "$1" "${@:2}" --all-targets -- -D warnings
 }
 
+left_out=()
 [ $# -gt 0 ] || set -- cuda metal windows arm
 for what in "$@"; do
     printf '== %s (%s s)\n' "$what" "$SECONDS"
@@ -84,3 +93,4 @@ for what in "$@"; do
         *) echo "expected cuda, metal, windows or arm, found $what" >&2; exit 2 ;;
     esac
 done
+[ ${#left_out[@]} = 0 ] || echo "left out, for want of Rust's library: ${left_out[*]}"

@@ -10,8 +10,8 @@ cache=${SFTMIX_SWIFT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sftmix/swift}
 edition=1
 root=$cache/trixie-$edition
 
-retry() { for i in 1 2 3 4 5; do "$@" && return 0; echo "attempt $i failed: $*" >&2; sleep $((i * 10)); done; return 1; }
-as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+# shellcheck source=../../scripts/debian-root.sh
+. "$(dirname "$0")/../../scripts/debian-root.sh"
 
 installed() {
     local version
@@ -19,72 +19,20 @@ installed() {
     [ "${version:-0}" -ge 6 ]
 }
 
-# The mirror and the proxy that this machine's own package sources name.
-mirror() {
-    { sed -nE 's/^URIs:[[:space:]]*([^[:space:]]+).*/\1/p' /etc/apt/sources.list.d/*.sources
-      sed -nE 's/^deb[[:space:]]+(\[[^]]*\][[:space:]]+)?([^[:space:]]+).*/\2/p' /etc/apt/sources.list /etc/apt/sources.list.d/*.list
-    } 2>/dev/null | awk '/\/debian\/?$/ && !found { print; found = 1 }' || true
-}
-
-fetch() {
-    local apt=$1 from proxy=''
-    from=$(mirror)
-    [ -n "$from" ] || { echo "no Debian mirror in /etc/apt: install Swift 6 by hand" >&2; return 1; }
-    eval "$(apt-config shell proxy Acquire::http::Proxy)"
-    mkdir -p "$apt"/etc/apt/{apt.conf.d,preferences.d,trusted.gpg.d} "$apt"/var/lib/{apt/lists/partial,dpkg} \
-        "$apt/var/cache/apt/archives/partial"
-    : > "$apt/var/lib/dpkg/status"
-    {
-        printf '%s\n' "Dir \"$apt\";" "Dir::State::status \"$apt/var/lib/dpkg/status\";" \
-            'APT::Install-Recommends "false";' 'APT::Sandbox::User "root";' 'Acquire::Retries "3";' 'Acquire::Languages "none";'
-        [ -z "$proxy" ] || printf 'Acquire::http::Proxy "%s";\n' "$proxy"
-    } > "$apt/apt.conf"
-    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $from trixie main" > "$apt/etc/apt/sources.list"
-    export APT_CONFIG=$apt/apt.conf
-    retry apt-get -qq update
-    # libc6-dev is only recommended by swiftlang, and nothing links without it.
-    retry apt-get -qq install -y --download-only swiftlang libc6-dev libstdc++-14-dev bash coreutils dash base-files
-    unset APT_CONFIG
-}
-
 # Debuggers, editors' servers, the other LLVM tools and the static library: 830 MB that no build here reads.
 unused=('*/lldb*' '*/liblldb*' '*/clangd*' '*/sourcekit-lsp*' '*/docc*' '*/swift-format*' '*/llvm-[a-z]*' '*/libsourcekitd*'
     '*/swift_static*' '*/python3*' '*/share/doc/*' '*/share/man/*' '*/share/locale/*')
-
-unpack() {
-    local apt=$1 to=$2 package folder
-    mkdir -p "$to"/usr/{bin,sbin,lib,lib64}
-    # Since Debian 12 these are one folder; a package that was unpacked first must not make two of them.
-    for folder in bin sbin lib lib64; do ln -sfn "usr/$folder" "$to/$folder"; done
-    for package in "$apt"/var/cache/apt/archives/*.deb; do
-        dpkg-deb --fsys-tarfile "$package" |
-            tar -x -C "$to" --keep-directory-symlink --no-same-owner "${unused[@]/#/--exclude=}"
-    done
-    mkdir -p "$to"/{proc,dev,tmp,root} && chmod 1777 "$to/tmp"
-}
 
 prepare() {
     if installed || [ -e "$root/.whole" ]; then return; fi
     # What a run that was killed has left goes; the mark is made last.
     as_root rm -rf "$root" && mkdir -p "$cache"
-    fetch "$cache/apt" >&2
-    unpack "$cache/apt" "$root"
+    # libc6-dev is only recommended by swiftlang, and nothing links without it.
+    fetch_packages "$cache/apt" trixie "$(dpkg --print-architecture)" \
+        swiftlang libc6-dev libstdc++-14-dev bash coreutils dash base-files >&2
+    unpack_packages "$cache/apt" "$root" "${unused[@]}"
     rm -rf "$cache/apt"
     touch "$root/.whole"
-}
-
-# In a mount namespace of its own, so that nothing stays mounted however the command ends.
-inside() {
-    local folders=() folder
-    while [ "$1" != -- ]; do folders+=("$1"); shift; done
-    shift
-    for folder in "${folders[@]}" /proc /dev; do
-        mkdir -p "$root$folder"
-        mount --rbind "$folder" "$root$folder"
-    done
-    # shellcheck disable=SC2016
-    exec chroot "$root" /usr/bin/env HOME=/root PATH=/usr/libexec/swift/bin:/usr/bin:/bin \
-        /bin/sh -c 'cd "$1" && shift && exec "$@"' sh "$PWD" "$@"
 }
 
 case ${1:-} in
@@ -100,11 +48,15 @@ case ${1:-} in
             exec "$@"
         fi
         [ -e "$root/.whole" ] || { echo "run $0 prepare first" >&2; exit 1; }
+        # In a mount namespace of its own, so that nothing stays mounted however the command ends.
         as_root env "SFTMIX_SWIFT_CACHE=$cache" unshare --mount --propagation private bash "$0" inside "$@"
         ;;
     inside)
         shift
-        inside "$@"
+        folders=()
+        while [ "$1" != -- ]; do folders+=("$1"); shift; done
+        shift
+        in_root "$root" "${folders[@]}" -- env PATH=/usr/libexec/swift/bin:/usr/bin:/bin "$@"
         ;;
     *) echo "usage: $0 prepare | run FOLDER... -- COMMAND..." >&2; exit 2 ;;
 esac
