@@ -19,9 +19,7 @@ type Trained = Result<(String, Vec<String>), String>;
 fn templates() -> Vec<(String, ChatFormat)> {
     let mut out = vec![("plain".to_string(), ChatFormat::plain(Some("</s>")))];
     let folders = ["qwen2.5-0.5b-instruct", "qwen3-0.6b", "phi-3-mini-4k-instruct", "minimind"];
-    for name in
-        folders.into_iter().chain(["mistral-7b-instruct-v0.3", "smollm2-135m-instruct", "llama-3.2-1b-instruct"])
-    {
+    for name in folders.into_iter().chain(["mistral-7b-instruct-v0.3", "llama-3.2-1b-instruct"]) {
         let Some(folder) = folder(name) else { return out };
         let tokenizer = Tokenizer::load(&folder.path).unwrap();
         out.push((name.into(), ChatFormat::of(&tokenizer, &DataOptions::default(), None).unwrap()));
@@ -173,7 +171,7 @@ fn cases() -> Vec<Case> {
 
 #[test]
 fn rows_are_trained_as_their_plain_form_is() {
-    let (mut rows, mut rendered) = (0, 0);
+    let (mut rows, mut rendered, mut wrong) = (0, 0, Vec::new());
     for (name, format) in templates() {
         for Case { name: oddity, odd, beside, plain, tools } in cases() {
             let mut plain_row = tools.as_object().unwrap().clone();
@@ -182,23 +180,22 @@ fn rows_are_trained_as_their_plain_form_is() {
             for (shape, row) in shapes(&odd, &beside) {
                 let found = trained(&format, &row, &[]);
                 rows += 1;
-                match (&found, &want) {
-                    (Ok(found), Ok(want)) => {
-                        rendered += 1;
-                        assert_eq!(found, want, "{name}, {shape}, {oddity}");
-                        assert!(!found.1.is_empty(), "{name}, {shape}, {oddity}: nothing is trained");
-                    }
-                    // What the template has no place for is refused in whichever form.
-                    (Err(found), Err(want)) => {
-                        let words = |e: &str| e.split(": ").last().unwrap().to_string();
-                        assert_eq!(words(found), words(want), "{name}, {shape}, {oddity}");
-                    }
-                    _ => panic!("{name}, {shape}, {oddity}: {found:?}, and the plain form: {want:?}"),
+                rendered += usize::from(found.is_ok());
+                // What the template has no place for is refused in whichever form.
+                let words = |e: &str| e.split(": ").last().unwrap().to_string();
+                let same = match (&found, &want) {
+                    (Ok(found), Ok(want)) => found == want && !found.1.is_empty(),
+                    (Err(found), Err(want)) => words(found) == words(want),
+                    _ => false,
+                };
+                if !same {
+                    wrong.push(format!("{name}, {shape}, {oddity}: {found:?}, and the plain form: {want:?}"));
                 }
             }
         }
     }
     println!("{rows} rows, {rendered} of them trained");
+    assert!(wrong.is_empty(), "{} of {rows}:\n{}", wrong.len(), wrong.join("\n"));
     assert!(rows >= 26);
 }
 
@@ -210,6 +207,7 @@ fn what_a_template_leaves_out_is_named() {
         json!({"role": "assistant", "content": "Finch keeps them.", "reasoning_content": "The porter was Finch."});
     let documents = json!([{"title": "Keys", "text": "The keys are kept by Finch."}]);
     let tools = json!([{"type": "function", "function": {"name": "tide", "description": "The tide at a port."}}]);
+    let mut wrong = Vec::new();
     for (template, row, want) in [
         (
             "phi-3-mini-4k-instruct",
@@ -241,12 +239,17 @@ fn what_a_template_leaves_out_is_named() {
         ),
     ] {
         let Some((_, format)) = templates().into_iter().find(|(name, _)| name == template) else { continue };
-        let e = trained(&format, &row, &[]).unwrap_err();
-        assert!(e.contains(want), "{template}: {e}");
+        let e = trained(&format, &row, &[]);
+        if !e.as_ref().is_err_and(|e| e.contains(want)) {
+            wrong.push(format!("{template}: {row}: {e:?}"));
+        }
         let said = trained(&format, &row, &["critic", "tools", "documents", "reasoning_content"]);
         let of_an_answer = row["messages"].as_array().unwrap().iter().any(|m| m.get("reasoning_content").is_some());
-        assert_eq!(said.is_err(), of_an_answer, "{template}: {said:?}");
+        if said.is_err() != of_an_answer {
+            wrong.push(format!("{template}, where it is said: {said:?}"));
+        }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let format = ChatFormat::plain(Some("</s>"));
     let text = json!({"text": "a"});
     assert!(trained(&format, &text, &["tools"]).unwrap_err().contains("template_drops"));
@@ -284,14 +287,19 @@ fn weights_are_honoured() {
         turn("user", "sure?"),
         json!({"role": "assistant", "content": "four", "weight": 1}),
     ];
-    let mut seen = 0;
+    let (mut seen, mut wrong) = (0, Vec::new());
     for (name, format) in templates() {
         for (shape, row) in shapes(&turns, &json!({})) {
-            let (text, spans) = trained(&format, &row, &[]).unwrap_or_else(|e| panic!("{name}, {shape}: {e}"));
-            assert!(text.contains("five"), "{name}, {shape}");
-            assert!(spans.len() == 1 && spans[0].contains("four"), "{name}, {shape}: {spans:?}");
+            let found = trained(&format, &row, &[]);
+            let honoured = |(text, spans): &(String, Vec<String>)| {
+                text.contains("five") && spans.len() == 1 && spans[0].contains("four")
+            };
+            if !found.as_ref().is_ok_and(honoured) {
+                wrong.push(format!("{name}, {shape}: {found:?}"));
+            }
             seen += 1;
         }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(seen >= 2);
 }
