@@ -20,7 +20,7 @@ pub fn checkpoint_file_name(c: usize) -> String {
 /// Name of the file of [`td_metrics`].
 pub const TD_METRICS: &str = "td_metrics.jsonl";
 
-/// Name of the file of [`csv`].
+/// Name of the file of [`csv()`].
 pub const CSV: &str = "metrics.csv";
 
 #[derive(Serialize)]
