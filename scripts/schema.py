@@ -135,7 +135,8 @@ def python(settings):
              "# name: (type, default, what it says); a default of ... must be given.", "SETTINGS = {"]
     for s in settings:
         default = ... if s["name"] in ("model", "data", "out") else s["default"]
-        default = tuple(default) if isinstance(default, list) else default
+        # A list of nothing is as good as none, and `help` says the same as the stub.
+        default = (tuple(default) or None) if isinstance(default, list) else default
         text = s["doc"] + (f" One of: {', '.join(s['words'])}." if "words" in s else "")
         lines.append(f"    {s['name']!r}: ({PYTHON[s['type']]!r}, {'...' if default is ... else repr(default)},")
         lines.append(f"        {text!r}),")

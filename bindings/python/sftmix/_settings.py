@@ -120,7 +120,7 @@ SETTINGS = {
         "File with the chat template that conversations are written with, instead of the model's own."),
     'chat_template_kwargs': ('dict', None,
         'Further variables of the chat template, such as `enable_thinking`.'),
-    'template_drops': ('str | list[str]', (),
+    'template_drops': ('str | list[str]', None,
         'What a conversation may have that its template leaves out: keys, as `reasoning_content`, `tools` or `documents`, and roles whose texts it may leave out. A part of a trained answer is not to be left out.'),
 }
 
