@@ -62,6 +62,8 @@ fn a_paused_job_still_ends_its_slices() {
     let want = whole(config(&dir.path().join("whole")));
     let out = dir.path().join("run");
     let job = TrainingJob::new(config(&out)).unwrap();
+    // A rest behind each micro-batch, so that no machine is done within a slice.
+    job.control().update(limits(None, Some(0.1))).unwrap();
     while job.control().status().global_step < 2 {
         assert!(job.run_slice(Duration::from_millis(200)).unwrap().report.is_none());
     }
@@ -74,6 +76,7 @@ fn a_paused_job_still_ends_its_slices() {
         assert_eq!((job.control().status().state, job.control().status().global_step), (JobState::Idle, step));
     }
     job.control().resume();
+    job.control().update(limits(None, Some(1.0))).unwrap();
     while job.run_slice(Duration::from_secs(2)).unwrap().report.is_none() {}
     assert!(adapter(&out) == want);
 }
@@ -86,11 +89,12 @@ fn a_pause_in_a_rest_or_an_evaluation_loses_nothing() {
 
     let rested = dir.path().join("rested");
     let job = TrainingJob::new(judged(&rested)).unwrap();
+    job.control().update(limits(None, Some(0.1))).unwrap();
     job.start().unwrap();
     until(&job, |s| s.global_step >= 1);
     // It rests for most of the time: the pause comes in a rest.
     job.control().update(limits(None, Some(0.01))).unwrap();
-    until(&job, |s| s.limits.duty_cycle.is_some());
+    until(&job, |s| s.limits.duty_cycle == Some(0.01));
     let step = job.control().status().global_step;
     until(&job, |s| s.global_step > step);
     job.control().pause();
@@ -126,6 +130,7 @@ fn a_stop_between_slices_stops_the_next_and_no_other() {
     for save in [true, false] {
         let out = dir.path().join(format!("run-{save}"));
         let job = TrainingJob::new(config(&out)).unwrap();
+        job.control().update(limits(None, Some(0.1))).unwrap();
         while job.control().status().global_step < 2 {
             job.run_slice(Duration::from_millis(200)).unwrap();
         }
@@ -138,7 +143,6 @@ fn a_stop_between_slices_stops_the_next_and_no_other() {
         assert_eq!(job.control().status().state, JobState::Cancelled);
         // Of a job that has ended a second press asks nothing, and the next slice is saved as ever.
         job.control().cancel(false);
-        job.control().update(limits(None, Some(0.3))).unwrap();
         let slice = job.run_slice(Duration::from_millis(300)).unwrap();
         let at = job.control().status().global_step;
         assert!(slice.report.is_some() || slice.checkpoint.unwrap().ends_with(format!("checkpoint-{at}")));
