@@ -13,13 +13,14 @@ use serde::Serialize;
 use serde_json::{json, Map, Value};
 
 use super::check::{differences, Difference, Side};
+use super::ends::{add_end, end_of_turn};
 use super::precision::Precision;
 use super::quantize;
 use super::quantize::QuantType;
 use super::quantize::QuantizeConfig;
 use super::source::{AdapterSource, Opened};
 use crate::base::Model;
-use crate::data::text::chat::stored::{write_templates, DEFAULT};
+use crate::data::text::chat::stored::write_templates;
 use crate::disk::{place, put, replace_dir, with_temporary_dir};
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, TOKENIZER};
@@ -453,26 +454,6 @@ fn verify(opened: &Opened, dir: &Path, out: &Path, sums: Sums) -> Result<Merged>
         left_out: Vec::new(),
         end_added: end_of_turn(opened).map(|(_, text)| text),
     })
-}
-
-/// Where an answer ends by the template that goes out, unless the base's files have it among the end tokens.
-fn end_of_turn(opened: &Opened) -> Option<(u32, String)> {
-    let template = opened.templates.get(DEFAULT)?;
-    // A base without a tokenizer has no end tokens to add to.
-    let tokenizer = opened.base.tokenizer().ok()?;
-    let id = tokenizer.end_of_turn(template).filter(|id| !tokenizer.eos_ids().contains(id));
-    id.map(|id| (id, tokenizer.name_of(id)))
-}
-
-/// Adds an end token to those that a file names.
-fn add_end(file: &mut Map<String, Value>, id: u32) {
-    let mut all = match file.remove("eos_token_id") {
-        Some(Value::Array(list)) => list,
-        Some(Value::Null) | None => Vec::new(),
-        Some(one) => vec![one],
-    };
-    all.push(id.into());
-    file.insert("eos_token_id".into(), all.into());
 }
 
 /// Some rows of a merged matrix against `W + s·B·A` in f64: each number is that one, rounded once.

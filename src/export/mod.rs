@@ -2,6 +2,7 @@
 //! from its files, and its weights and logits are compared with the adapter's, before it gets its name.
 
 mod check;
+mod ends;
 mod gguf;
 mod halves;
 mod merge;

@@ -8,27 +8,8 @@ use std::time::{Duration, Instant};
 use serde_json::Map;
 use sftmix::{Control, Error, Event, JobState, Limits, Recipe, TrainConfig, TrainingJob};
 
+use crate::steer::{adapter, config};
 use crate::support::project;
-
-fn config(out: &Path) -> TrainConfig {
-    TrainConfig {
-        model: project("assets/demo"),
-        data: project("assets/demo/train.jsonl").to_str().unwrap().into(),
-        out: out.to_path_buf(),
-        recipe: Recipe::Sftmix,
-        epochs: 1,
-        max_steps: Some(12),
-        batch_size: 4,
-        max_length: 64,
-        threads: Some(2),
-        save_every: 5,
-        ..Default::default()
-    }
-}
-
-fn adapter(run: &Path) -> Vec<u8> {
-    std::fs::read(run.join("adapter/adapter_model.safetensors")).unwrap()
-}
 
 fn until(job: &TrainingJob, what: impl Fn(&sftmix::JobStatus) -> bool) {
     let begun = Instant::now();

@@ -11,7 +11,7 @@ use sftmix::{Control, Error, Event, JobState, Limits, Recipe, RowSource, TrainCo
 
 use crate::support::project;
 
-fn config(out: &Path) -> TrainConfig {
+pub fn config(out: &Path) -> TrainConfig {
     TrainConfig {
         model: project("assets/demo"),
         data: project("assets/demo/train.jsonl").to_str().unwrap().into(),
@@ -27,7 +27,7 @@ fn config(out: &Path) -> TrainConfig {
     }
 }
 
-fn adapter(run: &Path) -> Vec<u8> {
+pub fn adapter(run: &Path) -> Vec<u8> {
     std::fs::read(run.join("adapter/adapter_model.safetensors")).unwrap()
 }
 

@@ -6,12 +6,8 @@ const KEYS: [&str; 9] = ["data", "train", "rows", "examples", "instances", "samp
 /// The key of the array of rows in an object that begins with these bytes, and the byte at which the array opens. `None`
 /// where the bytes are a row: one that ends before another begins, or one without such a key in what is at hand.
 pub(crate) fn find(bytes: &[u8]) -> Option<(String, usize)> {
-    if value(bytes, 0).is_some_and(|end| bytes[end..].iter().any(|b| !b.is_ascii_whitespace() && *b != b'{')) {
-        // Whatever it is, it is no object alone.
-        return None;
-    }
-    if value(bytes, 0).is_some_and(|end| bytes[end..].contains(&b'{')) {
-        // Further rows follow.
+    if value(bytes, 0).is_some_and(|end| blank(bytes, end) < bytes.len()) {
+        // It is no object alone: further rows follow.
         return None;
     }
     let mut at = 1;

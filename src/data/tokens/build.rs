@@ -22,7 +22,11 @@ pub(crate) fn build(request: &StoreRequest<'_>, format: &ChatFormat, key: &[u8; 
     let name = blake3::Hash::from_bytes(*key).to_hex();
     let mut writer = Writer::new(&request.cache_dir.join(format!("{name}.store")))?;
     // The first row may decide the shape of all, so it is read ahead of them.
-    if let Some(first) = RowReader::open(data)?.next() {
+    let mut rows = RowReader::open(data)?;
+    if let Some(key) = &rows.parser().rows_at {
+        log::info!("{}: its rows are those of the key {key}", data.display());
+    }
+    if let Some(first) = rows.next() {
         let (row, object) = first?;
         let template = Template::resolve(request.options, format, data, row, &object)?;
         let unfinished = Unfinished::new(request.cache_dir, key);

@@ -149,7 +149,8 @@ fn python_float(x: f64) -> String {
     format!("{digits}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs())
 }
 
-fn write_text(out: &mut String, text: &str, ascii: bool) {
+/// A string as JSON writes it, in its quotes.
+pub(super) fn write_text(out: &mut String, text: &str, ascii: bool) {
     out.push('"');
     for c in text.chars() {
         match c {

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use super::conversation::Conversation;
 use super::dialect::REASONING;
+use super::json::write_text;
 use super::tags::free_marks;
 use super::turns::shortened;
 
@@ -198,18 +199,8 @@ fn as_json(text: &str, ascii: bool) -> Cow<'_, str> {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            c if plain(c) => out.push(c),
-            c => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}"))),
-        }
-    }
-    Cow::Owned(out)
+    write_text(&mut out, text, ascii);
+    Cow::Owned(out[1..out.len() - 1].to_string())
 }
 
 /// The conversation with a mark in a text; `None` where no mark is free.

@@ -107,7 +107,7 @@ internal suspend fun <T> stoppable(stop: () -> Unit, work: suspend () -> T): T {
 
 /**
  * Awaits the library on a dispatcher. Without one (`suspend fun main`, `Dispatchers.Unconfined`) a coroutine would go on
- * inside the library's own call that wakes it, and wait there for the lock that the call holds.
+ * inside the library's own call that wakes it, and hold up the thread that made the call.
  */
 internal suspend fun <T> dispatched(work: suspend () -> T): T = withContext(Dispatchers.Default) { work() }
 

@@ -128,7 +128,7 @@ public class TrainingJob private constructor(private val failure: Failure, make:
     /** Asks it to stop within a micro-batch: behind a checkpoint, or without [save] at the newest one that is there. */
     public fun cancel(save: Boolean = true): Unit = handle.use { it.cancel(save) }
 
-    /** Changes what it may take of the machine, from the next micro-batch on; no bit of the result changes. */
+    /** Changes what it may take of the machine, from the next micro-batch on. */
     public fun update(limits: Limits): Unit = handle.use { it.update(limits) }
 
     /**
