@@ -27,7 +27,7 @@ fn text(value: &Value) -> Option<String> {
     match value {
         Value::Null | Value::Object(_) => None,
         Value::String(s) => (!s.is_empty()).then(|| s.clone()),
-        Value::Array(list) => Some(list.iter().filter_map(text).collect::<Vec<_>>().join(",")),
+        Value::Array(list) => (!list.is_empty()).then(|| list.iter().filter_map(text).collect::<Vec<_>>().join(",")),
         Value::Number(n) => {
             let n = n.to_string();
             Some(n.strip_suffix(".0").map_or(n.clone(), String::from))
@@ -46,6 +46,6 @@ mod tests {
         assert_eq!(get("adam_eps"), Some("1e-8"));
         assert_eq!(get("lora_alpha"), Some("32"));
         assert_eq!(get("lr"), Some("0.0002"));
-        assert_eq!((get("valid"), get("model")), (None, None));
+        assert_eq!((get("valid"), get("model"), get("template_drops")), (None, None, None));
     }
 }
