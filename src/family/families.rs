@@ -8,22 +8,7 @@ use super::rope::{Reading, Rope};
 use crate::error::Result;
 use crate::kernels::cpu::elementwise::Gate as Activation;
 
-/// The `model_type`s that can be loaded.
-pub(crate) const SUPPORTED: [(&str, Family); 11] = [
-    ("gemma", Family::Gemma),
-    ("gemma2", Family::Gemma2),
-    ("gemma3_text", Family::Gemma3),
-    ("granite", Family::Granite),
-    ("llama", Family::Llama),
-    ("mistral", Family::Mistral),
-    ("olmo2", Family::Olmo2),
-    ("phi3", Family::Phi3),
-    ("qwen2", Family::Qwen2),
-    ("qwen3", Family::Qwen3),
-    ("smollm3", Family::SmolLm3),
-];
-
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Family {
     Gemma,
     Gemma2,
@@ -181,6 +166,12 @@ impl Family {
                 new.fail(format!("rope_parameters: expected full_attention and sliding_attention, found {shown}"))
             );
         }
+        for place in [&full, &sliding, &old].into_iter().flatten() {
+            // transformers looks for it beside the kinds of layers, and so does not find it.
+            if let Some(value) = place.raw("truncate").filter(|v| *v != &Value::Bool(true)) {
+                return Err(place.unsupported("truncate", value, "true with \"gemma3_text\""));
+            }
+        }
         Ok(vec![
             reading.read(full.as_ref(), old.as_ref(), "rope_theta", 1e6)?,
             reading.read(sliding.as_ref(), None, "rope_local_base_freq", 1e4)?,
@@ -234,7 +225,7 @@ fn windows(keys: &Keys, family: Family, num_layers: usize) -> Result<Vec<Option<
             window => window,
         },
         _ => {
-            let name = keys.text("model_type")?;
+            let name = family.name();
             match (keys.get("sliding_window"), use_window) {
                 (Some(value), _) => {
                     return Err(keys.unsupported("sliding_window", value, &format!("null with {name:?}")))

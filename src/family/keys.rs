@@ -193,6 +193,11 @@ impl<'a> Keys<'a> {
         fail(self.path, reason)
     }
 
+    /// Says something of this file that is no error.
+    pub(crate) fn warn(&self, what: &str) {
+        log::warn!("{}: {what}", self.path.display());
+    }
+
     /// The key's full name in messages.
     pub(crate) fn name(&self, key: &str) -> String {
         format!("{}{key}", self.prefix)
@@ -296,14 +301,14 @@ impl<'a> Keys<'a> {
             }
         }
         if let Some(rate) = self.raw("attention_dropout").filter(|v| !Only::Zero.allows(v)) {
-            log::warn!("{}: attention_dropout {} is not applied", self.path.display(), shown(rate));
+            self.warn(&format!("attention_dropout {} is not applied", shown(rate)));
         }
         for key in self.unknown() {
             let value = self.raw(key).unwrap_or(&Value::Null);
             if changes_numbers(key) && !(Only::Empty.allows(value) || Only::Zero.allows(value)) {
                 return Err(self.unsupported(key, value, "null, false or 0"));
             }
-            log::warn!("{}: unknown key {key} is ignored", self.path.display());
+            self.warn(&format!("unknown key {key} is ignored"));
         }
         Ok(())
     }

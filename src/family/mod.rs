@@ -6,16 +6,19 @@
 
 mod families;
 mod keys;
+mod named;
 mod parts;
 pub mod rope;
 pub mod shapes;
+pub mod yarn;
 
 use std::path::Path;
 
 use serde_json::Value;
 
-use self::families::{Family, SUPPORTED};
-use self::keys::{parse_json, shown, Keys};
+use self::families::Family;
+use self::keys::{parse_json, Keys};
+use self::named::{family_of, FAMILIES};
 pub use self::parts::{Layer, Norms, QkNorm};
 pub use self::rope::{Rope, RopeScaling};
 
@@ -32,7 +35,7 @@ const MAX_LAYERS: usize = 10_000;
 /// Shape and numerics of a decoder-only model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecoderConfig {
-    /// The family, as in the file: `llama`, `qwen3`, `gemma2`, …
+    /// The family, by the file's `model_type` or, without one, its `architectures`: `llama`, `qwen3`, `gemma2`, …
     pub model_type: String,
     /// Width of the residual stream.
     pub hidden_size: usize,
@@ -48,7 +51,7 @@ pub struct DecoderConfig {
     pub head_dim: usize,
     /// Rows of the embedding.
     pub vocab_size: usize,
-    /// The longest sequence the model was made for.
+    /// The longest sequence the model was made for, or is stretched to by YaRN.
     pub max_position_embeddings: usize,
     /// Added to the mean square in every RMSNorm.
     pub rms_norm_eps: f64,
@@ -103,7 +106,7 @@ pub(crate) fn raw(files: &ModelFiles) -> Result<Value> {
 impl DecoderConfig {
     /// The `model_type`s that can be loaded.
     pub fn families() -> impl Iterator<Item = &'static str> {
-        SUPPORTED.into_iter().map(|(name, _)| name)
+        FAMILIES.into_iter().map(Family::name)
     }
 
     /// Reads a model's `config.json`; the end tokens are the union with those of any `generation_config.json`.
@@ -139,12 +142,8 @@ impl DecoderConfig {
     /// As [`DecoderConfig::of`].
     pub fn from_json(value: &Value, path: &Path) -> Result<Self> {
         let keys = Keys::new(value, path)?;
-        let model_type = keys.text("model_type")?;
-        let Some((_, family)) = SUPPORTED.into_iter().find(|(name, _)| *name == model_type) else {
-            let names = SUPPORTED.map(|(name, _)| name).join(", ");
-            let found = shown(&Value::from(model_type));
-            return Err(keys.fail(format!("model_type {found} is not one of those supported: {names}")));
-        };
+        let family = family_of(&keys)?;
+        let model_type = family.name();
         keys.check(family.reads())?;
 
         let hidden_size = keys.size("hidden_size")?;
@@ -166,6 +165,8 @@ impl DecoderConfig {
             _ => return Err(keys.wrong("bos_token_id", "one token id", keys.raw("bos_token_id"))),
         };
         let (ropes, layers) = family.layers(&keys, num_layers, head_dim)?;
+        // YaRN is switched on in configs that go on naming the length of before.
+        let reach = ropes.iter().filter_map(Rope::reach).max().unwrap_or(0);
         let number = |key: &str, default: f64| keys.get(key).map_or(Ok(default), |_| keys.positive(key));
         // A key that the family does not read has been refused unless it changes nothing.
         let cap = |key: &str, default: Option<f64>| match keys.raw(key) {
@@ -193,7 +194,7 @@ impl DecoderConfig {
             num_kv_heads,
             head_dim,
             vocab_size: keys.size("vocab_size")?,
-            max_position_embeddings: keys.size("max_position_embeddings")?,
+            max_position_embeddings: keys.size("max_position_embeddings")?.max(reach),
             rms_norm_eps: keys
                 .raw("rms_norm_eps")
                 .map_or(Ok(family.rms_norm_eps()), |_| keys.positive("rms_norm_eps"))?,
@@ -266,3 +267,5 @@ fn heads(keys: &Keys, family: Family, hidden_size: usize) -> Result<(usize, usiz
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod yarn_tests;

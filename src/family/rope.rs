@@ -5,7 +5,8 @@ use std::f64::consts::PI;
 use serde_json::Value;
 
 use super::keys::Keys;
-use crate::error::Result;
+use super::yarn::{self, Yarn};
+use crate::error::{Error, Result};
 
 /// The frequencies of a rotary embedding, rounded to f32 as Hugging Face rounds them.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,6 +63,16 @@ pub enum RopeScaling {
         /// Factor of cos and sin.
         attention_factor: f64,
     },
+    /// YaRN: as Llama 3, by the number of a frequency's turns, and cos and sin have a factor.
+    Yarn(Yarn),
+    /// The base follows from the length of a row, once that is beyond what the model was made for. Only rows up to
+    /// there can be run: their frequencies are not changed.
+    Dynamic {
+        /// By how much longer rows would be stretched.
+        factor: f64,
+        /// The longest row that is not.
+        max_position_embeddings: usize,
+    },
 }
 
 impl Rope {
@@ -78,10 +89,40 @@ impl Rope {
                     scale: *attention_factor,
                 }
             }
+            RopeScaling::Yarn(yarn) => Frequencies {
+                short: yarn.frequencies(self.theta, self.rotary_dim),
+                long: None,
+                scale: yarn.attention_factor,
+            },
             scaling => {
                 let plain = |i| (1.0 / power(i)) as f32;
                 Frequencies { short: (0..half).map(|i| scaling.apply(plain(i))).collect(), long: None, scale: 1.0 }
             }
+        }
+    }
+
+    /// How long rows become by the scaling, where it says so.
+    pub(super) fn reach(&self) -> Option<usize> {
+        match &self.scaling {
+            RopeScaling::Yarn(yarn) => Some(yarn.reach()),
+            _ => None,
+        }
+    }
+
+    /// Refuses rows so long that their frequencies are others than those that are known here.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] of `max_length`.
+    pub fn check_length(&self, tokens: usize) -> Result<()> {
+        match self.scaling {
+            RopeScaling::Dynamic { max_position_embeddings: most, .. } if tokens > most => {
+                let reason = format!(
+                    "a row has {tokens} tokens, but the model's rotary scaling \"dynamic\" has other frequencies for \
+                     each length above max_position_embeddings {most}, which is not supported: at most {most}"
+                );
+                Err(Error::config("max_length", reason))
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -150,7 +191,13 @@ impl Reading<'_> {
             }
         }
         let scaling = after.or(before).unwrap_or(RopeScaling::None);
-        Ok(Rope { theta: found.map_or(theta, |(number, ..)| number), rotary_dim, scaling })
+        let theta = found.map_or(theta, |(number, ..)| number);
+        if let RopeScaling::Yarn(yarn) = &scaling {
+            if let Some(fault) = yarn.fault(theta, rotary_dim) {
+                return Err(self.top.fail(fault));
+            }
+        }
+        Ok(Rope { theta, rotary_dim, scaling })
     }
 
     fn rotary_dim(&self, new: Option<&Keys>, old: Option<&Keys>) -> Result<usize> {
@@ -191,11 +238,12 @@ impl Reading<'_> {
         let long = self.long && matches!(kind, "longrope" | "su");
         match kind {
             _ if long => keys.check_rope(&["short_factor", "long_factor", "attention_factor"])?,
-            "default" | "linear" | "llama3" => keys.check_rope(&[])?,
+            "yarn" => keys.check_rope(yarn::KEYS)?,
+            "default" | "linear" | "dynamic" | "llama3" => keys.check_rope(&[])?,
             _ => {
                 let expected = match self.long {
-                    true => "\"default\", \"linear\", \"llama3\" or \"longrope\"",
-                    false => "\"default\", \"linear\" or \"llama3\"",
+                    true => "\"default\", \"linear\", \"dynamic\", \"llama3\", \"yarn\" or \"longrope\"",
+                    false => "\"default\", \"linear\", \"dynamic\", \"llama3\" or \"yarn\"",
                 };
                 return Err(keys.unsupported(key, &Value::from(kind), expected));
             }
@@ -203,7 +251,12 @@ impl Reading<'_> {
         Ok(match kind {
             _ if long => self.long(keys, rotary_dim)?,
             "linear" => RopeScaling::Linear { factor: keys.positive("factor")? },
+            "dynamic" => RopeScaling::Dynamic {
+                factor: keys.positive("factor")?,
+                max_position_embeddings: self.top.size("max_position_embeddings")?,
+            },
             "llama3" => self.llama3(keys)?,
+            "yarn" => self.yarn(keys)?,
             _ => RopeScaling::None,
         })
     }
@@ -233,6 +286,16 @@ impl Reading<'_> {
             high_freq_factor: high,
             original_max_position_embeddings: original as f64,
         })
+    }
+
+    fn yarn(&self, keys: &Keys) -> Result<RopeScaling> {
+        let positions = self.top.size("max_position_embeddings")?;
+        let key = "original_max_position_embeddings";
+        let original = match keys.get(key).or(self.top.get(key)) {
+            Some(_) => self.original(keys)?,
+            None => positions,
+        };
+        Yarn::read(keys, original, positions).map(RopeScaling::Yarn)
     }
 
     fn long(&self, keys: &Keys, rotary_dim: usize) -> Result<RopeScaling> {

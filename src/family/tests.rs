@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::keys::{KNOWN, REFUSED};
+use super::keys::{shown, KNOWN, REFUSED};
 use super::*;
 use crate::error::Error;
 
@@ -154,6 +154,11 @@ fn family_defaults_and_biases() {
     let v5 = parse(json!({ "rope_parameters": { "rope_theta": 5e5, "rope_type": "default", "_own": 1 } })).unwrap();
     assert_eq!(v5.ropes, [Rope { theta: 5e5, rotary_dim: 8, scaling: RopeScaling::None }]);
     assert!(parse(json!({ "hidden_act": "swish", "_anything": [1], "partial_rotary_factor": 1 })).is_ok());
+    // Without a model_type the whole of the file is read as that of the architecture.
+    let unnamed = parse(json!({ "model_type": "absent", "architectures": ["Qwen2ForCausalLM"] })).unwrap();
+    assert_eq!(unnamed, parse(json!({ "model_type": "qwen2" })).unwrap());
+    let e = reason(json!({ "model_type": "absent", "architectures": ["LlamaForCausalLM"], "sliding_window": 4 }));
+    assert_eq!(e, "sliding_window 4 is not supported (expected null with \"llama\")");
 }
 
 #[test]
@@ -176,8 +181,9 @@ fn families_differ_as_in_transformers() {
     let bad = phi(json!({ "partial_rotary_factor": 1.0 }));
     let wrong = "rope_scaling.short_factor: expected 4 numbers above 0, found [1.0,2.0,3.0]";
     assert_eq!(reason(bad), wrong);
-    let unknown = reason(phi(json!({ "rope_scaling": { "type": "yarn", "factor": 2 } })));
-    assert!(unknown.ends_with("(expected \"default\", \"linear\", \"llama3\" or \"longrope\")"), "{unknown}");
+    let unknown = reason(phi(json!({ "rope_scaling": { "type": "proportional", "factor": 2 } })));
+    let known = "(expected \"default\", \"linear\", \"dynamic\", \"llama3\", \"yarn\" or \"longrope\")";
+    assert!(unknown.ends_with(known), "{unknown}");
 
     let layers = json!({ "num_hidden_layers": 8 });
     let of = |family: &str, changes: &Value| {
@@ -267,7 +273,7 @@ fn bad_configs_name_key_and_value() {
     };
     let size = "expected an integer from 1 to 2147483647, found";
     for (changes, expected) in [
-        (json!({ "model_type": "absent" }), "model_type: expected a string, found nothing".to_string()),
+        (json!({ "model_type": 7 }), "model_type: expected a string, found 7".to_string()),
         (json!({ "hidden_size": "absent" }), format!("hidden_size: {size} nothing")),
         (json!({ "hidden_size": "32" }), format!("hidden_size: {size} \"32\"")),
         (json!({ "vocab_size": 0 }), format!("vocab_size: {size} 0")),
@@ -314,8 +320,15 @@ fn bad_configs_name_key_and_value() {
             "rope_theta 10000.0 contradicts rope_parameters.rope_theta 500000.0".into(),
         ),
         (
+            json!({ "rope_parameters": { "rope_type": "default" }, "rope_scaling": { "type": "longrope", "factor": 2 } }),
+            "rope_scaling.type \"longrope\" is not supported (expected \"default\", \"linear\", \"dynamic\", \
+             \"llama3\" or \"yarn\")"
+                .into(),
+        ),
+        (
             json!({ "rope_parameters": { "rope_type": "default" }, "rope_scaling": { "type": "yarn", "factor": 2 } }),
-            "rope_scaling.type \"yarn\" is not supported (expected \"default\", \"linear\" or \"llama3\")".into(),
+            "rope_scaling {\"type\":\"yarn\",\"factor\":2} contradicts rope_parameters {\"rope_type\":\"default\"}"
+                .into(),
         ),
         (
             json!({ "rope_scaling": { "rope_type": "default", "type": "linear" } }),

@@ -3,8 +3,10 @@
 
 use serde_json::{json, Map, Value};
 
+use super::fields::Read;
 use super::file::GgufFile;
 use super::names::Architecture;
+use super::yarn;
 use crate::error::{Error, Result};
 
 /// Positions of a model that Llama 3's scaling was made from, in every file there is but tests'.
@@ -88,39 +90,6 @@ pub(crate) fn model_config(file: &GgufFile) -> Result<Value> {
     Ok(Value::Object(c))
 }
 
-/// Fields of the family, by their name behind the prefix.
-struct Read<'a> {
-    file: &'a GgufFile,
-    arch: &'static str,
-}
-
-impl Read<'_> {
-    fn key(&self, name: &str) -> String {
-        format!("{}.{name}", self.arch)
-    }
-
-    fn size(&self, name: &str) -> Result<Option<u64>> {
-        self.file.size(&self.key(name))
-    }
-
-    fn number(&self, name: &str) -> Result<Option<f64>> {
-        self.file.number(&self.key(name))
-    }
-
-    fn needed(&self, name: &str) -> Result<u64> {
-        self.size(name)?.ok_or_else(|| self.missing(name))
-    }
-
-    fn missing(&self, name: &str) -> Error {
-        self.file.fault(&self.key(name), "expected a number, found nothing")
-    }
-
-    fn unsupported(&self, name: &str, reason: String) -> Error {
-        let reason = format!("{} {reason}", self.key(name));
-        Error::ModelNotSupported { path: self.file.path().into(), reason }
-    }
-}
-
 /// Rows of the embedding.
 fn vocabulary(file: &GgufFile) -> Result<u64> {
     let name = "token_embd.weight";
@@ -193,7 +162,7 @@ fn family(read: &Read, arch: &Architecture, head_dim: u64, c: &mut Map<String, V
                 }
             }
         }
-        "llama" | "qwen2" | "qwen3" | "olmo2" | "starcoder2" | "stablelm" => {
+        "llama" | "qwen2" | "qwen3" | "olmo2" => {
             // llama.cpp has no window in these families, whatever the file says of one.
             if let Some(window) = window {
                 log::warn!(
@@ -240,7 +209,15 @@ fn scaling(read: &Read, head_dim: usize) -> Result<Option<Value>> {
         }
     }
     let factors = frequency_factors(read, head_dim)?;
+    if kind != "yarn" {
+        let name = "rope.scaling.attn_factor";
+        if let Some(x) = read.number(name)?.filter(|&x| x != 1.0) {
+            return Err(read.unsupported(name, format!("{x} is not supported without yarn (expected 1)")));
+        }
+    }
     match (kind, factor.filter(|&x| x != 1.0), factors) {
+        // In Gemma 3, llama.cpp gives layers with a window the same factor of cos and sin.
+        ("yarn", _, None) if read.arch != "gemma3" => yarn::scaling(read, factor).map(Some),
         ("none" | "linear", None, None) => Ok(None),
         ("none" | "linear", None, Some(factors)) => llama3(read, head_dim, &factors).map(Some),
         ("linear", Some(x), None) => Ok(Some(json!({ "rope_type": "linear", "factor": x }))),
@@ -280,15 +257,6 @@ fn llama3(read: &Read, head_dim: usize, factors: &[f32]) -> Result<Value> {
     }
     let reason = format!("rope_freqs.weight: factors up to {factor} that no known setting of llama3 gives");
     Err(Error::ModelNotSupported { path: read.file.path().into(), reason })
-}
-
-impl Read<'_> {
-    fn number_or_size(&self, name: &str) -> Result<Option<f64>> {
-        match self.file.field(&self.key(name)) {
-            Some(super::reader::Value::Unsigned(n)) => Ok(Some(*n as f64)),
-            _ => self.number(name),
-        }
-    }
 }
 
 /// By how much Llama 3's scaling divides each frequency, as llama.cpp's converter writes it.

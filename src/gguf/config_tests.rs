@@ -88,7 +88,7 @@ fn the_words_of_each_family() {
         &[("attention.scale", Field::F32(0.015625)), ("residual_scale", Field::F32(0.22))],
         json!({"attention_multiplier": 0.015625, "residual_multiplier": 0.22}),
     );
-    has("stablelm", &[("rope.dimension_count", Field::U32(2))], json!({"partial_rotary_factor": 0.25}));
+    has("smollm3", &[("rope.dimension_count", Field::U32(2))], json!({"partial_rotary_factor": 0.25}));
 }
 
 #[test]
@@ -121,16 +121,21 @@ fn what_cannot_be_read_is_refused_by_name() {
         assert!(error.ends_with(end), "{error}");
     };
     let names = Architecture::names().join(", ");
-    let end = format!("general.architecture \"mamba\" is not one of those supported: {names}");
-    fails("mamba", &[], &[], &end);
+    for other in ["mamba", "stablelm", "starcoder2"] {
+        let end = format!("general.architecture {other:?} is not one of those supported: {names}");
+        fails(other, &[], &[], &end);
+        assert!(!names.contains(other), "{names}");
+    }
     let kind = ("general.type", Field::Text("adapter".into()));
     fails("llama", &[kind], &[], "general.type: expected a model, found \"adapter\"");
     let split = ("split.count", Field::U32(3));
     fails("llama", &[split], &[], "split.count: one of 3 parts: merge them first (gguf-split --merge)");
     let experts = ("expert_count", Field::U32(8));
     fails("llama", &[experts], &[], "llama.expert_count 8 is not supported (expected 0)");
-    let yarn = ("rope.scaling.type", Field::Text("yarn".into()));
-    fails("qwen2", &[yarn], &[], "qwen2.rope.scaling.type \"yarn\" is not supported");
+    let longrope = ("rope.scaling.type", Field::Text("longrope".into()));
+    fails("qwen2", &[longrope], &[], "qwen2.rope.scaling.type \"longrope\" is not supported");
+    let scaled = ("rope.scaling.attn_factor", Field::F32(1.25));
+    fails("llama", &[scaled], &[], "llama.rope.scaling.attn_factor 1.25 is not supported without yarn (expected 1)");
     let long = ("rope_factors_long.weight", vec![1.0; 4]);
     fails("phi3", &[], &[long], "rope_factors_long.weight: rotary factors by length (longrope) are not supported");
     let values = ("attention.value_length", Field::U32(4));
@@ -139,6 +144,61 @@ fn what_cannot_be_read_is_refused_by_name() {
     let text = ("rope.freq_base", Field::Text("x".into()));
     fails("llama", &[text], &[], "llama.rope.freq_base: expected a number, found Text(\"x\")");
     fails("gemma2", &[], &[], "gemma2.attention.sliding_window: expected a number, found nothing");
+}
+
+/// YaRN as llama.cpp takes it: what it reads is read, what it takes for granted may be said and not changed.
+#[test]
+fn yarn_is_read_as_llama_cpp_reads_it() {
+    let kind = ("rope.scaling.type", Field::Text("yarn".into()));
+    let four = ("rope.scaling.factor", Field::F32(4.0));
+    let yarn = |arch: &str, more: &[(&str, Field)]| {
+        let all = [&[kind.clone(), four.clone()][..], more].concat();
+        config(arch, &all, &[]).map(|c| c["rope_scaling"].clone())
+    };
+    let original = ("rope.scaling.original_context_length", Field::U32(16));
+    let found = yarn("qwen2", std::slice::from_ref(&original)).unwrap();
+    assert_eq!(found, json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}));
+    assert_eq!(yarn("llama", &[]).unwrap()["original_max_position_embeddings"], 64, "the context length");
+    let granted = [
+        ("rope.scaling.yarn_ext_factor", 1.0),
+        ("rope.scaling.yarn_beta_fast", 32.0),
+        ("rope.scaling.yarn_beta_slow", 1.0),
+        ("rope.scaling.yarn_log_multiplier", 0.0),
+        ("rope.scaling.yarn_attn_factor", 1.138_629_4),
+    ];
+    let said: Vec<(&str, Field)> = granted.map(|(name, x)| (name, Field::F32(x))).to_vec();
+    assert_eq!(yarn("qwen2", &[&said[..], &[original]].concat()).unwrap(), found);
+    let scaled = yarn("qwen2", &[("rope.scaling.attn_factor", Field::F32(0.5))]).unwrap();
+    let factor = scaled["attention_factor"].as_f64().unwrap();
+    assert!((factor - 0.569_314_718_055_994_5).abs() < 1e-12, "{factor}");
+
+    let mut failed = Vec::new();
+    for (name, _) in granted {
+        let error = yarn("qwen2", &[(name, Field::F32(1.5))]).map_err(|e| e.to_string());
+        if !error.as_ref().is_err_and(|e| e.contains(&format!("qwen2.{name} 1.5 is not supported"))) {
+            failed.push(format!("{name}: {error:?}"));
+        }
+    }
+    for (found, end) in [
+        (
+            config("qwen2", std::slice::from_ref(&kind), &[]),
+            "qwen2.rope.scaling.factor: expected a number, found nothing",
+        ),
+        (
+            config("llama", &[kind.clone(), four.clone()], &[("rope_freqs.weight", vec![2.0; 4])]),
+            "llama.rope.scaling.type \"yarn\" is not supported",
+        ),
+        (
+            config("gemma3", &[kind.clone(), four.clone(), ("attention.sliding_window", Field::U32(16))], &[]),
+            "gemma3.rope.scaling.type \"yarn\" is not supported",
+        ),
+    ] {
+        let error = found.map_err(|e| e.to_string());
+        if !error.as_ref().is_err_and(|e| e.ends_with(end)) {
+            failed.push(format!("{end}: {error:?}"));
+        }
+    }
+    assert!(failed.is_empty(), "{failed:#?}");
 }
 
 /// A tensor that the family does not have is not passed over.

@@ -23,7 +23,6 @@ const ATTENTION: Names = &[
 const FUSED_ATTENTION: Names = &[("self_attn.qkv_proj", "attn_qkv"), ("self_attn.o_proj", "attn_output")];
 const GATED: Names = &[("mlp.gate_proj", "ffn_gate"), ("mlp.up_proj", "ffn_up"), ("mlp.down_proj", "ffn_down")];
 const FUSED_GATED: Names = &[("mlp.gate_up_proj", "ffn_up"), ("mlp.down_proj", "ffn_down")];
-const PLAIN: Names = &[("mlp.c_fc", "ffn_up"), ("mlp.c_proj", "ffn_down")];
 const OUTSIDE: Names = &[("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output")];
 
 /// A family of models as Hugging Face and GGUF know it.
@@ -53,7 +52,7 @@ const fn gemma(model_type: &'static str, name: &'static str, block: &'static [Na
 }
 
 /// Where several families share a name in GGUF, the first is what a file of that name is read as.
-static ARCHITECTURES: [Architecture; 13] = [
+static ARCHITECTURES: [Architecture; 11] = [
     permuted("llama", "llama", &[NORMS, ATTENTION, GATED]),
     permuted("mistral", "llama", &[NORMS, ATTENTION, GATED]),
     family("qwen2", "qwen2", &[NORMS, ATTENTION, GATED]),
@@ -65,8 +64,6 @@ static ARCHITECTURES: [Architecture; 13] = [
     permuted("smollm3", "smollm3", &[NORMS, ATTENTION, GATED]),
     family("olmo2", "olmo2", &[NORMS_BEHIND, HEAD_NORMS, ATTENTION, GATED]),
     permuted("granite", "granite", &[NORMS, ATTENTION, GATED]),
-    family("starcoder2", "starcoder2", &[NORMS, ATTENTION, PLAIN]),
-    family("stablelm", "stablelm", &[NORMS, ATTENTION, GATED]),
 ];
 
 impl Architecture {
@@ -197,7 +194,6 @@ mod tests {
             ("gemma3_text", "model.layers.7.self_attn.q_norm.weight", "blk.7.attn_q_norm.weight"),
             ("phi3", "model.layers.2.self_attn.qkv_proj.weight", "blk.2.attn_qkv.weight"),
             ("phi3", "model.layers.2.mlp.gate_up_proj.weight", "blk.2.ffn_up.weight"),
-            ("starcoder2", "model.layers.2.mlp.c_proj.bias", "blk.2.ffn_down.bias"),
             ("mistral", "model.embed_tokens.weight", "token_embd.weight"),
             ("mistral", "model.norm.weight", "output_norm.weight"),
             ("granite", "lm_head.weight", "output.weight"),
@@ -213,7 +209,7 @@ mod tests {
         assert_eq!(Architecture::named("gemma3").map(|a| a.model_type), Some("gemma3_text"));
         assert_eq!(Architecture::named("llama").map(|a| a.model_type), Some("llama"));
         assert!(Architecture::named("mamba").is_none() && Architecture::of_model_type("gpt2").is_none());
-        assert!(!Architecture::names().contains(&"gemma3_text") && Architecture::names().len() == 12);
+        assert!(!Architecture::names().contains(&"gemma3_text") && Architecture::names().len() == 10);
     }
 
     /// The reshape that llama.cpp's converter writes: `[H, 2, D/2] → [H, D/2, 2]`.
@@ -239,9 +235,7 @@ mod tests {
             assert_eq!(of(model_type, "model.layers.0.self_attn.k_proj.bias"), Some(2));
             assert_eq!(of(model_type, "model.layers.0.self_attn.v_proj"), None);
         }
-        for model_type in
-            ["qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "starcoder2", "stablelm"]
-        {
+        for model_type in ["qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2"] {
             assert_eq!(of(model_type, "model.layers.0.self_attn.q_proj"), None);
         }
     }

@@ -24,6 +24,11 @@ const ENDS: [&str; 9] = [
     "<end_of_utterance>",
 ];
 
+/// Whether readers take a control token of this text for an end of an answer, whatever the fields say.
+pub(crate) fn ends_an_answer(text: &str) -> bool {
+    ENDS.contains(&text)
+}
+
 /// Ids that end a generation: those that fields name, the end of sequence first, then control tokens known for it.
 pub(crate) fn end_tokens(file: &GgufFile) -> Result<Vec<u64>> {
     let mut ids = Vec::new();
@@ -32,7 +37,7 @@ pub(crate) fn end_tokens(file: &GgufFile) -> Result<Vec<u64>> {
     }
     let kinds = file.integers("tokenizer.ggml.token_type")?.unwrap_or_default();
     for (id, token) in file.texts("tokenizer.ggml.tokens")?.unwrap_or_default().iter().enumerate() {
-        if kinds.get(id) == Some(&CONTROL) && ENDS.contains(&token.as_str()) {
+        if kinds.get(id) == Some(&CONTROL) && ends_an_answer(token) {
             ids.push(id as u64);
         }
     }

@@ -12,7 +12,7 @@ use super::context::Context;
 use super::projection::Projection;
 use crate::error::{Error, Result};
 use crate::family::shapes::LinearShape;
-use crate::family::{DecoderConfig, Norms, QkNorm};
+use crate::family::{DecoderConfig, Norms, QkNorm, Rope};
 use crate::files::ModelFiles;
 use crate::ops::elementwise::{self, DropoutKey};
 use crate::ops::head_loss::Head;
@@ -371,5 +371,9 @@ impl Decoder {
 }
 
 fn tables(engine: &Engine, c: &DecoderConfig, positions: usize) -> Result<Vec<rope::Table>> {
-    c.ropes.iter().map(|r| rope::Table::of(engine, &r.frequencies(), positions)).collect()
+    let table = |r: &Rope| {
+        r.check_length(positions)?;
+        rope::Table::of(engine, &r.frequencies(), positions)
+    };
+    c.ropes.iter().map(table).collect()
 }

@@ -224,6 +224,24 @@ fn every_mix_trains_on_the_numbers_that_candle_reads() {
     }
 }
 
+/// The weights of a golden with another config, and four words.
+fn folder_of(from: &Path, mut config: serde_json::Value, model: &Path) {
+    std::fs::create_dir_all(model).unwrap();
+    std::fs::copy(from.join("model.safetensors"), model.join("model.safetensors")).unwrap();
+    config["eos_token_id"] = 1.into();
+    std::fs::write(model.join("config.json"), config.to_string()).unwrap();
+    let bytes = serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false,
+        "use_regex": true});
+    let tokenizer = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
+        "added_tokens": [{"id": 1, "content": "</s>", "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true}],
+        "pre_tokenizer": bytes, "decoder": bytes,
+        "model": {"type": "BPE", "vocab": {"a": 0, "</s>": 1, "b": 2, "ab": 3}, "merges": ["a b"]},
+    });
+    std::fs::write(model.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+}
+
 /// Every family whose golden is there goes through a file of f32 and back.
 #[test]
 fn families_travel() {
@@ -234,24 +252,11 @@ fn families_travel() {
         if !from.join("config.json").exists() {
             continue;
         }
-        let mut config = json(&from.join("config.json"));
+        let config = json(&from.join("config.json"));
         let family = config["model_type"].as_str().unwrap().to_string();
         let dir = tempfile::tempdir().unwrap();
         let model = dir.path().join("model");
-        std::fs::create_dir_all(&model).unwrap();
-        std::fs::copy(from.join("model.safetensors"), model.join("model.safetensors")).unwrap();
-        config["eos_token_id"] = 1.into();
-        std::fs::write(model.join("config.json"), config.to_string()).unwrap();
-        let bytes = serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false,
-            "use_regex": true});
-        let tokenizer = serde_json::json!({
-            "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
-            "added_tokens": [{"id": 1, "content": "</s>", "single_word": false, "lstrip": false, "rstrip": false,
-                "normalized": false, "special": true}],
-            "pre_tokenizer": bytes, "decoder": bytes,
-            "model": {"type": "BPE", "vocab": {"a": 0, "</s>": 1, "b": 2, "ab": 3}, "merges": ["a b"]},
-        });
-        std::fs::write(model.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        folder_of(&from, config, &model);
         if DecoderConfig::from_dir(&model).is_err() {
             println!("unsupported: {family}");
             continue;
@@ -273,6 +278,54 @@ fn families_travel() {
     }
     println!("{seen:?}");
     assert!(["llama", "mistral", "qwen2", "qwen3"].iter().all(|f| seen.iter().any(|s| s == f)), "{seen:?}");
+}
+
+/// YaRN goes through a file as far as llama.cpp has words for it; the rest, and dynamic scaling, is refused by name.
+#[test]
+fn yarn_travels_as_llama_cpp_has_it() {
+    let from = project("tests/golden/qwen2_yarn");
+    let e = engine(Form::Fused, false);
+    let mut failed = Vec::new();
+    let yarn = |more: &str| format!("{{\"rope_type\": \"yarn\", \"factor\": 4.0{more}}}");
+    let original = ", \"original_max_position_embeddings\": 16";
+    for (scaling, expected) in [
+        (yarn(original), Ok(0.0)),
+        (yarn(""), Ok(0.0)),
+        // A single stands in the file for the factor.
+        (yarn(&format!("{original}, \"attention_factor\": 1.0")), Ok(1e-5)),
+        (yarn(&format!("{original}, \"mscale\": 1.0, \"mscale_all_dim\": 0.707")), Ok(1e-5)),
+        (
+            yarn(&format!("{original}, \"truncate\": false")),
+            Err("rotary scaling \"yarn\" with truncate false is not written to GGUF: llama.cpp rounds the ends of the ramp"),
+        ),
+        (
+            yarn(&format!("{original}, \"beta_fast\": 16")),
+            Err("rotary scaling \"yarn\" with beta_fast 16 and beta_slow 1 is not written to GGUF: llama.cpp takes 32 and 1"),
+        ),
+        (
+            "{\"type\": \"dynamic\", \"factor\": 4.0}".into(),
+            Err("rotary scaling \"dynamic\" is not written to GGUF: llama.cpp has no such scaling"),
+        ),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let (model, out) = (dir.path().join("model"), dir.path().join("f32.gguf"));
+        let mut config = json(&from.join("config.json"));
+        config["rope_parameters"] = serde_json::Value::Null;
+        config["rope_scaling"] = serde_json::from_str(&scaling).unwrap();
+        folder_of(&from, config, &model);
+        match (quantize(&QuantizeConfig { model: model.clone(), kind: QuantType::F32, out: out.clone() }), expected) {
+            (Ok(_), Ok(allowed)) => {
+                let (want, got) = (numbers(&e, &model), numbers(&e, &out));
+                let (logits, grads) = (worst(&got.0, &want.0), worst(&got.1, &want.1));
+                if logits > allowed || grads > allowed {
+                    failed.push(format!("{scaling}: logits {logits:e}, gradients {grads:e}"));
+                }
+            }
+            (Err(error), Err(end)) if error.to_string().ends_with(end) && !out.exists() => {}
+            (found, expected) => failed.push(format!("{scaling}: {found:?}, not {expected:?}")),
+        }
+    }
+    assert!(failed.is_empty(), "{failed:#?}");
 }
 
 /// The config that a GGUF file's fields give is the one it was written from.

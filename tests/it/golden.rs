@@ -183,6 +183,29 @@ fn golden() {
     assert!(std::env::var_os("SFTMIX_GOLDEN").is_some() || families == supported, "{families:?} {supported:?}");
 }
 
+/// Dynamic scaling is none up to the length that the model was made for; longer rows have frequencies of their own, which
+/// the decoder refuses before it runs any.
+#[test]
+fn dynamic_rotation_ends_where_its_frequencies_change() {
+    let (from, dir) = (golden_dir().join("llama"), tempfile::tempdir().unwrap());
+    std::fs::copy(from.join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
+    let mut config = json(&from.join("config.json"));
+    config["max_position_embeddings"] = 14.into();
+    config["rope_parameters"] = serde_json::Value::Null;
+    config["rope_scaling"] = serde_json::json!({ "type": "dynamic", "factor": 4.0 });
+    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    let rows = golden_rows(&tensors(&from.join("golden.safetensors")));
+    let refused = |e: &sftmix::Error| matches!(e, sftmix::Error::InvalidConfig { field, .. } if field == "max_length");
+    for form in [Form::Fused, Form::Portable] {
+        let e = engine(form, 128, 128);
+        let mut m = Decoder::open(&e, dir.path(), 14).unwrap();
+        let plain = Decoder::open(&e, &from, 14).unwrap();
+        assert!(logits(&e, &m, None, &rows) == logits(&e, &plain, None, &rows), "{form:?}: other logits");
+        assert!(m.grow(&e, 15).as_ref().is_err_and(refused), "{form:?}: rows of 15 tokens");
+        assert!(Decoder::open(&e, dir.path(), 15).as_ref().is_err_and(refused), "{form:?}: opened for 15 tokens");
+    }
+}
+
 /// The model of golden/sftmix with the weights of a stand-in checkpoint.
 fn checkpoint(e: &Engine, m: &Decoder, dir: &Path, g: &Tensors, c: usize) -> Adapter {
     let mut a = Adapter::load(e, m, &dir.join("llama/adapter")).unwrap();

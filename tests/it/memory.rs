@@ -144,5 +144,5 @@ fn every_family_holds_what_its_plan_says() {
             );
         }
     }
-    assert!(families >= 14, "{families}");
+    assert!(families >= 16, "{families}");
 }

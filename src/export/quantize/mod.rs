@@ -2,6 +2,7 @@
 //! rows for each thread are in memory.
 
 mod mix;
+mod rotation;
 mod vocabulary;
 
 pub use mix::QuantType;
@@ -14,14 +15,12 @@ use rayon::prelude::*;
 use serde_json::Value;
 
 use self::mix::{tensor_type, ModelFacts};
-use crate::gguf::config::llama3_factors;
 use crate::gguf::{Architecture, RowOrder};
 
 use crate::base::Model;
 use crate::disk::write_with;
 use crate::error::{Error, Result};
 use crate::family::DecoderConfig;
-use crate::family::RopeScaling;
 use crate::formats::dtype::Dtype;
 use crate::formats::Put;
 use crate::gguf;
@@ -84,8 +83,8 @@ pub fn quantize_on(base: &Model, config: &QuantizeConfig) -> Result<Quantized> {
     let arch = Architecture::of_model_type(&c.model_type)
         .ok_or_else(|| unsupported(format!("model_type {:?} has no place in GGUF", c.model_type)))?;
     let json = crate::family::raw(base.files())?;
-    if let Some((kind, _)) = scaling(&json).filter(|(kind, _)| !matches!(*kind, "llama3" | "linear")) {
-        return Err(unsupported(format!("rotary scaling {kind:?} is not written to GGUF")));
+    if let Some(reason) = rotation::refusal(c) {
+        return Err(unsupported(reason));
     }
     if holds_another_thing(&config.out)? {
         let reason = format!("{} holds something that is no GGUF file", config.out.display());
@@ -105,7 +104,7 @@ pub fn quantize_on(base: &Model, config: &QuantizeConfig) -> Result<Quantized> {
     fields.add("general.file_type", Field::U32(config.kind.file_type()));
     fields.add("general.quantization_version", Field::U32(2));
     architecture_fields(&mut fields, arch, c, &json, &mut done.left_out);
-    vocabulary::add_fields(&mut fields, base, c.vocab_size)?;
+    done.left_out.extend(vocabulary::add_fields(&mut fields, base, c.vocab_size)?);
     let tensors = tensors(store, arch, c, config.kind, &mut done.left_out)?;
     let plan: Vec<Planned> = tensors.iter().map(|t| t.planned.clone()).collect();
     let matrices = || plan.iter().filter(|p| p.shape.len() > 1);
@@ -142,12 +141,15 @@ fn reads_as(c: &DecoderConfig, file: &Path) -> Result<()> {
     if layers.iter().all(|l| l.window.is_none()) {
         layers.iter_mut().zip(&c.layers).for_each(|(read, c)| read.window = c.window);
     }
+    let mut ropes = read.ropes.clone();
+    ropes.iter_mut().zip(&c.ropes).for_each(|(read, c)| rotation::unround(read, c));
     let same = DecoderConfig {
         // Families that share a name; more tokens may end an answer; what is left out is told.
         model_type: c.model_type.clone(),
         eos_token_ids: c.eos_token_ids.clone(),
         bos_token_id: c.bos_token_id,
         layers,
+        ropes,
         ..read
     };
     if same == *c {
@@ -205,13 +207,9 @@ fn tensors(
         let planned = Planned { name: gguf, shape: shape.to_vec(), dtype };
         out.push(SourceTensor { planned, weight, order, plus: if norm { 1.0 } else { 0.0 } });
     }
-    if let RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } =
-        c.ropes[0].scaling
-    {
-        let bounds = (low_freq_factor, high_freq_factor);
-        let factors = llama3_factors(c.ropes[0].theta, c.head_dim, factor, bounds, original_max_position_embeddings);
-        let planned = Planned { name: "rope_freqs.weight".into(), shape: vec![factors.len()], dtype: Dtype::F32 };
-        let weight = Weight::from_vec("rope_freqs.weight", &[factors.len()], factors);
+    if let Some(weight) = rotation::factors(c) {
+        let shape = weight.shape().to_vec();
+        let planned = Planned { name: "rope_freqs.weight".into(), shape, dtype: Dtype::F32 };
         out.push(SourceTensor { planned, weight, order: None, plus: 0.0 });
     }
     // llama.cpp's order, so that a block's tensors lie together: the embedding, the blocks by number, the rest.
@@ -305,9 +303,7 @@ fn architecture_fields(
     }
     add("attention.layer_norm_rms_epsilon", Field::F32(c.rms_norm_eps as f32));
     add("rope.freq_base", Field::F32(c.ropes[0].theta as f32));
-    if let RopeScaling::Llama3 { original_max_position_embeddings: n, .. } = c.ropes[0].scaling {
-        add("rope.scaling.original_context_length", Field::U32(n as u32));
-    }
+    rotation::fields(&c.ropes[0]).into_iter().for_each(|(name, field)| add(name, field));
     let window = c.layers.iter().find_map(|l| l.window);
     match (arch.model_type, window) {
         ("gemma2" | "gemma3_text" | "phi3", Some(n)) => add("attention.sliding_window", Field::U32(n as u32)),
@@ -332,18 +328,4 @@ fn architecture_fields(
             add(name, Field::F32(x as f32));
         }
     }
-    if let Some(("linear", factor)) = scaling(json) {
-        add("rope.scaling.type", Field::Text("linear".into()));
-        add("rope.scaling.factor", Field::F32(factor as f32));
-    }
-}
-
-/// The kind and factor of the rotary scaling; Gemma 3 has one for each kind of layers.
-fn scaling(json: &Value) -> Option<(&str, f64)> {
-    let new = &json["rope_parameters"];
-    let all = [&json["rope_scaling"], new, &new["full_attention"]];
-    all.into_iter().find_map(|place| {
-        let kind = place["rope_type"].as_str().or_else(|| place["type"].as_str())?;
-        (kind != "default").then(|| (kind, place["factor"].as_f64().unwrap_or(1.0)))
-    })
 }
