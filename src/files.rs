@@ -1,6 +1,8 @@
 //! The files of a model: a Hugging Face folder's, or one GGUF file. Each is opened once, and what was absent stays
 //! absent.
 
+mod convert;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
@@ -8,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::error::{Error, Result};
+use crate::formats::json::key_at_fault;
 use crate::gguf::GgufFile;
-use crate::held::HeldFile;
+use crate::held::{lfs_pointer, HeldFile};
 
 /// The folder of templates beside `chat_template.jinja`.
 const TEMPLATES: &str = "additional_chat_templates";
@@ -70,7 +73,7 @@ impl ModelFiles {
     /// The content of a small file of the folder, which is kept; `None` where there is no such file.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`]; [`Error::ModelFormat`] where a Git LFS pointer lies in its place.
     pub fn small(&self, name: &str) -> Result<Option<Arc<Vec<u8>>>> {
         Ok(self.look(name)?.ok())
     }
@@ -113,7 +116,10 @@ impl ModelFiles {
         }
         let path = self.place(name);
         let found = match fs::read(&path) {
-            Ok(bytes) => Ok(Arc::new(bytes)),
+            Ok(bytes) => match lfs_pointer(&bytes) {
+                Some(reason) => return Err(Error::ModelFormat { path, tensor: "file".into(), reason }),
+                None => Ok(Arc::new(bytes)),
+            },
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Err(e.raw_os_error()),
             Err(e) => return Err(Error::io(&path)(e)),
         };
@@ -141,11 +147,12 @@ impl ModelFiles {
     /// The content of `tokenizer.json`, which must be there. Its hash is kept.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`]; [`Error::Tokenizer`] where a file of another library stands in its place says what makes one of it.
     pub(crate) fn read_tokenizer(&self) -> Result<Vec<u8>> {
         // Both kinds of systems give this number to a file that is not there.
         let absent = || Error::io(self.place(TOKENIZER))(std::io::Error::from_raw_os_error(2));
-        let file = self.tokenizer()?.ok_or_else(absent)?;
+        let none = || convert::instead_of_tokenizer(&self.path).unwrap_or_else(absent);
+        let file = self.tokenizer()?.ok_or_else(none)?;
         file.unchanged()?;
         let bytes = file.read()?;
         self.tokenizer_hash.get_or_init(|| crate::disk::hash_of(&bytes));
@@ -188,15 +195,11 @@ impl ModelFiles {
 pub(crate) fn json_of(path: &Path, bytes: &[u8]) -> Result<serde_json::Value> {
     let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
     serde_json::from_slice(bytes).map_err(|error| {
-        let behind: usize =
-            bytes.split_inclusive(|b| *b == b'\n').take(error.line().saturating_sub(1)).map(<[u8]>::len).sum();
-        let upto = &bytes[..(behind + error.column()).min(bytes.len())];
-        let key = String::from_utf8_lossy(upto).rsplit_once(':').and_then(|(head, _)| {
-            let (head, _) = head.rsplit_once('"')?;
-            Some(head.rsplit_once('"')?.1.to_string())
-        });
-        let reason = format!("not valid JSON: {error}");
-        Error::ModelFormat { path: path.to_path_buf(), tensor: key.unwrap_or_else(|| "JSON".into()), reason }
+        let (tensor, reason) = match key_at_fault(bytes, &error) {
+            Some((key, value)) => (key, format!("{value}: not valid JSON: {error}")),
+            None => ("JSON".into(), format!("not valid JSON: {error}")),
+        };
+        Error::ModelFormat { path: path.to_path_buf(), tensor, reason }
     })
 }
 
@@ -229,6 +232,23 @@ mod tests {
             let system = fs::read(dir.path().join("absent.json")).unwrap_err().to_string();
             assert!(absent.contains("absent.json") && absent.contains(&system), "{absent}");
         }
+        // A pointer is no content, of whatever kind of file.
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n";
+        let of = |name: &str, read: &dyn Fn(&ModelFiles) -> Result<()>| {
+            write(name, pointer);
+            let said = ModelFiles::open(dir.path()).and_then(|files| read(&files)).unwrap_err().to_string();
+            assert!(
+                said.contains(name) && said.contains("a Git LFS pointer") && said.contains("git lfs pull"),
+                "{said}"
+            );
+        };
+        of("added_tokens.json", &|files| files.json("added_tokens.json").map(drop));
+        of("chat_template.jinja", &|files| files.text("chat_template.jinja").map(drop));
+        of(TOKENIZER, &|files| files.read_tokenizer().map(drop));
+        write("x.gguf", pointer);
+        let said = ModelFiles::open(&dir.path().join("x.gguf")).unwrap_err().to_string();
+        assert!(said.contains("x.gguf: file: a Git LFS pointer"), "{said}");
+        write(TOKENIZER, "{}");
         let again = ModelFiles::open(dir.path()).unwrap();
         assert_eq!(again.needed("config.json").unwrap().as_slice(), b"{ }");
         assert_eq!(again.tokenizer().unwrap().unwrap().read().unwrap(), b"{}");
@@ -238,8 +258,25 @@ mod tests {
     fn what_is_no_json_is_named_by_its_key() {
         let at = Path::new("config.json");
         let e = |text: &str| json_of(at, text.as_bytes()).unwrap_err().to_string();
-        let found = e("{\n  \"a\": \"x:y\",\n  \"rope_theta\": NaN\n}");
-        assert_eq!(found, "config.json: rope_theta: not valid JSON: expected value at line 3 column 17");
+        let mut wrong = Vec::new();
+        for (text, want) in [
+            (
+                "{\n  \"a\": \"x:y\",\n  \"rope_theta\": NaN\n}",
+                "rope_theta: NaN: not valid JSON: expected value at line 3",
+            ),
+            ("{\"rms_norm_eps\": -Infinity}", "rms_norm_eps: -Infinity: not valid JSON: invalid number at line 1"),
+            ("{\"rope_scaling\": {\"factor\": Infinity}}", "factor: Infinity: not valid JSON: expected value"),
+            ("{\"long\": [1.0, NaN]}", "long: NaN: not valid JSON: expected value at line 1 column"),
+            // Neither a colon in a text nor the key before is taken for the one at fault.
+            ("{\"chat_template\": \"a: \\x\"}", "chat_template: \"a: \\x\": not valid JSON: invalid escape"),
+            ("{\"a\": 1, x}", "JSON: not valid JSON: key must be a string"),
+        ] {
+            let found = e(text);
+            if !found.starts_with(&format!("config.json: {want}")) {
+                wrong.push(format!("{text}: expected {want}, found {found}"));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
         assert!(e("").starts_with("config.json: JSON: not valid JSON"), "{}", e(""));
         assert_eq!(json_of(at, b"\xEF\xBB\xBF{\"a\": 1}").unwrap()["a"], 1);
     }

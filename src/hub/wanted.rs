@@ -51,7 +51,14 @@ pub(super) fn chosen<'a>(model: &ModelName, files: &'a [String], file: Option<&s
                 SMALL.contains(&name) || name.strip_prefix(TEMPLATES).is_some_and(|rest| rest.ends_with(".jinja"))
             };
             if let Some(name) = NEEDED.iter().find(|name| !files.iter().any(|f| f == *name)) {
-                return Err(refused(&model.to_string(), format!("the model has no {name}, which is needed")));
+                let mut reason = format!("the model has no {name}, which is needed");
+                if *name == "tokenizer.json" {
+                    reason += &format!(
+                        "; transformers makes one of the files that it has: pip install transformers sentencepiece protobuf; \
+                         python -c \"from transformers import AutoTokenizer; AutoTokenizer.from_pretrained('{model}').save_pretrained('DIR')\""
+                    );
+                }
+                return Err(refused(&model.to_string(), reason));
             }
             // The weights last: what is wrong with the rest is known before they are read.
             Ok(Chosen::Folder(inside().filter(|name| is_small(name)).chain([weights]).collect()))

@@ -6,12 +6,13 @@
 //! before the span, or was put there by the post-processor. Then one end token follows, trained,
 //! unless the encoding ends in it already.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tokenizers::processors::PostProcessorWrapper;
+use tokenizers::AddedToken;
 
 use crate::data::text::chat::{ChatSource, ChatTemplate, RenderOptions, SpecialTokens};
 use crate::data::text::Rendered;
@@ -77,8 +78,8 @@ impl Tokenizer {
     /// `generation_config.json` and `tokenizer_config.json`, where present.
     ///
     /// # Errors
-    /// [`Error::Io`] without a `tokenizer.json`; [`Error::Tokenizer`] for a malformed file, or when
-    /// no end token is named or known.
+    /// [`Error::Io`] without a `tokenizer.json`; [`Error::Tokenizer`] where another library's file stands in its place, for a
+    /// malformed file, for files that disagree, or when no end token is named or known.
     pub fn of(model: &ModelFiles) -> Result<Tokenizer> {
         if let Some(file) = model.gguf() {
             return Tokenizer::of_gguf(file, Tokenizer::expected_bytes(model));
@@ -94,13 +95,19 @@ impl Tokenizer {
         keep_offsets_whole(&mut inner).map_err(|e| fault(&path, e))?;
         for added in super::added::add(&mut inner, model)? {
             hasher.update(added.content.as_bytes());
+            let flags = [added.single_word, added.lstrip, added.rstrip, added.normalized, added.special];
+            hasher.update(&flags.map(u8::from));
         }
 
         let config = model.json("config.json")?;
         let generation = model.json("generation_config.json")?;
         let names = model.json("tokenizer_config.json")?;
         let model_eos = ids_of(&config, "eos_token_id");
-        let named = |key| token_text(&names, key).and_then(|text| inner.token_to_id(text));
+        let older = model.json("special_tokens_map.json")?;
+        let named = |key| {
+            let text = token_text(&names, key).or_else(|| token_text(&older, key));
+            text.and_then(|text| inner.token_to_id(text))
+        };
         let eos = model_eos.first().copied().or_else(|| named("eos_token")).ok_or_else(|| {
             fault(
                 &path,
@@ -276,7 +283,12 @@ impl Tokenizer {
         self.bos
     }
 
-    /// blake3 of the bytes of `tokenizer.json` and the end token's id.
+    /// The added tokens by id: what is found in a text before all else.
+    pub(crate) fn added_tokens(&self) -> BTreeMap<u32, AddedToken> {
+        self.inner.get_added_tokens_decoder().into_iter().collect()
+    }
+
+    /// blake3 of the bytes of `tokenizer.json`, of what other files add to it and the end token's id.
     pub fn content_hash(&self) -> [u8; 32] {
         self.content_hash
     }

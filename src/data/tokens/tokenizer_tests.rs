@@ -216,3 +216,82 @@ fn tokens_of_the_other_files_are_added_with_their_ids() {
     let gap = e(json!({"added_tokens_decoder": {"400": {"content": "<far>", "special": true}}}));
     assert!(gap.contains("has no room for it there: it would get 258"), "{gap}");
 }
+
+/// As transformers reads them: `tokenizer_config.json` has the last word on flags, and beside its list the older files say
+/// nothing; what is named and no token yet becomes one.
+#[test]
+fn flags_and_names_count_as_in_transformers() {
+    let load = |files: &[(&str, Value)]| {
+        let dir = folder(&byte_level(), json!({"eos_token_id": 257}));
+        files.iter().for_each(|(name, content)| std::fs::write(dir.path().join(name), content.to_string()).unwrap());
+        let at = dir.path().display().to_string();
+        Tokenizer::load(dir.path()).map_err(|e| e.to_string().replace(&at, "D").replace('\\', "/"))
+    };
+    let (config, older, map) = ("tokenizer_config.json", "added_tokens.json", "special_tokens_map.json");
+    let plain = load(&[]).unwrap();
+    let blanks = plain.encode("  ").unwrap();
+    let decoder = |token: Value| (config, json!({"added_tokens_decoder": {"258": token}}));
+    let list = |key: &str, tokens: Value| (config, json!({key: tokens}));
+    let x = json!({"content": "<x>", "special": false});
+    let mut wrong = Vec::new();
+    for (name, files, text, count) in [
+        // In the file the end token takes the blanks behind it in.
+        ("flags of tokenizer.json", vec![], "<eos>  a", 2),
+        (
+            "other flags",
+            vec![(config, json!({"added_tokens_decoder": {"257": {"content": "<eos>", "special": true}}}))],
+            "<eos>  a",
+            3,
+        ),
+        ("a named pad token", vec![list("pad_token", json!("<x>"))], "a<x>b", 3),
+        ("one of the model's own", vec![list("image_token", json!("<x>"))], "a<x>b", 3),
+        ("no name of a token", vec![list("add_bos_token", json!(true)), (map, json!({}))], "a<x>b", 5),
+        (
+            "further ones",
+            vec![list("additional_special_tokens", json!(["<y>", {"content": "<x>", "rstrip": true}]))],
+            "a<x>  <y>",
+            3,
+        ),
+        ("further ones by name", vec![list("extra_special_tokens", json!({"image": "<x>"}))], "a<x>b", 3),
+        ("of the older map", vec![(map, json!({"sep_token": {"content": "<x>", "lstrip": true}}))], "a  <x>", 2),
+        ("the older map beside a list", vec![decoder(x.clone()), (map, json!({"sep_token": "<y>"}))], "<x><y>", 4),
+        ("the older file beside a list", vec![decoder(x.clone()), (older, json!({"<y>": 259}))], "<x><y>", 4),
+        ("an empty name", vec![list("pad_token", json!("")), (older, json!({"": 258}))], "a", 1),
+    ] {
+        match load(&files).map(|t| t.encode(text).unwrap().len()) {
+            Ok(found) if found == count => {}
+            found => wrong.push(format!("{name}: {found:?} tokens, not {count}")),
+        }
+    }
+    for (name, files, words) in [
+        (
+            "two ids",
+            vec![decoder(x.clone()), (older, json!({"<x>": 259}))],
+            "D/added_tokens.json: tokenizer: the token \"<x>\" has the id 259 here, and tokenizer_config.json gives it 258",
+        ),
+        (
+            "two tokens",
+            vec![decoder(x.clone()), (older, json!({"<y>": 258}))],
+            "\"<y>\" has the id 258 here, and tokenizer_config.json has \"<x>\" there",
+        ),
+        (
+            "another id than the vocabulary's",
+            vec![(older, json!({"<eos>": 300}))],
+            "D/added_tokens.json: tokenizer: the token \"<eos>\" has the id 300 here, and tokenizer.json gives it 257",
+        ),
+    ] {
+        match load(&files) {
+            Err(said) if said.contains(words) => {}
+            found => wrong.push(format!("{name}: {found:?}")),
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(blanks.len(), 1);
+    // A store of tokens is made anew where flags changed.
+    let flags = load(&[(config, json!({"added_tokens_decoder": {"257": {"content": "<eos>", "special": true}}}))]);
+    assert_ne!(flags.unwrap().content_hash(), plain.content_hash());
+    // The end token may be named by the older map alone.
+    let dir = folder(&byte_level(), json!({}));
+    std::fs::write(dir.path().join(map), json!({"eos_token": "<eos>"}).to_string()).unwrap();
+    assert_eq!(Tokenizer::load(dir.path()).unwrap().eos(), 257);
+}

@@ -4,29 +4,34 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use serde_json::Value;
+use tokenizers::AddedToken;
 
 use crate::base::Model;
 use crate::data::text::chat::stored::DEFAULT;
+use crate::data::tokens::Tokenizer;
 use crate::error::{Error, Result};
-use crate::files::TOKENIZER;
+use crate::files::{json_of, TOKENIZER};
 use crate::gguf::pre::Pre;
 use crate::gguf::tokenizer::BLANK;
-use crate::gguf::tokens::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
+use crate::gguf::tokens::{ends_an_answer, BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
 use crate::gguf::write::{Field, Fields};
 
 const CONFIG: &str = "tokenizer_config.json";
 
-/// Adds the fields about the tokenizer of a model whose embedding has `rows` rows.
+/// Adds the fields about the tokenizer of a model whose embedding has `rows` rows. Gives what of it has no place in the file.
 ///
 /// # Errors
 /// [`Error::Tokenizer`] for one that GGUF has no words for.
-pub(crate) fn add_fields(fields: &mut Fields, model: &Model, rows: usize) -> Result<()> {
+pub(crate) fn add_fields(fields: &mut Fields, model: &Model, rows: usize) -> Result<Vec<String>> {
     let folder = Folder::open(model)?;
     let json = &folder.tokenizer["model"];
     if json["type"] != "BPE" {
         return Err(folder.fault(format!("a model of type {} has no place in GGUF (expected \"BPE\")", json["type"])));
     }
-    let (tokens, kinds) = folder.tokens(rows)?;
+    let mut left_out = Vec::new();
+    let tokenizer = model.tokenizer()?;
+    let (tokens, kinds) = folder.tokens(rows, &tokenizer, &mut left_out)?;
+    left_out.extend(flags(model, &tokenizer)?);
     let merges = folder.merges()?;
     let mut add = |name: &str, field: Field| fields.add(format!("tokenizer.{name}"), field);
     if json["byte_fallback"] == true {
@@ -46,10 +51,23 @@ pub(crate) fn add_fields(fields: &mut Fields, model: &Model, rows: usize) -> Res
     }
     let ids: HashMap<String, u32> = tokens.iter().cloned().zip(0..).collect();
     add("ggml.tokens", Field::Texts(tokens.clone()));
-    add("ggml.token_type", Field::Integers(kinds));
-    folder.special(&mut add, model, &tokens, &ids)?;
+    add("ggml.token_type", Field::Integers(kinds.clone()));
+    left_out.extend(folder.special(&mut add, &tokenizer, (&tokens, &kinds), &ids)?);
     folder.templates(&mut add);
-    Ok(())
+    Ok(left_out)
+}
+
+/// What no field says of added tokens: that they take the white space about them in, or are whole words.
+fn flags(model: &Model, tokenizer: &Tokenizer) -> Result<Option<String>> {
+    // llama.cpp knows Phi-3's by the name.
+    let name = model.path().file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let phi3 = model.config()?.model_type == "phi3" || name.contains("phi-3") || name.contains("phi3");
+    let with = |token: &AddedToken| token.lstrip || token.single_word || token.rstrip && !phi3;
+    let texts: Vec<String> =
+        tokenizer.added_tokens().into_values().filter(with).map(|token| format!("{:?}", token.content)).collect();
+    let said =
+        |texts: Vec<String>| format!("lstrip, rstrip and single_word of {}: no field says them", texts.join(", "));
+    Ok(Some(texts).filter(|texts| !texts.is_empty()).map(said))
 }
 
 struct Folder {
@@ -64,13 +82,8 @@ impl Folder {
     fn open(model: &Model) -> Result<Folder> {
         let files = model.files();
         let (path, bytes) = (files.place(TOKENIZER), files.read_tokenizer()?);
-        let tokenizer = serde_json::from_slice(&bytes)
-            .map_err(|e| Error::Tokenizer { path: path.clone(), reason: format!("not valid JSON: {e}") })?;
-        let config = match files.text(CONFIG)? {
-            Some(text) => serde_json::from_str(&text)
-                .map_err(|e| Error::Tokenizer { path: files.place(CONFIG), reason: format!("not valid JSON: {e}") })?,
-            None => Value::Null,
-        };
+        let tokenizer = json_of(&path, &bytes)?;
+        let config = files.json(CONFIG)?;
         Ok(Folder { path, tokenizer, config, templates: model.templates()?.clone() })
     }
 
@@ -78,8 +91,14 @@ impl Folder {
         Error::Tokenizer { path: self.path.clone(), reason }
     }
 
-    /// The text and kind of every id below `rows`; ids that mean nothing are unused.
-    fn tokens(&self, rows: usize) -> Result<(Vec<String>, Vec<i32>)> {
+    /// The text and kind of every id below `rows`; ids that mean nothing are unused. The added tokens are those that training
+    /// has, whichever file names them.
+    fn tokens(
+        &self,
+        rows: usize,
+        tokenizer: &Tokenizer,
+        left_out: &mut Vec<String>,
+    ) -> Result<(Vec<String>, Vec<i32>)> {
         let json = &self.tokenizer["model"];
         let vocab = json["vocab"].as_object().ok_or_else(|| self.fault("model.vocab: expected an object".into()))?;
         let (mut tokens, mut kinds) = (vec![None; rows], vec![NORMAL; rows]);
@@ -96,14 +115,19 @@ impl Folder {
         for (text, id) in vocab {
             set(text, id, (json["unk_token"] == text.as_str()).then_some(UNKNOWN))?;
         }
-        for added in self.tokenizer["added_tokens"].as_array().into_iter().flatten() {
-            let text = added["content"].as_str().unwrap_or_default();
-            let kind = match (json["unk_token"] == text, added["special"] == true) {
+        for (id, added) in tokenizer.added_tokens() {
+            let text = added.content.as_str();
+            // A padding token that was named and never trained may have no row; rows begin and end with the other two.
+            if id as usize >= rows && id != tokenizer.eos() && Some(id) != tokenizer.bos() {
+                left_out.push(format!("the token {text:?}: its id {id} is beyond the {rows} embeddings"));
+                continue;
+            }
+            let kind = match (json["unk_token"] == text, added.special) {
                 (true, _) => UNKNOWN,
                 (_, true) => CONTROL,
                 _ => USER_DEFINED,
             };
-            set(text, &added["id"], Some(kind))?;
+            set(text, &id.into(), Some(kind))?;
         }
         let tokens = tokens.into_iter().enumerate().map(|(id, text)| {
             text.unwrap_or_else(|| {
@@ -161,28 +185,32 @@ impl Folder {
         Ok(prefix)
     }
 
+    /// The ids that have a meaning. Gives the end tokens that no field has room for.
     fn special(
         &self,
         add: &mut impl FnMut(&str, Field),
-        model: &Model,
-        tokens: &[String],
+        tokenizer: &Tokenizer,
+        (tokens, kinds): (&[String], &[i32]),
         ids: &HashMap<String, u32>,
-    ) -> Result<()> {
-        let tokenizer = model.tokenizer()?;
+    ) -> Result<Vec<String>> {
         let around = tokenizer.encode("a")?;
         let (bos, eos) = (tokenizer.bos(), tokenizer.eos());
         if let Some(bos) = bos {
             add("ggml.bos_token_id", Field::U32(bos));
         }
         add("ggml.eos_token_id", Field::U32(eos));
-        // What the template ends an answer with; without one the first that is left.
+        // What the template ends an answer with, be it `eos` too; without one the first that is left.
         let by_template = tokenizer.chat_source().and_then(|chat| tokenizer.end_of_turn(&chat.template));
-        let (mut turn, mut message) = (by_template.filter(|id| *id != eos), None);
-        for &id in tokenizer.eos_ids().iter().filter(|&&id| id != eos) {
+        let (mut turn, mut message) = (by_template.filter(|&id| (id as usize) < tokens.len()), None);
+        let mut left_out = Vec::new();
+        for &id in tokenizer.eos_ids().iter().filter(|&&id| id != eos && Some(id) != by_template) {
             match tokens.get(id as usize).map(String::as_str) {
                 Some("<|eom_id|>") => message = Some(id),
                 Some(_) if turn.is_none() => turn = Some(id),
-                _ => {}
+                // Readers know these by their texts.
+                Some(text) if kinds[id as usize] == CONTROL && ends_an_answer(text) => {}
+                Some(text) => left_out.push(format!("the end token {text:?}: GGUF has a field for one beside eos")),
+                None => {}
             }
         }
         for (name, id) in [("eot", turn), ("eom", message)] {
@@ -199,7 +227,7 @@ impl Folder {
         }
         add("ggml.add_bos_token", Field::Bool(bos.is_some() && around.first().copied() == bos));
         add("ggml.add_eos_token", Field::Bool(around.len() > 1 && around.last() == Some(&eos)));
-        Ok(())
+        Ok(left_out)
     }
 
     fn templates(&self, add: &mut impl FnMut(&str, Field)) {

@@ -92,7 +92,7 @@ impl ChatSource {
     /// `chat_template`; `None` where there is neither. Either may have one for tools beside it, by the name `tool_use`.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::ChatTemplate`] for a file that is not what it should be.
+    /// [`Error::Io`]; [`Error::ModelFormat`] for a file that is no JSON, [`Error::ChatTemplate`] for a template that is none.
     pub fn of(model: &ModelFiles) -> Result<Option<ChatSource>> {
         let special = ChatSource::special_of(model)?;
         let own = model.small(OWN)?.is_some();
@@ -146,20 +146,10 @@ impl ChatSource {
 
     /// Special tokens of a model folder that has no template.
     pub(crate) fn special_of(model: &ModelFiles) -> Result<SpecialTokens> {
-        Ok(SpecialTokens::read(&json(model, CONFIG)?, &json(model, "special_tokens_map.json")?))
+        Ok(SpecialTokens::read(&model.json(CONFIG)?, &model.json("special_tokens_map.json")?))
     }
 }
 
 pub(crate) fn fault(path: &Path, reason: impl Into<String>) -> Error {
     Error::ChatTemplate { path: path.to_path_buf(), reason: reason.into() }
-}
-
-/// What a file of the model says; `Null` where there is none.
-fn json(model: &ModelFiles, name: &str) -> Result<Value> {
-    match model.text(name)? {
-        Some(text) => {
-            serde_json::from_str(&text).map_err(|e| fault(&model.place(name), format!("not valid JSON: {e}")))
-        }
-        None => Ok(Value::Null),
-    }
 }

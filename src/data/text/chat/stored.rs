@@ -29,26 +29,22 @@ pub fn model_templates(files: &ModelFiles) -> Result<BTreeMap<String, String>> {
         found.extend(held.named);
         return Ok(found);
     }
-    if let Some(text) = files.text(CONFIG)? {
-        let path = files.place(CONFIG);
-        let wrong = |reason: String| Error::ChatTemplate { path: path.clone(), reason };
-        let config: Value = serde_json::from_str(&text).map_err(|e| wrong(format!("damaged: {e}")))?;
-        match config.get("chat_template") {
-            None | Some(Value::Null) => {}
-            Some(Value::String(text)) => {
-                found.insert(DEFAULT.to_string(), text.clone());
-            }
-            Some(Value::Array(list)) => {
-                for item in list {
-                    let text = |key: &str| item.get(key).and_then(Value::as_str).map(String::from);
-                    match (text("name"), text("template")) {
-                        (Some(name), Some(template)) => found.insert(name, template),
-                        _ => return Err(wrong(format!("chat_template: expected name and template, found {item}"))),
-                    };
-                }
-            }
-            Some(other) => return Err(wrong(format!("chat_template: expected text or a list, found {other}"))),
+    let wrong = |reason: String| Error::ChatTemplate { path: files.place(CONFIG), reason };
+    match files.json(CONFIG)?.get("chat_template") {
+        None | Some(Value::Null) => {}
+        Some(Value::String(text)) => {
+            found.insert(DEFAULT.to_string(), text.clone());
         }
+        Some(Value::Array(list)) => {
+            for item in list {
+                let text = |key: &str| item.get(key).and_then(Value::as_str).map(String::from);
+                match (text("name"), text("template")) {
+                    (Some(name), Some(template)) => found.insert(name, template),
+                    _ => return Err(wrong(format!("chat_template: expected name and template, found {item}"))),
+                };
+            }
+        }
+        Some(other) => return Err(wrong(format!("chat_template: expected text or a list, found {other}"))),
     }
     found.extend(files.text(FILE)?.map(|text| (DEFAULT.to_string(), text)));
     found.extend(files.additional_templates()?);
@@ -140,9 +136,11 @@ mod tests {
 
         let bad = BTreeMap::from([("../x".to_string(), String::new())]);
         assert!(write_templates(&bad, out.path()).unwrap_err().to_string().contains("../x"));
-        for bad in [r#"{"chat_template": 1}"#, r#"{"chat_template": [1]}"#, "{"] {
+        for bad in [r#"{"chat_template": 1}"#, r#"{"chat_template": [1]}"#] {
             fs::write(&config, bad).unwrap();
             assert!(matches!(templates(dir.path()), Err(Error::ChatTemplate { .. })), "{bad}");
         }
+        fs::write(&config, "{").unwrap();
+        assert!(matches!(templates(dir.path()), Err(Error::Tokenizer { path, .. }) if path == config));
     }
 }
