@@ -11,7 +11,6 @@ use crate::config::DeviceSetting;
 use crate::data::rows::files::Split;
 use crate::error::{Error, Result};
 use crate::model::Adapter;
-use crate::ops::EngineOptions;
 use crate::stop::StopHandle;
 use crate::train::score;
 pub use crate::train::score::Evaluation;
@@ -61,7 +60,8 @@ impl Default for EvalConfig {
 /// Mean loss, perplexity and token accuracy over the supervised tokens.
 ///
 /// # Errors
-/// When a setting is out of range, or model, adapter or data cannot be used.
+/// When a setting is out of range, or model, adapter or data cannot be used; [`Error::ModelFormat`] names the first weight
+/// that is NaN or infinite, where a loss is.
 pub fn evaluate(config: &EvalConfig) -> Result<Evaluation> {
     evaluate_on(&Model::at(&config.model)?, config, &StopHandle::default())
 }
@@ -81,7 +81,7 @@ pub fn evaluate_on(model: &Model, config: &EvalConfig, stop: &StopHandle) -> Res
         return Err(Error::config("threads", format!("expected 1 to 1024, found {}", config.threads.unwrap_or(0))));
     }
     config.data_options.validate()?;
-    let options = EngineOptions { threads: config.threads, ..EngineOptions::on(&config.device.open()?) };
+    let options = model.engine_options(&config.device.open()?, config.threads)?;
     let cache = config.cache_dir.clone().unwrap_or_else(default_cache);
     if let (Some(adapter), false) = (&config.adapter, config.force) {
         check_base(adapter, model, Some(&cache))?;
@@ -95,4 +95,5 @@ pub fn evaluate_on(model: &Model, config: &EvalConfig, stop: &StopHandle) -> Res
     inputs.room(&[&store])?;
     let together = score::Together::rows(config.batch_size);
     score::evaluate(&inputs.engine, &inputs.model, adapter.as_ref(), &store, together, &|| stop.is_stopped())
+        .map_err(|e| model.blamed(e))
 }

@@ -12,6 +12,21 @@ use crate::error::{Error, Result};
 
 /// Bytes that are read at once where a file is read through.
 const PIECE: usize = 1 << 18;
+/// What a Git LFS pointer begins with: the text that a clone without LFS leaves in the place of a large file.
+const POINTER: &[u8] = b"version https://git-lfs";
+/// By its specification a pointer is shorter.
+const POINTER_LENGTH: u64 = 1024;
+
+/// That this content is a Git LFS pointer, and what to do about it; `None` of any other content.
+pub(crate) fn lfs_pointer(content: &[u8]) -> Option<String> {
+    if !content.starts_with(POINTER) {
+        return None;
+    }
+    let text = String::from_utf8_lossy(&content[..content.len().min(POINTER_LENGTH as usize)]);
+    let size = text.lines().find_map(|line| line.strip_prefix("size ")?.trim().parse::<u64>().ok());
+    let size = size.map(|n| format!(" of {n} bytes")).unwrap_or_default();
+    Some(format!("a Git LFS pointer lies in place of the file{size}: `git lfs pull` in its repository fetches it"))
+}
 
 /// An open file, with its length and modification time at opening.
 #[derive(Debug)]
@@ -26,11 +41,17 @@ impl HeldFile {
     /// Opens a file.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`]; [`Error::ModelFormat`] where a Git LFS pointer lies in its place.
     pub fn open(path: &Path) -> Result<HeldFile> {
         let file = File::open(path).map_err(Error::io(path))?;
         let at = file.metadata().map_err(Error::io(path))?;
-        Ok(HeldFile { path: path.into(), length: at.len(), modified: at.modified().ok(), file })
+        let held = HeldFile { path: path.into(), length: at.len(), modified: at.modified().ok(), file };
+        if at.is_file() && held.length < POINTER_LENGTH {
+            if let Some(reason) = lfs_pointer(&held.read()?) {
+                return Err(Error::ModelFormat { path: path.into(), tensor: "file".into(), reason });
+            }
+        }
+        Ok(held)
     }
 
     /// Where it was opened.
@@ -189,5 +210,30 @@ mod tests {
         assert!(reason(&held).contains("3 bytes at opening, 1 now"), "{}", reason(&held));
         assert!(matches!(held.read(), Err(Error::ModelFormat { .. })));
         assert!(matches!(HeldFile::open(&dir.path().join("absent")), Err(Error::Io { .. })));
+    }
+
+    #[test]
+    fn a_git_lfs_pointer_is_told_from_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.safetensors");
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 269060552\n";
+        std::fs::write(&path, pointer).unwrap();
+        let says = "a Git LFS pointer lies in place of the file of 269060552 bytes: `git lfs pull` in its repository \
+                    fetches it";
+        for opened in [HeldFile::open(&path).map(drop), MappedFile::open(&path).map(drop)] {
+            match opened.unwrap_err() {
+                Error::ModelFormat { path: at, tensor, reason } => {
+                    assert_eq!((at.as_path(), tensor.as_str(), reason.as_str()), (path.as_path(), "file", says));
+                }
+                e => panic!("{e:?}"),
+            }
+        }
+        assert!(lfs_pointer(b"version https://git-lfs.github.com/spec/v1\nsize x").unwrap().contains("the file: `git"));
+        for other in ["version 1", "", " version https://git-lfs", "{}"] {
+            assert_eq!(lfs_pointer(other.as_bytes()), None, "{other:?}");
+        }
+        // A long text that begins so is somebody's file.
+        std::fs::write(&path, format!("{pointer}{}", " ".repeat(1024))).unwrap();
+        HeldFile::open(&path).unwrap();
     }
 }

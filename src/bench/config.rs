@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::shape::{Shape, SHAPES};
-use crate::config::DeviceSetting;
+use crate::config::{DataOptions, DeviceSetting};
 use crate::config::{Recipe, Recompute};
 use crate::error::{Error, Result};
 
@@ -21,11 +21,16 @@ pub enum BenchModel {
 pub struct BenchConfig {
     /// The model.
     pub model: BenchModel,
+    /// Rows of one's own, for a model with a tokenizer: a file, or a folder as training takes it. `None`: rows of random
+    /// tokens.
+    pub data: Option<PathBuf>,
+    /// How these rows become examples.
+    pub data_options: DataOptions,
     /// Rows of a step, ≥ 1.
     pub batch_size: usize,
-    /// Longest row in tokens, ≥ 24.
+    /// Longest row in tokens, ≥ 24; longer rows of a file are cut, as `max_length` of training cuts them.
     pub seq: usize,
-    /// Every row has `seq` tokens and trains them all. Else lengths are drawn as Alpaca's with Stanford's
+    /// Every random row has `seq` tokens and trains them all. Else lengths are drawn as Alpaca's with Stanford's
     /// template: prompt log-normal, mean 70, deviation 30, at least 20 tokens; response log-normal, mean
     /// 65, σ 1.1; cut at `seq`; the response is trained.
     pub packed: bool,
@@ -54,7 +59,8 @@ pub struct BenchConfig {
     pub use_dora: bool,
     /// Seed of weights and rows.
     pub seed: u64,
-    /// Where models of random weights are kept; `None` takes a folder among the system's temporary files.
+    /// Where models of random weights are kept (`None`: a folder among the system's temporary files), or the tokens of
+    /// `data` (`None`: the user's cache folder).
     pub cache_dir: Option<PathBuf>,
     /// Where to write what another trainer needs to run the same steps: `bench.json`, `rows.jsonl`, and
     /// `adapter/`, the adapter they begin with.
@@ -65,6 +71,8 @@ impl Default for BenchConfig {
     fn default() -> Self {
         BenchConfig {
             model: BenchModel::Shape(SHAPES[0]),
+            data: None,
+            data_options: DataOptions::default(),
             batch_size: 8,
             seq: 512,
             packed: false,
@@ -98,6 +106,24 @@ impl BenchConfig {
         at_least("lora_r", 1, self.lora_r)?;
         at_least("micro_batch", 1, self.micro_batch.unwrap_or(1))?;
         at_least("threads", 1, self.threads.unwrap_or(1))?;
+        let without_effect = match (&self.data, &self.model) {
+            (Some(_), BenchModel::Shape(_)) => {
+                Some(("data", "random weights have no tokenizer; model takes a folder that has"))
+            }
+            (Some(_), _) if self.packed => {
+                Some(("packed", "it has no effect with data, whose rows are as long as they are"))
+            }
+            (None, _) if self.data_options != DataOptions::default() => {
+                Some(("data_options", "they have no effect without data"))
+            }
+            (None, BenchModel::Folder(_)) if self.cache_dir.is_some() => {
+                Some(("cache_dir", "it has no effect with model but for data: nothing is written"))
+            }
+            _ => None,
+        };
+        if let Some((field, reason)) = without_effect {
+            return Err(Error::config(field, reason));
+        }
         match self.export {
             Some(_) if self.recipe != Recipe::Ntp => {
                 Err(Error::config("export", "other trainers have no Mixup: export with recipe ntp"))

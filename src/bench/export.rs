@@ -7,14 +7,14 @@ use std::path::Path;
 use serde_json::json;
 
 use super::config::BenchConfig;
-use super::rows::RowShape;
+use super::source::Rows;
 use super::trial::ADAMW;
 use crate::error::{Error, Result};
 use crate::model::Adapter;
 
 /// Writes `bench.json`, `rows.jsonl` (one row a line, labels of what is not trained are −100) and
 /// `adapter/`.
-pub(super) fn write(to: &Path, config: &BenchConfig, model: &Path, adapter: &Adapter, rows: &RowShape) -> Result<()> {
+pub(super) fn write(to: &Path, config: &BenchConfig, model: &Path, adapter: &Adapter, rows: &Rows) -> Result<()> {
     std::fs::create_dir_all(to).map_err(Error::io(to))?;
     let path = to.join("rows.jsonl");
     let mut file = std::io::BufWriter::new(std::fs::File::create(&path).map_err(Error::io(&path))?);

@@ -3,6 +3,7 @@
 use super::config::BenchConfig;
 use super::report::{BenchPhases, BenchReport, BenchStep, BenchTransfer};
 use super::rows::Step;
+use super::source::Rows;
 use super::trial::Trial;
 use crate::ops::moved::{Moved, Transfer};
 use crate::ops::Phase;
@@ -66,7 +67,14 @@ impl Figures {
         }
     }
 
-    pub fn report(self, config: &BenchConfig, trial: &Trial, shape: String, seconds_to_first_step: f64) -> BenchReport {
+    pub fn report(
+        self,
+        config: &BenchConfig,
+        trial: &Trial,
+        rows: &Rows,
+        shape: String,
+        seconds_to_first_step: f64,
+    ) -> BenchReport {
         let n = self.steps.len() as f64;
         let sum = |f: &dyn Fn(&BenchStep) -> f64| self.steps.iter().map(f).sum::<f64>();
         let (seconds, tokens) = (sum(&|s| s.seconds), sum(&|s| s.tokens as f64));
@@ -90,6 +98,13 @@ impl Figures {
             batch_size: config.batch_size,
             micro_batch_tokens: tokens / self.micros as f64,
             seq: config.seq,
+            rows: match rows {
+                Rows::Drawn(_) => None,
+                Rows::Own(own) => {
+                    let trained = self.steps.iter().map(|s| s.supervised as u64).sum();
+                    Some(own.taken((self.steps.len() * config.batch_size) as u64, tokens as u64, trained))
+                }
+            },
             packed: config.packed,
             blocks_kept: self.blocks_kept as f64 / (self.groups * trial.model.config.num_layers) as f64,
             loss_chunk: trial.choice.cut.loss_chunk,

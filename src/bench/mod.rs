@@ -1,7 +1,7 @@
 //! Speed and memory of a training step, as shares of what the machine can do.
 //!
 //! [`run`] trains a LoRA adapter on a model of random weights (or any model folder) and rows of random
-//! tokens, by the same code as training does, and relates each step to its floor: the floating-point
+//! tokens (or of a file, read as training reads it), by the same code as training does, and relates each step to its floor: the floating-point
 //! operations that no exact implementation can avoid,
 //!
 //! `4·P·N + 6·P_lora·N + 12·L·H·D·Σ n²/2 + 4·C·V·S`
@@ -19,9 +19,11 @@
 mod config;
 mod export;
 mod figures;
+mod own;
 mod report;
 mod rows;
 mod shape;
+mod source;
 mod trial;
 
 use std::time::Instant;
@@ -35,9 +37,11 @@ use crate::rate::Reference;
 pub use crate::rate::{Rates, Speed};
 pub use config::{BenchConfig, BenchModel};
 use figures::Figures;
+pub use own::BenchRows;
 pub use report::{BenchPhases, BenchReport, BenchStep, BenchTransfer};
-use rows::{RowShape, Step};
+use rows::Step;
 pub use shape::{Shape, SHAPES};
+use source::Rows;
 use trial::{floor, Trial};
 
 /// Measures; `observe` is told of every step.
@@ -56,8 +60,9 @@ pub fn run(config: &BenchConfig, observe: &mut dyn FnMut(&BenchStep)) -> Result<
     };
     let opened = Instant::now();
     let model = Model::at(&dir)?;
-    let vocab = model.config()?.vocab_size;
-    let rows = RowShape { seed: config.seed, packed: config.packed, seq: config.seq, vocab };
+    let rows = Rows::open(config, &model)?;
+    // What reading a file leaves behind is no step's either.
+    let before_all = if config.data.is_some() { anonymous_bytes() } else { before_all };
     let mut trial = Trial::open(config, &model, &rows)?;
     if let Some(to) = &config.export {
         export::write(to, config, model.path(), &trial.adapter, &rows)?;
@@ -129,13 +134,14 @@ pub fn run(config: &BenchConfig, observe: &mut dyn FnMut(&BenchStep)) -> Result<
         let now = trial.engine.phase_seconds();
         figures.phases = std::array::from_fn(|i| (now[i] - phases[i]) * config.steps as f64);
     }
-    Ok(figures.report(config, &trial, name, seconds_to_first_step))
+    Ok(figures.report(config, &trial, &rows, name, seconds_to_first_step))
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
+    use super::rows::RowShape;
     use super::*;
     use crate::config::{Recipe, Recompute};
 
@@ -188,7 +194,7 @@ mod tests {
         let dir = shape.folder(cache.path(), 0).unwrap();
         let config = BenchConfig { batch_size: 2, seq: 100, packed: true, lora_r: 4, ..Default::default() };
         let shape = RowShape { seed: 0, packed: true, seq: 100, vocab: 512 };
-        let trial = Trial::open(&config, &Model::at(&dir).unwrap(), &shape).unwrap();
+        let trial = Trial::open(&config, &Model::at(&dir).unwrap(), &Rows::Drawn(shape)).unwrap();
         let rows = shape.batch(0, 2);
         let step = Step::new(&rows, 0, Recipe::Ntp, trial.choice.cut, 0);
         let linears = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 192);
@@ -227,7 +233,7 @@ mod tests {
         let model = Path::new(about["model"].as_str().unwrap());
         // The adapter loads beside the model that is named.
         let shape = RowShape { seed: 0, packed: false, seq: 64, vocab: 512 };
-        let trial = Trial::open(&config, &Model::at(model).unwrap(), &shape).unwrap();
+        let trial = Trial::open(&config, &Model::at(model).unwrap(), &Rows::Drawn(shape)).unwrap();
         let loaded = crate::model::Adapter::load(&trial.engine, &trial.model, &to.join("adapter")).unwrap();
         assert_eq!(loaded.hash().unwrap(), trial.adapter.hash().unwrap());
     }
@@ -238,5 +244,95 @@ mod tests {
         assert!(run(&bad, &mut |_| ()).unwrap_err().to_string().contains("steps"));
         let bad = BenchConfig { seq: 8, ..Default::default() };
         assert!(run(&bad, &mut |_| ()).unwrap_err().to_string().contains("seq"));
+    }
+
+    /// The demo's model and rows.
+    fn own(cache: &Path) -> BenchConfig {
+        let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo");
+        BenchConfig {
+            data: Some(assets.join("train.jsonl")),
+            model: BenchModel::Folder(assets),
+            batch_size: 7,
+            seq: 32,
+            steps: 2,
+            threads: Some(2),
+            cache_dir: Some(cache.to_path_buf()),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn rows_of_a_file_are_those_that_training_would_take() {
+        let cache = tempfile::tempdir().unwrap();
+        let to = cache.path().join("export");
+        let config = BenchConfig { export: Some(to.clone()), ..own(cache.path()) };
+        let mut steps = Vec::new();
+        let report = run(&config, &mut |s| steps.push(*s)).unwrap();
+        let taken = report.rows.clone().unwrap();
+        assert_eq!((taken.examples, taken.rows, &taken.data), (800, 14, config.data.as_ref().unwrap()));
+        // The step before the timed ones is in no figure.
+        let sum = |of: &dyn Fn(&BenchStep) -> usize| steps[1..].iter().map(of).sum::<usize>() as u64;
+        assert_eq!((taken.tokens, taken.supervised_tokens), (sum(&|s| s.tokens), sum(&|s| s.supervised)));
+        assert!(taken.supervised_tokens > 14 && taken.supervised_tokens < taken.tokens && report.losses[0].is_finite());
+
+        // By another way: the store of a run, in the order of its first epoch.
+        let model = Model::at(Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo").as_path()).unwrap();
+        let tokenizer = model.tokenizer().unwrap();
+        let store = crate::data::tokens::TokenStore::open_or_build(&crate::data::tokens::StoreRequest {
+            data: config.data.as_ref().unwrap(),
+            options: &config.data_options,
+            template: None,
+            tokenizer: &tokenizer,
+            max_length: 32,
+            cache_dir: cache.path(),
+            threads: 1,
+            stop: &|| false,
+        })
+        .unwrap();
+        assert_eq!(taken.rows_cut, store.counts().cut);
+        let order = crate::data::tokens::epoch_order(800, 0, crate::dynamics::Stage::Target as u64, 0);
+        let text = std::fs::read_to_string(to.join("rows.jsonl")).unwrap();
+        let ids: Vec<Vec<u32>> = text
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+            .map(|row| row["input_ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect())
+            .collect();
+        let want: Vec<Vec<u32>> = order[..21].iter().map(|&i| store.example(i as usize).ids().collect()).collect();
+        assert_eq!(ids, want);
+    }
+
+    #[test]
+    fn a_short_file_begins_again() {
+        let cache = tempfile::tempdir().unwrap();
+        let data = cache.path().join("two.jsonl");
+        std::fs::write(
+            &data,
+            "{\"prompt\": \"a\", \"completion\": \"b\"}\n{\"prompt\": \"c\", \"completion\": \"d\"}\n",
+        )
+        .unwrap();
+        let config = BenchConfig { data: Some(data), batch_size: 5, ..own(cache.path()) };
+        let taken = run(&config, &mut |_| ()).unwrap().rows.unwrap();
+        assert_eq!((taken.examples, taken.rows, taken.rows_cut), (2, 10, 0));
+    }
+
+    #[test]
+    fn settings_without_effect_are_named() {
+        let cache = tempfile::tempdir().unwrap();
+        let own = own(cache.path());
+        let shape = BenchModel::Shape(Shape::named("tiny").unwrap());
+        let text_field = crate::config::DataOptions { text_field: Some("t".into()), ..Default::default() };
+        let mut wrong = Vec::new();
+        for (config, field) in [
+            (BenchConfig { model: shape, ..own.clone() }, "data"),
+            (BenchConfig { packed: true, ..own.clone() }, "packed"),
+            (BenchConfig { data: None, ..own.clone() }, "cache_dir"),
+            (BenchConfig { data: None, cache_dir: None, data_options: text_field, ..own }, "data_options"),
+        ] {
+            let found = run(&config, &mut |_| ()).map(|_| ()).unwrap_err().to_string();
+            if !found.starts_with(&format!("invalid setting {field}: ")) {
+                wrong.push(format!("{field}: {found}"));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::own::BenchRows;
 use crate::config::DeviceSetting;
 use crate::config::Recipe;
 use crate::rate::Rates;
@@ -78,8 +79,10 @@ pub struct BenchReport {
     pub batch_size: usize,
     /// Mean tokens that ran together.
     pub micro_batch_tokens: f64,
-    /// Longest row in tokens.
+    /// The longest that a row may be, in tokens.
     pub seq: usize,
+    /// What was taken of a file of one's own; `None` of random rows.
+    pub rows: Option<BenchRows>,
     /// Whether rows were packed.
     pub packed: bool,
     /// Mean share of the blocks that kept their activations; the others ran forward twice.

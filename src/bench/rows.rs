@@ -13,7 +13,7 @@ use crate::steps::cut::{Cut, Lengths};
 use crate::train::batches::{cut, Mixing};
 use crate::train::group::{Group, MicroBatch};
 
-/// What rows look like.
+/// What random rows look like.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RowShape {
     pub seed: u64,
@@ -23,7 +23,7 @@ pub(super) struct RowShape {
 }
 
 /// Ids, and whether each is trained.
-type Row = (Vec<u32>, Vec<bool>);
+pub(super) type Row = (Vec<u32>, Vec<bool>);
 
 impl RowShape {
     /// Row `number`.

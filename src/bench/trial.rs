@@ -1,7 +1,8 @@
 //! A model being trained, and the operations that a step of it cannot avoid.
 
 use super::config::BenchConfig;
-use super::rows::{RowShape, Step};
+use super::rows::Step;
+use super::source::Rows;
 use crate::base::Model;
 use crate::config::{LoraConfig, TrainConfig};
 use crate::error::Result;
@@ -12,7 +13,7 @@ use crate::ops::linear::SlotGrad;
 use crate::ops::{Engine, EngineOptions};
 use crate::plan::choice::Choice;
 use crate::plan::footprint::Parts;
-use crate::plan::settle::{limits_are_kept, settle, Needs, RowFacts, WeightFacts};
+use crate::plan::settle::{limits_are_kept, settle, Needs, WeightFacts};
 use crate::train::group::GroupRun;
 use crate::train::optimizer::{AdamW, AdamWConfig};
 
@@ -49,7 +50,7 @@ pub(super) struct Trial {
 }
 
 impl Trial {
-    pub fn open(config: &BenchConfig, base: &Model, rows: &RowShape) -> Result<Trial> {
+    pub fn open(config: &BenchConfig, base: &Model, rows: &Rows) -> Result<Trial> {
         let device = config.device.open()?;
         let matrix_units = config.matrix_units;
         let options = EngineOptions { threads: config.threads, matrix_units, ..EngineOptions::on(&device) };
@@ -68,12 +69,13 @@ impl Trial {
             ..Default::default()
         };
         limits_are_kept(&like, options.form)?;
-        let facts = RowFacts { examples: 0, longest: config.seq, mean: rows.mean() };
+        let facts = rows.facts();
+        let longest = facts.longest;
         let threads = options.threads.unwrap_or_else(available_threads);
         let weights = WeightFacts::of(base, base.weight_bytes()?)?;
         let (needs, choice) = settle(&like, base.config()?, weights, threads, facts, None)?;
         let engine = Engine::new(EngineOptions { loss_chunk: Some(choice.cut.loss_chunk), ..options })?;
-        let mut model = base.decoder(&engine, config.seq)?;
+        let mut model = base.decoder(&engine, longest)?;
         if let Some(pinned) = choice.pinned {
             model.give_up_weights(pinned);
         }

@@ -3,14 +3,20 @@
 use std::io::Write;
 use std::path::PathBuf;
 
+use serde_json::Value;
 use sftmix::internal::bench;
-use sftmix::internal::bench::{BenchConfig, BenchModel, BenchReport, BenchStep, BenchTransfer, Shape, SHAPES};
+use sftmix::internal::bench::{
+    BenchConfig, BenchModel, BenchReport, BenchRows, BenchStep, BenchTransfer, Shape, SHAPES,
+};
 use sftmix::internal::rate::Speed;
 use sftmix::{DeviceSetting, Error, Recipe, Recompute};
 
+use super::format::count;
+use super::options::DataFlags;
+
 /// Measure speed and memory of training steps against what the machine can do
 ///
-/// Trains on random tokens with a model of random weights, or with yours. Each step is related to the
+/// Trains on random tokens with a model of random weights, or with yours, or on rows of yours. Each step is related to the
 /// operations that no exact implementation can avoid, at the rate of the machine's fastest f32 product of
 /// the step's own shapes (gemm crate, or OpenBLAS where it is installed), timed beside the step.
 #[derive(clap::Args, Debug)]
@@ -21,10 +27,14 @@ pub struct Args {
     /// Hugging Face model folder, GGUF file or ORG/NAME[@REVISION] of the Hugging Face cache, instead of a shape
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
+    /// Rows of your own, with --model: a file, or a folder, as for train, and read as train reads it [default: rows of
+    /// random tokens]
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
     /// Rows of a step
     #[arg(long, value_name = "N", default_value_t = BenchConfig::default().batch_size)]
     batch_size: usize,
-    /// Longest row in tokens
+    /// Longest row in tokens; the rest of a row of --data is cut, as --max-length of train cuts it
     #[arg(long, value_name = "N", default_value_t = BenchConfig::default().seq)]
     seq: usize,
     /// Rows of exactly --seq tokens, all trained [default: lengths like Alpaca's, the response trained]
@@ -64,7 +74,8 @@ pub struct Args {
     /// With DoRA's magnitudes [default: plain LoRA]
     #[arg(long)]
     use_dora: bool,
-    /// Where models with random weights are kept [default: a folder among the system's temporary files]
+    /// Where models with random weights are kept, or the tokenised rows of --data [default: a folder among the system's
+    /// temporary files, or the user's cache folder]
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
     /// Write rows, first adapter and settings here, for another trainer to run the same steps
@@ -73,6 +84,8 @@ pub struct Args {
     /// Print one JSON object [default: a table]
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    data_options: DataFlags,
 }
 
 fn on_off(text: &str) -> Result<bool, String> {
@@ -85,8 +98,14 @@ fn on_off(text: &str) -> Result<bool, String> {
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<(), Error> {
+    if let (None, Some(name)) = (&args.data, first_given(&args.data_options)) {
+        let reason = "it has no effect without data, whose rows it is about".into();
+        return Err(Error::InvalidConfig { field: name, reason });
+    }
     let config = BenchConfig {
         model: args.model.map_or(BenchModel::Shape(args.shape), BenchModel::Folder),
+        data: args.data,
+        data_options: args.data_options.into(),
         batch_size: args.batch_size,
         seq: args.seq,
         packed: args.packed,
@@ -117,6 +136,12 @@ pub fn run(args: Args) -> Result<(), Error> {
     printed.map_err(|source| Error::Io { path: "stdout".into(), source: source.into() })
 }
 
+/// The first of these flags that was given.
+fn first_given(flags: &DataFlags) -> Option<String> {
+    let Ok(Value::Object(all)) = serde_json::to_value(flags) else { return None };
+    all.into_iter().find(|(_, value)| !value.is_null()).map(|(name, _)| name)
+}
+
 fn progress(s: &BenchStep) -> String {
     let share = s.floor_share.map_or("not counted".into(), |f| format!("{:.0} % of the floor's rate", 100.0 * f));
     format!("step {}: {} tokens, {:.2} s, loss {:.4}, {share}", s.step, s.tokens, s.seconds, s.loss)
@@ -135,6 +160,7 @@ fn table(r: &BenchReport) -> String {
         ("tokens at a time", format!("{:.0}", r.micro_batch_tokens)),
         ("activations", format!("{:.0} % kept", 100.0 * r.blocks_kept)),
         ("loss", format!("{} positions at a time", r.loss_chunk)),
+        ("rows", r.rows.as_ref().map_or(String::new(), taken)),
         ("device", r.device.to_string()),
         ("threads", format!("{}{}", r.threads, if r.matrix_units { ", with matrix units" } else { "" })),
         ("steps", r.steps.to_string()),
@@ -172,12 +198,26 @@ fn table(r: &BenchReport) -> String {
             lines.extend([("sgemm, gemm crate", rate(Some(r.sgemm.gemm))), ("sgemm, OpenBLAS", rate(r.sgemm.openblas))])
         }
     }
-    lines.retain(|(name, _)| gpu || *name != "device memory");
+    lines.retain(|(name, _)| (gpu || *name != "device memory") && (r.rows.is_some() || *name != "rows"));
     let copies = |t: &BenchTransfer| {
         format!("{:.0} up, {:.0} down, {:.2} MiB a step", t.uploads, t.downloads, t.bytes / (1u64 << 20) as f64)
     };
     let copied = r.transfers.iter().map(|(why, t)| format!("{:<20}{}\n", format!("copies, {why}"), copies(t)));
     lines.iter().map(|(name, value)| format!("{name:<20}{value}\n")).chain(copied).collect()
+}
+
+/// What was taken of a file.
+fn taken(rows: &BenchRows) -> String {
+    let cut =
+        if rows.rows_cut > 0 { format!(", of whose rows {} are cut", count(rows.rows_cut)) } else { String::new() };
+    format!(
+        "{} with {} tokens, {} of them trained; {} has {} examples{cut}",
+        count(rows.rows),
+        count(rows.tokens),
+        count(rows.supervised_tokens),
+        rows.data.display(),
+        count(rows.examples)
+    )
 }
 
 /// Mean seconds of a step.

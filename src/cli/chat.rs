@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use serde::Serialize;
 use sftmix::internal::data::text::Conversation;
-use sftmix::{Control, GenerateConfig, Generator};
+use sftmix::{Control, Error, GenerateConfig, Generator};
 
 use super::failure::{Done, Failure, INTERRUPTED};
 use super::generate::Output;
@@ -18,7 +18,9 @@ use super::sampling::{self, MachineFlags, SamplingFlags};
 ///
 /// Each line of standard input is a message; the reply is written as it comes. Lines that begin with a slash are
 /// commands: /reset forgets the conversation, /adapter NAME uses another of the adapters and /adapter none of
-/// them, /exit leaves. An interrupt ends the reply, a second one the program.
+/// them, /exit leaves. An interrupt ends the reply, a second one the program. A message that cannot be answered
+/// (beyond the model's context, refused by the template) is taken back, and the next line is read; where no person
+/// types, the exit code tells of it in the end.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Hugging Face model folder, a GGUF file, or ORG/NAME[@REVISION] of the Hugging Face cache
@@ -36,7 +38,7 @@ pub struct Args {
     chat_template: Option<PathBuf>,
     #[command(flatten)]
     machine: MachineFlags,
-    /// Print one JSON object a reply [default: the text as it comes]
+    /// Print one JSON object a message: the reply, or the error [default: the text as it comes]
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -61,6 +63,33 @@ struct Reply<'a> {
     adapter: Option<&'a str>,
     #[serde(flatten)]
     reply: Output,
+}
+
+/// A message that was taken back, as programs are told.
+#[derive(Serialize)]
+struct Unanswered<'a> {
+    adapter: Option<&'a str>,
+    error: &'a str,
+}
+
+/// Why a line was not done.
+enum Trouble {
+    /// This line alone: the conversation is as before, and the next may do.
+    Line(Failure),
+    /// It would be so of every line.
+    Talk(Failure),
+}
+
+impl From<std::io::Error> for Trouble {
+    fn from(e: std::io::Error) -> Trouble {
+        Trouble::Talk(e.into())
+    }
+}
+
+impl From<Error> for Trouble {
+    fn from(e: Error) -> Trouble {
+        Trouble::Talk(e.into())
+    }
 }
 
 fn config() -> GenerateConfig {
@@ -94,6 +123,7 @@ pub fn run(args: Args) -> Done {
     if let Some(path) = &args.chat_template {
         generator.load_chat_template(path)?;
     }
+    generator.ready_to_chat()?;
     let handler = || {
         if REPLY.compare_exchange(MAKING, ENDING, Ordering::SeqCst, Ordering::SeqCst).is_err() {
             std::process::exit(i32::from(INTERRUPTED));
@@ -123,38 +153,39 @@ struct Talk {
 impl Talk {
     fn lines(&mut self) -> Done {
         let stdin = std::io::stdin();
-        // Where a person types, mistakes are told and forgiven; a program is to know of them.
+        // Where a person types, mistakes are told and forgiven; a program is to know of them in the end.
         let person = stdin.is_terminal();
         if person {
             output::note("/reset forgets the conversation, /adapter NAME changes the adapter, /exit leaves");
         }
-        let mut line = String::new();
+        let (mut line, mut first) = (Vec::new(), None);
         loop {
             if person {
                 let mut err = std::io::stderr();
                 let _ = write!(err, "> ").and_then(|()| err.flush());
             }
             line.clear();
-            let read = stdin.lock().read_line(&mut line);
-            if read.map_err(|e| Failure::failed(format!("standard input: {e}")))? == 0 {
-                return Ok(());
-            }
-            let done = match line.trim() {
-                "" => Ok(()),
-                "/exit" => return Ok(()),
-                command if command.starts_with('/') => self.command(command),
-                message => self.reply(message),
+            let read = stdin.lock().read_until(b'\n', &mut line);
+            let ended = read.map_err(|e| Failure::failed(format!("standard input: {e}")))? == 0;
+            let done = match std::str::from_utf8(&line).map(str::trim) {
+                Ok(text) if ended || text == "/exit" => return first.map_or(Ok(()), Err),
+                Ok("") => Ok(()),
+                Ok(command) if command.starts_with('/') => self.command(command),
+                Ok(message) => self.reply(message),
+                Err(_) => self.unanswered(Failure::usage("standard input: the line is not UTF-8, and is left out")),
             };
-            match done {
-                Err(failure) if person && !failure.is_silent() => {
-                    failure.report();
-                }
-                done => done?,
+            let failure = match done {
+                Ok(()) => continue,
+                Err(Trouble::Talk(failure)) if !person || failure.is_silent() => return Err(failure),
+                Err(Trouble::Line(failure) | Trouble::Talk(failure)) => failure.told(),
+            };
+            if !person {
+                first.get_or_insert(failure);
             }
         }
     }
 
-    fn command(&mut self, line: &str) -> Done {
+    fn command(&mut self, line: &str) -> Result<(), Trouble> {
         let mut words = line.split_whitespace();
         match (words.next(), words.next(), words.next()) {
             (Some("/reset"), None, None) => {
@@ -162,12 +193,16 @@ impl Talk {
                 self.generator.forget();
                 Ok(())
             }
-            (Some("/adapter"), name, None) => Ok(self.generator.use_adapter(name)?),
-            _ => Err(Failure::usage(format!("{line}: expected /reset, /adapter NAME, /adapter or /exit"))),
+            (Some("/adapter"), name, None) => self.generator.use_adapter(name).map_err(|e| Trouble::Line(e.into())),
+            _ => {
+                let text = format!("{line}: expected /reset, /adapter NAME, /adapter or /exit");
+                Err(Trouble::Line(Failure::usage(text)))
+            }
         }
     }
 
-    fn reply(&mut self, message: &str) -> Done {
+    fn reply(&mut self, message: &str) -> Result<(), Trouble> {
+        // The conversation takes the message with its reply, so what gets none is not in it.
         let chat = self.chat.clone().with("user", message);
         let mut written = Ok(());
         REPLY.store(MAKING, Ordering::SeqCst);
@@ -183,7 +218,16 @@ impl Talk {
         });
         REPLY.store(NONE, Ordering::SeqCst);
         written?;
-        let made = made?;
+        let made = match made {
+            Ok(made) => made,
+            Err(Error::InvalidConfig { field, reason }) if field == "prompt" => {
+                let text = format!("the conversation with this message: {reason}; the message is taken back");
+                return self.unanswered(Failure::usage(text).hint("/reset begins a new conversation"));
+            }
+            // Another conversation may please the template.
+            Err(e @ Error::ChatTemplate { .. }) => return self.unanswered(e.into()),
+            Err(e) => return Err(e.into()),
+        };
         self.chat = chat.with("assistant", &made.text);
         if self.json {
             return Ok(output::print_json(&Reply { adapter: self.generator.adapter(), reply: made.into() })?);
@@ -193,6 +237,14 @@ impl Talk {
             output::note(&format!("the reply ends after {} tokens, before its end", made.new_tokens));
         }
         Ok(())
+    }
+
+    /// A message without a reply: a program that waits for its line is given one.
+    fn unanswered(&self, failure: Failure) -> Result<(), Trouble> {
+        if let (true, Some(error)) = (self.json, failure.text()) {
+            output::print_json(&Unanswered { adapter: self.generator.adapter(), error })?;
+        }
+        Err(Trouble::Line(failure))
     }
 }
 

@@ -20,7 +20,7 @@ pub const INTERRUPTED: u8 = 130;
 #[derive(Debug)]
 pub struct Failure {
     code: u8,
-    /// `None` where nobody listens any more.
+    /// `None` where nobody listens any more, or it was told already.
     text: Option<String>,
     hint: Option<String>,
 }
@@ -51,6 +51,18 @@ impl Failure {
             return self;
         }
         self.hint(format!("sftmix train --resume --out {} continues the run", out.display()))
+    }
+
+    /// Prints the failure, where the command goes on; what is left of it is its exit code.
+    pub fn told(self) -> Failure {
+        let told = Failure { code: self.code, text: None, hint: None };
+        self.report();
+        told
+    }
+
+    /// What is said; `None` where nobody listens any more, or it was told already.
+    pub fn text(&self) -> Option<&str> {
+        self.text.as_deref()
     }
 
     /// Whether nobody listens any more.
@@ -128,7 +140,6 @@ fn hint(e: &Error) -> Option<String> {
                 .into()
         }
         Error::BaseMismatch(_) => "give the base it was trained on, or --force to use it all the same".into(),
-        Error::NonFinite { .. } => "a lower --lr is the usual remedy".into(),
         _ => return None,
     })
 }
@@ -146,6 +157,10 @@ mod tests {
         );
         assert_eq!(Failure::from(Error::Stopped { checkpoint: None }).code, INTERRUPTED);
         assert_eq!(Failure::from(Error::Threads("x".into())).code, FAILED);
+        // The rate is training's: elsewhere nothing is hinted at.
+        assert_eq!(Failure::from(Error::NonFinite { what: "logits".into() }).hint, None);
+        let told = Failure::usage("x").hint("y").told();
+        assert_eq!((told.code, told.text, told.hint), (USAGE, None, None));
         let pipe = Failure::from(std::io::Error::from(ErrorKind::BrokenPipe));
         assert_eq!((pipe.code, pipe.text), (0, None));
     }

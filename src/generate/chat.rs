@@ -38,6 +38,18 @@ impl Generator {
         self.text(start, &ids, config, &eos, true, on_text)
     }
 
+    /// Makes the chat template ready: a model without one is known before the first message.
+    ///
+    /// # Errors
+    /// [`Error::ChatTemplate`] when the model has none, or it cannot be compiled.
+    #[doc(hidden)]
+    pub fn ready_to_chat(&mut self) -> Result<()> {
+        if self.manner.is_none() {
+            self.manner = Some(self.find_manner()?);
+        }
+        Ok(())
+    }
+
     /// Takes another chat template for the model's.
     ///
     /// # Errors

@@ -84,12 +84,12 @@ impl Generator {
     }
 
     /// Takes a model that is open into use on a device, without an adapter; its map is shared with whatever else works on
-    /// it. `threads` of `None` takes the machine's cores.
+    /// it. `threads` of `None` takes the machine's cores, or the model's shared worker threads.
     ///
     /// # Errors
     /// As [`Generator::open`].
     pub fn on(model: &Model, device: DeviceSetting, threads: Option<usize>) -> Result<Generator> {
-        let options = EngineOptions { threads, ..EngineOptions::on(&device.open()?) };
+        let options = model.engine_options(&device.open()?, threads)?;
         Generator::on_engine(Engine::new(options)?, model)
     }
 

@@ -59,7 +59,8 @@ impl Generator {
             None => engine.run(|| self.model.cache(engine, capacity))?,
         };
         let cached = cache.tokens();
-        let (new, stopped) = self.extend(&mut cache, ids, limit, config, eos, on_token)?;
+        let (new, stopped) =
+            self.extend(&mut cache, ids, limit, config, eos, on_token).map_err(|e| self.base.blamed(e))?;
         if keep {
             let mut ids = [ids, &new].concat();
             ids.truncate(cache.tokens());

@@ -39,7 +39,8 @@ impl Generator {
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] when a setting is out of range, or the prompt is empty or leaves no room in
-    /// the model's context; [`Error::NonFinite`] when the model gives no finite logits.
+    /// the model's context; [`Error::ModelFormat`] when a weight of the model is NaN or infinite and its logits are so,
+    /// [`Error::NonFinite`] when they are with weights that are finite.
     pub fn generate(
         &mut self,
         prompt: &str,

@@ -13,6 +13,7 @@ use crate::disk::put;
 use crate::error::{Error, Result};
 use crate::formats::dtype::le_bytes;
 use crate::formats::json::damage;
+use crate::held::lfs_pointer;
 pub use crate::lora::tensors::{load_tensors, Tensors};
 use crate::lora::tensors::{write_tensors, Matrix};
 
@@ -181,6 +182,9 @@ pub fn save_adapter(dir: &Path, config: &LoraConfig, base_model: &str, tensors: 
 pub fn load_adapter(dir: &Path) -> Result<PeftAdapter> {
     let path = dir.join(CONFIG);
     let text = fs::read(&path).map_err(Error::io(&path))?;
+    if let Some(reason) = lfs_pointer(&text) {
+        return Err(Error::Adapter { path, reason });
+    }
     let json: Map<String, Value> =
         serde_json::from_slice(&text).map_err(|e| Error::Adapter { path: path.clone(), reason: damage(&text, &e) })?;
     let file = ConfigFile { path: &path, json: &json };

@@ -409,6 +409,23 @@ fn names_the_tensor_at_fault() {
     folder.tensors(&with((a(UP), StDtype::I64, vec![1, 1], vec![0; 8]))).fails(&[&a(UP), "I64"]);
     folder.tensors(&[]).fails(&["found none"]);
 
+    for (dtype, bytes, says) in [
+        (StDtype::F32, f32::NAN.to_le_bytes().to_vec(), "number 24 of 24 is NaN"),
+        (StDtype::F16, f16::INFINITY.to_le_bytes().to_vec(), "number 24 of 24 is inf"),
+        (StDtype::BF16, bf16::NEG_INFINITY.to_le_bytes().to_vec(), "number 24 of 24 is -inf"),
+    ] {
+        let bytes = [vec![0; 23 * bytes.len()], bytes].concat();
+        let end = "expected a finite one";
+        folder.tensors(&[(a(Q), dtype, vec![4, 6], bytes), good()[1].clone()]).fails(&[TENSORS, &a(Q), says, end]);
+    }
+
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 77\n";
+    for file in [TENSORS, CONFIG] {
+        let folder = Folder::new();
+        fs::write(folder.path().join(file), pointer).unwrap();
+        folder.fails(&[file, "a Git LFS pointer", "of 77 bytes", "git lfs pull"]);
+    }
+
     let whole = fs::read(Folder::new().path().join(TENSORS)).unwrap();
     for cut in [0, 7, 100, whole.len() - 1] {
         fs::write(folder.path().join(TENSORS), &whole[..cut]).unwrap();

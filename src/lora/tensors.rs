@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::formats;
 use crate::formats::dtype::{le_bytes, Dtype};
 use crate::formats::safetensors::Entry;
+use crate::held::lfs_pointer;
 
 /// Tensors by name: shape and numbers.
 pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
@@ -24,7 +25,8 @@ pub struct Matrix<'a> {
     pub data: &'a [f32],
 }
 
-/// Every tensor of a safetensors file, converted from F32, F16 or BF16.
+/// Every tensor of a safetensors file, converted from F32, F16 or BF16. Each of its numbers is finite: a run that ended in
+/// NaN leaves an adapter that turns every result into NaN, and what names it is the file, not the result.
 pub fn load_tensors(path: &Path) -> Result<Tensors> {
     let fault = |reason: String| Error::Adapter { path: path.into(), reason };
     let file = File::open(path).map_err(Error::io(path))?;
@@ -34,6 +36,9 @@ pub fn load_tensors(path: &Path) -> Result<Tensors> {
     }
     // SAFETY: read-only, and gone when this function returns.
     let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
+    if let Some(reason) = lfs_pointer(&map) {
+        return Err(fault(reason));
+    }
     let tensors =
         SafeTensors::deserialize(&map).map_err(|e| fault(format!("truncated or damaged ({length} bytes): {e}")))?;
     let mut out = BTreeMap::new();
@@ -43,6 +48,14 @@ pub fn load_tensors(path: &Path) -> Result<Tensors> {
         };
         let mut data = vec![0.0; view.data().len() / dtype.block_bytes()];
         dtype.decode(view.data(), &mut data);
+        if let Some(at) = data.iter().position(|v| !v.is_finite()) {
+            return Err(fault(format!(
+                "{name}: number {} of {} is {}, expected a finite one",
+                at + 1,
+                data.len(),
+                data[at]
+            )));
+        }
         out.insert(name.to_string(), (view.shape().to_vec(), data));
     }
     Ok(out)

@@ -285,6 +285,41 @@ fn a_reader_that_leaves_is_not_an_error() {
 }
 
 #[test]
+fn a_bench_runs_on_rows_of_ones_own() {
+    let cache = tempfile::tempdir().unwrap();
+    let assets = crate::support::project("assets/demo");
+    let data = assets.join("train.jsonl");
+    let [model, data, cache] = [&assets, &data, cache.path()].map(|p: &Path| p.to_str().unwrap());
+    let own = ["bench", "--model", model, "--data", data, "--cache-dir", cache];
+    let quick = ["--steps", "2", "--batch-size", "16", "--threads", "2", "--device", "cpu"];
+    let o = run(&[&own[..], &quick, &["--json"]].concat());
+    assert_eq!(o.status.code(), Some(0), "{}", err(&o));
+    let v: serde_json::Value = serde_json::from_slice(&o.stdout).unwrap();
+    let rows = &v["rows"];
+    assert_eq!((&rows["data"], &rows["examples"], &rows["rows"]), (&data.into(), &800.into(), &32.into()), "{v}");
+    let [tokens, trained] = ["tokens", "supervised_tokens"].map(|key| rows[key].as_u64().unwrap());
+    assert!(tokens == (2.0 * v["tokens_per_step"].as_f64().unwrap()) as u64 && 32 < trained && trained < tokens, "{v}");
+    // The losses of a trained model, not of random tokens: ln 1024 is 6.9; among so many rows, that some are broken counts little.
+    assert!(v["losses"].as_array().unwrap().iter().all(|l| l.as_f64().unwrap() < 6.0), "{v}");
+    let table =
+        out(&run(&[&own[..], &quick, &["--prompt-field", "prompt", "--response-field", "completion"]].concat()));
+    let line = format!("32 with {tokens} tokens, {trained} of them trained; {data} has 800 examples\n");
+    assert!(table.lines().any(|l| l.starts_with("rows ")) && table.contains(&line), "{line:?} in {table}");
+
+    let no_effect = "it has no effect with";
+    refused(&["bench", "--data", data], 2, &["error: invalid setting data: random weights have no tokenizer"]);
+    refused(&[&own[..], &["--packed"]].concat(), 2, &["error: invalid setting packed: ", no_effect]);
+    refused(&["bench", "--model", model, "--cache-dir", cache], 2, &["error: invalid setting cache_dir: ", no_effect]);
+    for flags in [["--text-field", "a"], ["--data-format", "text"], ["--chat-template", "x"]] {
+        let field = flags[0][2..].replace('-', "_");
+        let says = format!("error: invalid setting {field}: it has no effect without data");
+        refused(&[&["bench", "--model", model], &flags[..]].concat(), 2, &[&says]);
+    }
+    // Read as train reads them: the same words.
+    refused(&[&own[..], &["--response-field", "answer", "--prompt-field", "prompt"]].concat(), 1, &["row 1", "answer"]);
+}
+
+#[test]
 fn the_demo_does_not_mix_its_runs_with_earlier_ones() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("seed-0")).unwrap();

@@ -18,6 +18,8 @@ mod generate;
 mod gguf;
 mod golden;
 #[cfg(feature = "cli")]
+mod hints;
+#[cfg(feature = "cli")]
 mod hub;
 #[cfg(feature = "cli")]
 mod kill;
@@ -38,4 +40,5 @@ mod stopping;
 mod support;
 #[cfg(feature = "generate")]
 mod talk;
+mod tokens;
 mod variants;

@@ -367,7 +367,7 @@ mod program {
 
     use super::*;
 
-    fn chat(dir: &Path, arguments: &[&str], input: &str) -> Output {
+    fn chat(dir: &Path, arguments: &[&str], input: impl AsRef<[u8]>) -> Output {
         let mut child = Command::new(env!("CARGO_BIN_EXE_sftmix"))
             .args(["chat", "--device", "cpu", "--threads", "2", "--max-new-tokens", "12", "--model"])
             .arg(dir)
@@ -378,7 +378,7 @@ mod program {
             .spawn()
             .unwrap();
         // It may end before it has read all.
-        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        let _ = child.stdin.take().unwrap().write_all(input.as_ref());
         child.wait_with_output().unwrap()
     }
 
@@ -431,7 +431,48 @@ mod program {
     }
 
     #[test]
-    fn faults_end_it_with_words_where_no_person_types() {
+    fn a_message_without_a_reply_is_taken_back_and_the_next_line_is_read() {
+        let Some(dir) = talker() else { return };
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let long = "Lily went to the park. ".repeat(200);
+        let input = format!("Once upon a time\n{long}\nAnd then?\n/quit\n/adapter x\n\n/reset\nOnce upon a time\n");
+        let o = chat(dir.path(), &["--json"], [input.as_bytes(), b"\xff\n/reset\n"].concat());
+        let said = text(&o.stderr);
+        assert_eq!(o.status.code(), Some(2), "{said}");
+        for words in [
+            "error: the conversation with this message: ",
+            "tokens leave no room in the model's context of 512; the message is taken back\n",
+            "hint: /reset begins a new conversation\n",
+            "error: /quit: expected /reset",
+            "error: invalid setting adapter",
+            "error: standard input: the line is not UTF-8, and is left out",
+        ] {
+            assert!(said.contains(words), "{words:?} in {said}");
+        }
+        // Each message has its line; those with a reply are what they are without the others.
+        let found: Vec<serde_json::Value> = text(&o.stdout).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let errors: Vec<bool> = found.iter().map(|line| line["error"].is_string()).collect();
+        assert_eq!(errors, [false, true, false, false, true], "{found:?}");
+        assert!(found[1]["error"].as_str().unwrap().contains("context of 512") && found[1].get("text").is_none());
+        let alone = lines(&chat(dir.path(), &["--json"], "Once upon a time\nAnd then?\n/reset\nOnce upon a time\n"));
+        for (i, line) in [0, 2, 3].into_iter().zip(&alone) {
+            for key in ["text", "prompt_tokens", "cached_tokens", "new_tokens"] {
+                assert_eq!(found[i][key], line[key], "{key} of line {i}");
+            }
+        }
+        // What the template refuses, likewise.
+        let refuses =
+            "{% if 'dragon' in m['content'] %}{{ raise_exception('no dragons') }}{% endif %}{{ m['role'] }}: ";
+        let template = TEMPLATE.replace("{{ m['role'] }}: ", refuses);
+        std::fs::write(dir.path().join("chat_template.jinja"), template).unwrap();
+        let o = chat(dir.path(), &[], "A dragon came\nOnce upon a time\n");
+        assert_eq!(o.status.code(), Some(1), "{}", text(&o.stderr));
+        assert!(text(&o.stderr).contains("no dragons"), "{}", text(&o.stderr));
+        assert_eq!(text(&o.stdout), format!("{}\n", alone[0]["text"].as_str().unwrap()));
+    }
+
+    #[test]
+    fn faults_are_told_with_words_and_the_exit_code_where_no_person_types() {
         let Some(dir) = talker() else { return };
         let fails = |arguments: &[&str], input: &str, code: i32, words: &str| {
             let o = chat(dir.path(), arguments, input);

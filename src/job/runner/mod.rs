@@ -62,7 +62,8 @@ pub(crate) fn run(
                 }
                 (e, _) => e,
             });
-            runner?.run()
+            let mut runner = runner?;
+            runner.run().map_err(|e| runner.opened.inputs.base.blamed(e))
         }
     }
 }
