@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use super::facts::BaseFacts;
 use crate::data::text::chat::stored::model_templates;
 use crate::data::tokens::Tokenizer;
+use crate::device::Chosen;
 use crate::disk::{hash_of_files, HashCache};
 use crate::error::{Error, Result};
 use crate::family::DecoderConfig;
 use crate::files::{ModelFiles, TOKENIZER};
 use crate::model::Decoder;
-use crate::ops::Engine;
+use crate::ops::engine::available_threads;
+use crate::ops::{Engine, EngineOptions, Workers};
 use crate::weights::WeightStore;
 
 /// A model that is open: a Hugging Face folder or a GGUF file, whose files are opened and read once. A clone is the same
@@ -38,6 +40,8 @@ use crate::weights::WeightStore;
 #[derive(Clone)]
 pub struct Model {
     inner: Arc<Inner>,
+    /// Worker threads for whatever works on it.
+    workers: Option<Workers>,
 }
 
 struct Inner {
@@ -123,7 +127,31 @@ impl Model {
             weight_hashes: Lazy::new(),
             tokenizer_hash: Lazy::new(),
         };
-        Ok(Model { inner: Arc::new(inner) })
+        Ok(Model { inner: Arc::new(inner), workers: None })
+    }
+
+    /// The same model with worker threads that are shared: all jobs, evaluations and generators that are opened on what
+    /// is returned compute on these `threads` (`None`: the machine's cores), where each would have its own otherwise. They take
+    /// their turns as they come, so that several at once do not ask for more of the machine than one. A setting `threads`
+    /// of another number is an error then, also in [`Limits`](crate::Limits). The threads end with the last that has them.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] when `threads` is not from 1 to 1024; [`Error::Threads`] when they cannot be started.
+    pub fn share_workers(&self, threads: Option<usize>) -> Result<Model> {
+        let threads = threads.unwrap_or_else(available_threads);
+        if !(1..=1024).contains(&threads) {
+            return Err(Error::config("threads", format!("expected 1 to 1024, found {threads}")));
+        }
+        Ok(Model { inner: self.inner.clone(), workers: Some(Workers::start(threads)?) })
+    }
+
+    /// The options of an engine that works on it.
+    pub(crate) fn engine_options(&self, chosen: &Chosen, threads: Option<usize>) -> Result<EngineOptions> {
+        let threads = match &self.workers {
+            Some(shared) => Some(shared.agreed(threads)?),
+            None => threads,
+        };
+        Ok(EngineOptions { threads, workers: self.workers.clone(), ..EngineOptions::on(chosen) })
     }
 
     /// Where it lies.
@@ -140,6 +168,16 @@ impl Model {
             (Some(weights), _) => weights.unchanged(),
             (None, Some(file)) => file.file().unchanged(),
             (None, None) => Ok(()),
+        }
+    }
+
+    /// What is behind a result that is no finite number: the first of its weights that is none, else the error as it is.
+    /// Without that, one would look for it in settings and rows.
+    pub(crate) fn blamed(&self, error: Error) -> Error {
+        let Error::NonFinite { what } = &error else { return error };
+        match self.weights().and_then(|weights| weights.finite(what)) {
+            Err(found) => found,
+            Ok(()) => error,
         }
     }
 

@@ -8,6 +8,7 @@ use candle_core::{DType, Device};
 
 use super::moved::Counters;
 use super::pool::Pool;
+use super::workers::Workers;
 use crate::config::DeviceSetting;
 use crate::device::{Chosen, Form};
 use crate::error::{Error, Result};
@@ -50,8 +51,10 @@ pub struct EngineOptions {
     pub device: Device,
     /// Type of the portable form's activations.
     pub dtype: DType,
-    /// Worker threads; `None` takes the machine's cores.
+    /// Worker threads; `None` takes the machine's cores, or those that are shared.
     pub threads: Option<usize>,
+    /// Worker threads that are there already, shared with other engines.
+    pub workers: Option<Workers>,
     /// Query rows of an attention tile.
     pub attention_tile: usize,
     /// Supervised rows whose logits exist at once; `None` follows from the vocabulary.
@@ -84,6 +87,7 @@ impl Default for EngineOptions {
             device: Device::Cpu,
             dtype: DType::F32,
             threads: None,
+            workers: None,
             attention_tile: 128,
             loss_chunk: None,
             matrix_units: true,
@@ -104,15 +108,10 @@ pub struct Engine {
     pub options: EngineOptions,
     pub(super) account: Arc<Account>,
     pub(super) pool: Arc<Pool>,
-    workers: rayon::ThreadPool,
+    workers: Workers,
     spent: [AtomicU64; Phase::ALL.len()],
     pub(super) moved: Counters,
     wait_in_phases: AtomicBool,
-}
-
-fn workers(threads: usize) -> Result<rayon::ThreadPool> {
-    let builder = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("sftmix-{i}"));
-    builder.build().map_err(|e| Error::Threads(e.to_string()))
 }
 
 impl Engine {
@@ -120,7 +119,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] when the fused form is asked for on another device than the CPU, or a
-    /// tile or chunk is 0; [`Error::Threads`] when threads cannot be started.
+    /// tile or chunk is 0, or another number of threads than those that are shared; [`Error::Threads`] when threads cannot be started.
     pub fn new(options: EngineOptions) -> Result<Engine> {
         if options.form == Form::Fused && !options.device.is_cpu() {
             return Err(Error::config("device", "the fused form runs on the CPU only"));
@@ -128,10 +127,12 @@ impl Engine {
         if options.attention_tile == 0 || options.loss_chunk == Some(0) {
             return Err(Error::config("attention_tile", "tile and loss chunk must be at least 1"));
         }
-        let threads = options.threads.unwrap_or_else(available_threads).max(1);
+        let workers = match &options.workers {
+            Some(shared) => shared.agreed(options.threads).map(|_| shared.clone())?,
+            None => Workers::start(options.threads.unwrap_or_else(available_threads))?,
+        };
         let account = Arc::new(Account::default());
-        account.add(FIXED + threads * PER_THREAD);
-        let workers = workers(threads)?;
+        account.add(FIXED + workers.threads() * PER_THREAD);
         Ok(Engine {
             options,
             pool: Arc::new(Pool::new(account.clone())),
@@ -151,10 +152,14 @@ impl Engine {
     /// Takes another number of worker threads, at least 1, between two operations.
     ///
     /// # Errors
-    /// [`Error::Threads`] when they cannot be started; the former ones stay.
+    /// [`Error::Threads`] when they cannot be started, [`Error::InvalidConfig`] when they are shared and of another
+    /// number; the former ones stay.
     pub fn set_threads(&mut self, threads: usize) -> Result<()> {
+        if let Some(shared) = &self.options.workers {
+            return shared.agreed(Some(threads)).map(drop);
+        }
         let had = self.threads();
-        self.workers = workers(threads.max(1))?;
+        self.workers = Workers::start(threads)?;
         self.account.add(self.threads() * PER_THREAD);
         self.account.sub(had * PER_THREAD);
         Ok(())
@@ -162,7 +167,7 @@ impl Engine {
 
     /// Worker threads.
     pub fn threads(&self) -> usize {
-        self.workers.current_num_threads()
+        self.workers.threads()
     }
 
     /// Runs `f` on the engine's worker threads; kernels inside use them. A panic in a worker becomes

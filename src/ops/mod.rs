@@ -28,7 +28,9 @@ pub mod rms_norm;
 pub mod rope;
 pub mod rows;
 pub mod transfer;
+mod workers;
 
 pub use buf::{Buf, Matrix, Param};
 pub use engine::{Engine, EngineOptions, Phase};
 pub use layout::Layout;
+pub use workers::Workers;

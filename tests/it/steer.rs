@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Map;
-use sftmix::{Control, Error, Event, JobState, Limits, Recipe, RowSource, TrainConfig, TrainReport, TrainingJob};
+use sftmix::{
+    Control, Error, Event, JobState, Limits, Model, Recipe, RowSource, TrainConfig, TrainReport, TrainingJob,
+};
 
 use crate::support::project;
 
@@ -35,6 +37,41 @@ fn whole(dir: &Path) -> Vec<u8> {
     let out = dir.join("whole");
     TrainingJob::new(config(&out)).unwrap().run(|_| Control::Continue).unwrap();
     adapter(&out)
+}
+
+#[test]
+fn jobs_share_worker_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let want = whole(dir.path());
+    let model = Model::open(project("assets/demo")).unwrap();
+    let shared = model.share_workers(Some(2)).unwrap();
+    let on = |name: &str, threads| {
+        TrainingJob::on(&shared, TrainConfig { threads, ..config(&dir.path().join(name)) }).unwrap()
+    };
+    std::thread::scope(|s| {
+        for name in ["a", "b"] {
+            s.spawn(move || on(name, None).run(|_| Control::Continue).unwrap());
+        }
+    });
+    assert!(adapter(&dir.path().join("a")) == want && adapter(&dir.path().join("b")) == want);
+    let e = on("c", Some(3)).run(|_| Control::Continue).unwrap_err().to_string();
+    assert!(e.contains("threads: expected 2 or none, found 3"), "{e}");
+    assert!(!dir.path().join("c").exists());
+    assert!(matches!(model.share_workers(Some(0)), Err(Error::InvalidConfig { .. })));
+
+    // A limit on threads is refused, and the run goes on.
+    let job = on("d", None);
+    job.control().update(Limits { threads: Some(1), ..Default::default() }).unwrap();
+    let mut refused = None;
+    job.run(|event| {
+        if let Event::Limits { refused: why, .. } = event {
+            refused = why.clone();
+        }
+        Control::Continue
+    })
+    .unwrap();
+    assert!(refused.is_some_and(|why| why.contains("expected 2 or none, found 1")));
+    assert!(adapter(&dir.path().join("d")) == want);
 }
 
 /// Waits until the job is at a state.

@@ -6,6 +6,7 @@ use sftmix::Model;
 
 use crate::border::{given_out, place, text};
 use crate::fault::{guard, sftmix_status, Result};
+use crate::given;
 use crate::table::{self, Held};
 
 /// A model that is open. Any number of jobs, generators and calls may work on one at the same time, and all share its
@@ -47,6 +48,26 @@ pub unsafe extern "C" fn sftmix_model_path(model: *const sftmix_model, out: *mut
     guard(|| unsafe {
         let model = table::get::<Open>(model)?;
         *place(out, "out")? = given_out(&model.0.path().to_string_lossy());
+        Ok(())
+    })
+}
+
+/// The same model with worker threads that are shared: jobs, evaluations and generators that are opened on `*out` compute on
+/// these, where each would have its own otherwise. `threads` of `SFTMIX_UNSET` takes the machine's cores; an option `threads` of
+/// another number is an error then.
+///
+/// `*out` is freed with `sftmix_model_free`, by itself. From any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sftmix_model_share_workers(
+    model: *const sftmix_model,
+    threads: i64,
+    out: *mut *mut sftmix_model,
+) -> sftmix_status {
+    // SAFETY: the pointers are the caller's.
+    guard(|| unsafe {
+        let model = table::get::<Open>(model)?;
+        let out = place(out, "out")?;
+        *out = table::put(Open(model.0.share_workers(given::threads(threads)?)?))?;
         Ok(())
     })
 }

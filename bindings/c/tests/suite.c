@@ -696,6 +696,39 @@ static void t_two_jobs(void)
     MUST(same_adapters("plain", "one") && same_adapters("plain", "two"));
 }
 
+static void t_shared_workers(void)
+{
+    MUST(plain_run());
+    sftmix_model *model = NULL, *shared = NULL;
+    OK(sftmix_model_open(demo, &model));
+    IS(INVALID_CONFIG, sftmix_model_share_workers(model, 0, &shared));
+    IS(INVALID_ARGUMENT, sftmix_model_share_workers(model, 2, NULL));
+    OK(sftmix_model_share_workers(model, threads, &shared));
+    OK(sftmix_model_free(model));
+    sftmix_job *jobs[2];
+    for (int i = 0; i < 2; i++) {
+        sftmix_train_options o = quick(i ? "shared-two" : "shared-one");
+        o.model = NULL;
+        o.threads = SFTMIX_UNSET;
+        OK(sftmix_job_new(&o, shared, &jobs[i]));
+        OK(sftmix_job_start(jobs[i]));
+    }
+    for (int i = 0; i < 2; i++) {
+        OK(sftmix_job_wait(jobs[i], -1, NULL, NULL));
+        OK(sftmix_job_free(jobs[i]));
+    }
+    MUST(same_adapters("plain", "shared-one") && same_adapters("plain", "shared-two"));
+    sftmix_train_options o = quick("shared-three");
+    o.model = NULL;
+    o.threads = 3;
+    sftmix_job *job = NULL;
+    OK(sftmix_job_new(&o, shared, &job));
+    IS(INVALID_CONFIG, sftmix_job_run(job, NULL, NULL, NULL));
+    MUST(has(sftmix_last_error(), say("threads: expected %u or none, found 3", threads)));
+    OK(sftmix_job_free(job));
+    OK(sftmix_model_free(shared));
+}
+
 /* ---- texts ---- */
 
 struct spoken {
@@ -1270,6 +1303,7 @@ int main(int argc, char **argv)
         RUN(t_looks);
         RUN(t_listener);
         RUN(t_two_jobs);
+        RUN(t_shared_workers);
         RUN(t_threads);
         RUN(t_log);
         RUN(t_command_line);

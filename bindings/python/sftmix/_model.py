@@ -1,7 +1,7 @@
 """Models that are open."""
 
 import os
-from typing import Any
+from typing import Any, Optional
 
 from . import _core
 from ._errors import misuse
@@ -21,6 +21,16 @@ class Model:
         if self._opened is None:
             raise misuse("the model was closed")
         return self._opened
+
+    def share_workers(self, threads: Optional[int] = None) -> "Model":
+        """The same model with worker threads that are shared: jobs, evaluations and generators that are opened on what is
+        returned compute on these ``threads`` (``None``: the machine's cores), where each would have its own otherwise. A setting
+        ``threads`` of another number is an error then."""
+        core = self._core
+        shared = object.__new__(Model)
+        shared._opened = waited(lambda: core.share_workers(threads))
+        shared._path = self._path
+        return shared
 
     @property
     def path(self) -> str:

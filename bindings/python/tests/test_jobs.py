@@ -212,6 +212,27 @@ def test_two_jobs_at_once_on_one_model(tmp_path, by_program):
     assert adapter(tmp_path / "a") == adapter(tmp_path / "b") == by_program
 
 
+def test_jobs_share_worker_threads(tmp_path, by_program):
+    shared = sftmix.Model(DEMO).share_workers(2)
+    assert shared.path == sftmix.Model(DEMO).path
+    given = {k: v for k, v in settings(tmp_path / "x", model=shared).items() if k not in ("threads", "out")}
+    jobs = [sftmix.TrainingJob(**given, out=tmp_path / n).start() for n in "ab"]
+    with sftmix.Generator(shared) as generator:
+        assert generator.generate("Once", max_new_tokens=2).new_tokens
+    for job in jobs:
+        job.wait()
+        job.close()
+    assert adapter(tmp_path / "a") == adapter(tmp_path / "b") == by_program
+    with pytest.raises(sftmix.InvalidConfigError, match="expected 2 or none, found 3") as e:
+        sftmix.TrainingJob(**given, out=tmp_path / "c", threads=3).run()
+    assert e.value.field == "threads"
+    with pytest.raises(sftmix.InvalidConfigError, match="expected 1 to 1024, found 0"):
+        shared.share_workers(0)
+    shared.close()
+    with pytest.raises(sftmix.MisuseError, match="model was closed"):
+        shared.share_workers()
+
+
 @pytest.mark.parametrize("how", ["job.run()", "job.start().wait()", "job.run_slice(60)", "list(job)"])
 def test_an_interrupt_stops_behind_a_checkpoint(tmp_path, by_program, how):
     out = tmp_path / "run"

@@ -26,6 +26,16 @@ impl Model {
         Ok(Arc::new(Model { core: sftmix::Model::open(path)?, home: Home::here() }))
     }
 
+    /// The same model with worker threads that are shared: whatever is opened on what is returned (jobs, evaluations,
+    /// generators) computes on these, where each would have its own otherwise. Without a number the machine's cores are taken;
+    /// a setting `threads` of another number is an error then.
+    #[uniffi::method(default(threads = None))]
+    pub fn share_workers(&self, threads: Option<u64>) -> Result<Arc<Model>> {
+        self.home.check()?;
+        let core = self.core.share_workers(threads.map(|n| usize::try_from(n).unwrap_or(usize::MAX)))?;
+        Ok(Arc::new(Model { core, home: Home::here() }))
+    }
+
     /// Where it lies.
     pub fn path(&self) -> String {
         self.core.path().to_path_buf().cross()

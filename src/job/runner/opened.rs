@@ -17,7 +17,6 @@ use crate::lora::peft::load_adapter;
 use crate::memory::Charge;
 use crate::model::Keep;
 use crate::ops::engine::available_threads;
-use crate::ops::EngineOptions;
 use crate::plan::choice::SCORE_ROWS;
 use crate::plan::settle::{limits_are_kept, refuse_early, settle, RowFacts, WeightFacts, EXAMPLE};
 use crate::run::{Input, Resolved, RunFile, StandsOn};
@@ -57,17 +56,19 @@ impl Opened {
         let cache = config.cache_dir.clone().unwrap_or_else(|| begun.folder.cache());
         let chosen = config.device.open()?;
         let device = device::setting(&chosen.device, chosen.form);
-        let mut options = EngineOptions { threads: config.threads, ..EngineOptions::on(&chosen) };
+        let model = &model.map_or_else(|| Model::at(&config.model), |m| Ok(m.clone()))?;
+        let mut options = model.engine_options(&chosen, config.threads)?;
         match before.map(|b| &b.resolved) {
             Some(r) if r.device == device => {
-                options.threads = Some(r.threads);
+                if options.workers.is_none() {
+                    options.threads = Some(r.threads);
+                }
                 options.attention_tile = r.attention_tile;
             }
             Some(r) => log::warn!("{}", elsewhere(r.device, device)),
             None => {}
         }
         limits_are_kept(config, options.form)?;
-        let model = &model.map_or_else(|| Model::at(&config.model), |m| Ok(m.clone()))?;
         refuse_early(config, model, options.threads.unwrap_or_else(available_threads))?;
         let hash = ModelHash::start(model, &cache)?;
         let (mut inputs, tokenizer) = Inputs::open(model, config.max_length, options, cache)?;

@@ -35,6 +35,20 @@ public final class Model: Sendable {
     }
     #endif
 
+    /// The same model with worker threads that are shared: jobs, evaluations and generators that are opened on what is returned
+    /// compute on these `threads` (`nil`: the machine's cores), where each would have its own otherwise. A setting
+    /// `threads` of another number is an error then.
+    ///
+    /// - Throws: ``SFTMixError`` where `threads` is not from 1 to 1024.
+    public func sharingWorkers(_ threads: UInt64? = nil) throws -> Model {
+        Model(try mapped { try core.shareWorkers(threads: threads) }, scope: scope)
+    }
+
+    private init(_ core: SFTMixFFI.Model, scope: SecurityScope?) {
+        self.core = core
+        self.scope = scope
+    }
+
     /// Where it lies.
     public var path: String { core.path() }
 }

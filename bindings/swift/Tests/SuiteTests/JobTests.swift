@@ -161,6 +161,27 @@ final class JobTests: SuiteCase {
         XCTAssertEqual(try outs.map(adapter), [byProgram, byProgram])
     }
 
+    func testJobsShareWorkerThreads() async throws {
+        let model = try Model(demo).sharingWorkers(2)
+        let outs = [folder + "/a", folder + "/b"]
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            for out in outs {
+                group.addTask {
+                    let job = try TrainingJob(settings(out) { ($0.model, $0.threads) = (nil, nil) }, model: model)
+                    try await job.run()
+                    try await job.close()
+                }
+            }
+            try await group.waitForAll()
+        }
+        XCTAssertEqual(try outs.map(adapter), [byProgram, byProgram])
+        let three = await thrown {
+            try await TrainingJob(settings(self.folder + "/c") { ($0.model, $0.threads) = (nil, 3) }, model: model).run()
+        }
+        XCTAssertTrue(three.detail.contains("expected 2 or none, found 3"), three.detail)
+        XCTAssertThrowsError(try model.sharingWorkers(0))
+    }
+
     func testMisuseIsNamed() async throws {
         let job = try TrainingJob(settings(run))
         guard case .misuse = await thrown({ try await job.wait() }) else { return XCTFail("it was not begun") }

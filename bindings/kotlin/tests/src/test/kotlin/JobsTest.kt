@@ -233,6 +233,24 @@ class JobsTest {
     }
 
     @Test
+    fun `jobs share worker threads`() = runBlocking {
+        val runs = listOf(folder() / "a", folder() / "b")
+        Model(DEMO.text).use { model ->
+            model.shareWorkers(2).use { shared ->
+                val reports = runs.map { run ->
+                    async { TrainingJob(settings(run).copy(model = null, threads = null), shared).use { it.run() } }
+                }
+                reports.forEach { it.await() }
+                val three = settings(folder() / "c").copy(model = null, threads = 3u)
+                val e = assertFailsWith<SftmixException.InvalidConfig> { TrainingJob(three, shared).use { it.run() } }
+                assertContains(e.reason, "expected 2 or none, found 3")
+            }
+            assertFailsWith<SftmixException.InvalidConfig> { model.shareWorkers(0) }
+        }
+        runs.forEach { assertEquals(byProgram, adapter(it)) }
+    }
+
+    @Test
     fun `misuse is named`() = runBlocking {
         val job = TrainingJob(settings(out))
         assertNull(job.wait())

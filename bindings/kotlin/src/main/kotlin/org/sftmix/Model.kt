@@ -12,8 +12,18 @@ public fun version(): String = coreVersion()
  * @throws SftmixException.Io where nothing lies there, [SftmixException.ModelNotSupported] or
  *   [SftmixException.ModelFormat] for what cannot be used.
  */
-public class Model(path: String) : AutoCloseable {
-    internal val handle = Handle("model", CoreModel.open(path))
+public class Model private constructor(core: CoreModel) : AutoCloseable {
+    public constructor(path: String) : this(CoreModel.open(path))
+
+    internal val handle = Handle("model", core)
+
+    /**
+     * The same model with worker threads that are shared: jobs, evaluations and generators that are opened on what is returned
+     * compute on these [threads] (`null`: the machine's cores), where each would have its own otherwise. A setting `threads` of
+     * another number is an error then. It is closed by itself.
+     */
+    public fun shareWorkers(threads: Int? = null): Model =
+        handle.use { Model(it.shareWorkers(threads?.let { n -> natural("threads", n) })) }
 
     /** Where it lies. */
     public val path: String get() = handle.use { it.path() }

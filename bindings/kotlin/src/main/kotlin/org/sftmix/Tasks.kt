@@ -77,7 +77,7 @@ public suspend fun merge(
     force: Boolean = false,
 ): Merged = blocking { coreMerge(AdapterSource(run, model, adapter, data, force), out, dtype, gguf) }
 
-private fun natural(field: String, value: Number): ULong {
+internal fun natural(field: String, value: Number): ULong {
     if (value.toLong() < 0) {
         val reason = "expected 0 or more, found $value"
         throw SftmixException.InvalidConfig(detail = "$field: $reason", field = field, reason = reason)
