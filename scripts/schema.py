@@ -59,7 +59,7 @@ def defaults(source, name):
 def literal(text):
     """A default as JSON."""
     fixed = {"None": None, "true": True, "false": False, "PathBuf::new()": "", "DataSources::default()": "",
-             "ModulePattern::default()": {}, "TargetModules::AllLinear": "all-linear", "Dynamics::Sweep": "sweep",
+             "ModulePattern::default()": {}, "Vec::new()": [], "TargetModules::AllLinear": "all-linear", "Dynamics::Sweep": "sweep",
              "DeviceSetting::Auto": "auto", "(0.9, 0.999)": [0.9, 0.999]}
     if text in fixed:
         return fixed[text]

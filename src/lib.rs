@@ -40,12 +40,12 @@ mod weights;
 pub use base::facts::default_cache;
 pub use base::Model;
 pub use config::{
-    Confidence, DataFormat, DataOptions, DataSource, DataSources, DeviceSetting, Dynamics, Layers, LoraConfig,
+    BadRows, Confidence, DataFormat, DataOptions, DataSource, DataSources, DeviceSetting, Dynamics, Layers, LoraConfig,
     MixReduction, ModulePattern, Recipe, Recompute, Schedule, TargetModules, TrainConfig,
 };
 pub use data::inspect;
 pub use data::text::Conversation;
-pub use data::tokens::{RowCounts, SourceCounts};
+pub use data::tokens::{RowCounts, SkippedRows, SourceCounts};
 pub use error::{BaseMismatch, Error, Result};
 pub use eval::{evaluate, evaluate_on, EvalConfig, Evaluation};
 #[cfg(feature = "generate")]

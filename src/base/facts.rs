@@ -37,7 +37,7 @@ pub struct AdapterFacts {
 }
 
 /// The settings that say how an adapter was trained, and nothing about the machine.
-const TRAINING: [&str; 44] = [
+const TRAINING: [&str; 45] = [
     "recipe",
     "mu",
     "mix_alpha",
@@ -82,6 +82,7 @@ const TRAINING: [&str; 44] = [
     "messages_field",
     "chat_template_kwargs",
     "template_drops",
+    "bad_rows",
 ];
 
 /// A base model by its contents: BLAKE3, in hexadecimal.

@@ -112,6 +112,12 @@ fn file(f: &InspectedFile, colour: bool) -> String {
         ("tokens", format!("{}, {} of them trained", count(f.tokens), count(f.supervised_tokens))),
         ("longest", plural(f.longest, "token")),
     ];
+    for s in &f.skipped {
+        rows.push(("skipped", format!("{}: {}", of(s.rows, &s.first[..s.first.len().min(10)]), s.reason)));
+    }
+    if f.rows.mapped_roles > 0 {
+        rows.push(("with mapped roles", of(f.rows.mapped_roles, &f.mapped_roles)));
+    }
     if f.rows.own_ends > 0 {
         rows.push(("with ends of their own", count(f.rows.own_ends)));
     }
@@ -141,6 +147,9 @@ fn row(r: &ShownRow, colour: bool) -> String {
     };
     let cut = if r.cut { ", cut" } else { "" };
     match r.windows.as_slice() {
+        [] if r.skipped.is_some() => {
+            format!("row {}: skipped: {}\n", r.row, r.skipped.as_deref().unwrap_or_default())
+        }
         [] if r.empty => format!("row {}: empty, left out\n", r.row),
         [] => format!("row {}: no tokens, left out\n", r.row),
         [one] => format!("row {}: {}{cut}\n{}", r.row, tokens(one), shown(one, colour)),
@@ -202,9 +211,9 @@ mod tests {
             [token("<s>", false), token("Q\n", false), token("A", false), token(" é\u{1b}", true), token("</s>", true)];
         assert_eq!(shown(&tokens, false), "<s>|Q\\n\nA[ é\\u{1b}][</s>]\n");
         assert_eq!(shown(&tokens[3..], true), "\u{1b}[1;32m[ é\\u{1b}]\u{1b}[0m\u{1b}[1;32m[</s>]\u{1b}[0m\n");
-        let r = ShownRow { row: 7, cut: true, empty: false, windows: vec![tokens[..2].to_vec()] };
+        let r = ShownRow { row: 7, cut: true, empty: false, skipped: None, windows: vec![tokens[..2].to_vec()] };
         assert_eq!(row(&r, false), "row 7: 2 tokens, 0 trained; nothing to train on, left out, cut\n<s>|Q\\n\n");
-        let r = ShownRow { row: 8, cut: false, empty: true, windows: vec![] };
+        let r = ShownRow { row: 8, cut: false, empty: true, skipped: None, windows: vec![] };
         assert_eq!(row(&r, false), "row 8: empty, left out\n");
     }
 }

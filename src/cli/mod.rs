@@ -58,11 +58,17 @@ enum Command {
 
 /// The commands with the defaults in their help.
 fn command() -> clap::Command {
+    let rows = || help::of(&sftmix::DataOptions::default());
     Cli::command()
         .mut_subcommand("train", |c| help::with_defaults(c, &train::defaults()))
         .mut_subcommand("plan", |c| help::with_defaults(c, &train::defaults()))
-        .mut_subcommand("eval", |c| help::with_defaults(c, &eval::defaults()))
-        .mut_subcommand("data", |c| c.mut_subcommand("inspect", |c| help::with_defaults(c, &data::defaults())))
+        .mut_subcommand("eval", |c| help::with_defaults(help::with_defaults(c, &eval::defaults()), &rows()))
+        .mut_subcommand("export", |c| help::with_defaults(c, &rows()))
+        .mut_subcommand("merge", |c| help::with_defaults(c, &rows()))
+        .mut_subcommand("data", |c| {
+            c.mut_subcommand("inspect", |c| help::with_defaults(help::with_defaults(c, &data::defaults()), &rows()))
+        })
+        .mut_subcommand("bench", |c| help::with_defaults(c, &rows()))
         .mut_subcommand("generate", |c| help::with_defaults(c, &generate::defaults()))
         .mut_subcommand("chat", |c| help::with_defaults(c, &chat::defaults()))
 }

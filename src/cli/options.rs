@@ -6,7 +6,7 @@ use std::str::FromStr;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use sftmix::{DataFormat, DataOptions};
+use sftmix::{BadRows, DataFormat, DataOptions};
 
 /// How rows become examples.
 #[derive(clap::Args, Clone, Debug, Default, Serialize)]
@@ -40,6 +40,10 @@ pub struct DataFlags {
     #[arg(long, value_name = "KEY,…", value_delimiter = ',')]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template_drops: Option<Vec<String>>,
+    /// What becomes of a row that is no example: error ends the run, skip counts it by reason (at most 5 % of a file)
+    #[arg(long, value_name = "HOW", value_parser = one_of::<BadRows>(BadRows::NAMES))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bad_rows: Option<BadRows>,
 }
 
 impl From<DataFlags> for DataOptions {
@@ -54,6 +58,7 @@ impl From<DataFlags> for DataOptions {
             chat_template: f.chat_template,
             chat_template_kwargs: f.chat_template_kwargs,
             template_drops: f.template_drops.unwrap_or_default(),
+            bad_rows: f.bad_rows.unwrap_or(DataOptions::default().bad_rows),
         }
     }
 }

@@ -117,6 +117,8 @@ fn prepared(p: &Prepared) -> Vec<String> {
         (p.rows.no_target, "without a target"),
         (p.rows.dropped, dropped),
         (p.rows.own_ends, "with a beginning or end token of their own"),
+        (p.rows.mapped_roles, "with roles that are mapped to the template's"),
+        (p.rows.skipped, "skipped"),
     ] {
         if n > 0 {
             rows += &format!(", {} {what}", plural(n, "row"));
@@ -127,6 +129,14 @@ fn prepared(p: &Prepared) -> Vec<String> {
     let data = p.sources.iter().filter(|_| p.sources.len() > 1).map(|s| {
         let rows = format!("{} of its {}", count(s.taken), plural(s.rows.rows, "row"));
         format!("  {} × {}: {rows}, {}", number(s.weight), s.path.display(), plural(s.examples, "example"))
+    });
+    let skipped = p.sources.iter().flat_map(|s| {
+        s.skipped.iter().map(|r| {
+            let named: Vec<String> = r.first.iter().take(10).map(u64::to_string).collect();
+            let more = if r.rows > named.len() as u64 { ", …" } else { "" };
+            let (rows, file) = (plural(r.rows, "row"), s.path.display());
+            format!("  skipped {rows} of {file}: {} ({}{more})", r.reason, named.join(", "))
+        })
     });
     let held_out: u64 = p.sources.iter().map(|s| s.held_out).sum();
     let valid = p.valid_examples.map(|n| match held_out {
@@ -154,7 +164,7 @@ fn prepared(p: &Prepared) -> Vec<String> {
             }
         ),
     ];
-    lines.splice(1..1, data.chain(valid));
+    lines.splice(1..1, data.chain(skipped).chain(valid));
     // A build without GPU code is a choice that was made; a GPU that was looked for in vain is news.
     if let Some(why) = p.device_instead.as_ref().filter(|_| cfg!(any(feature = "cuda", feature = "metal"))) {
         lines.push(format!("device  cpu, because {why}"));

@@ -308,7 +308,12 @@ pub fn run(args: Args) -> Done {
         Control::Continue
     });
     output::clear_status();
-    let report = report.map_err(|e| Failure::from(e).resumable(&out))?;
+    let report = report.map_err(|e| {
+        let diverged = matches!(e, Error::NonFinite { .. });
+        let failure = Failure::from(e);
+        let failure = if diverged { failure.hint("a lower --lr is the usual remedy") } else { failure };
+        failure.resumable(&out)
+    })?;
     if args.json {
         output::print_json(&report)?;
     } else {
@@ -350,7 +355,10 @@ fn summary(r: &TrainReport) -> String {
         let early = if r.stopped_early { "; stopped early" } else { "" };
         rows.push(("best held-out loss", format!("{} at step {}{early}", format::number(best), format::count(step))));
     }
-    let rows_cut = format!("{} cut, {} dropped", format::plural(r.rows_cut, "row"), format::count(r.rows_dropped));
+    let mut rows_cut = format!("{} cut, {} dropped", format::plural(r.rows_cut, "row"), format::count(r.rows_dropped));
+    if r.rows_skipped > 0 {
+        rows_cut += &format!(", {} skipped", format::count(r.rows_skipped));
+    }
     rows.push(("examples", format!("{} ({rows_cut})", format::count(r.examples))));
     rows.push(("time", format::duration(r.seconds)));
     rows.push(("peak memory", format!("{} anonymous", format::bytes(r.peak_anonymous_bytes))));

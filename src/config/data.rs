@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::words::DataFormat;
+use super::words::{BadRows, DataFormat};
 use crate::error::{Error, Result};
 
 /// How rows become examples.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DataOptions {
     /// Shape of the rows; `None` takes it from the first row.
@@ -30,6 +30,25 @@ pub struct DataOptions {
     /// What a conversation may have that its template leaves out: keys, as `reasoning_content`, `tools` or `documents`, and
     /// roles whose texts it may leave out. A part of a trained answer is not to be left out.
     pub template_drops: Vec<String>,
+    /// What becomes of a row that is no example.
+    pub bad_rows: BadRows,
+}
+
+impl Default for DataOptions {
+    fn default() -> Self {
+        DataOptions {
+            data_format: None,
+            prompt_field: None,
+            response_field: None,
+            text_field: None,
+            prompt_template: None,
+            messages_field: None,
+            chat_template: None,
+            chat_template_kwargs: None,
+            template_drops: Vec::new(),
+            bad_rows: BadRows::Error,
+        }
+    }
 }
 
 impl DataOptions {

@@ -27,7 +27,7 @@ pub(crate) use patterns::is_regex;
 pub use patterns::{Layers, ModulePattern};
 pub use sources::{DataSource, DataSources};
 pub(crate) use words::text_enum;
-pub use words::{Confidence, DataFormat, MixReduction, Recipe, Recompute, Schedule};
+pub use words::{BadRows, Confidence, DataFormat, MixReduction, Recipe, Recompute, Schedule};
 
 /// Every setting of a run. `Default` gives what the command line's `--help` prints.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -79,6 +79,15 @@ text_enum! {
     }
 }
 text_enum! {
+    /// What becomes of a row that is no example: no JSON, a key that is missing, an answer that is null.
+    BadRows {
+        /// It ends the reading, with its number and what is wrong with it.
+        Error = "error",
+        /// It is left out and counted, by reason; when more than 5 % of a file's rows are such, it is an error all the same.
+        Skip = "skip",
+    }
+}
+text_enum! {
     /// Shape of a data row.
     DataFormat {
         /// `{"text"}`: loss on every token.

@@ -6,15 +6,16 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::rows::files::Split;
-use super::rows::RowReader;
+use super::rows::{CutRow, RowReader};
 pub use super::text::chat::ChatFacts;
 use super::text::chat::ChatFormat;
 use super::text::Template;
 use super::tokens::pipeline::{encode, Blocks, Made};
-use super::tokens::RowCounts;
+use super::tokens::skipped::Skips;
+use super::tokens::{RowCounts, SkippedRows};
 use super::tokens::{Tokenizer, TARGET};
-use crate::config::DataOptions;
 use crate::config::DataSources;
+use crate::config::{BadRows, DataOptions};
 use crate::error::{Error, Result};
 use crate::files::ModelFiles;
 use crate::ops::engine::available_threads;
@@ -79,6 +80,10 @@ pub struct InspectedFile {
     pub no_target: Vec<u64>,
     /// The first rows of which the chat template leaves out something, as was allowed.
     pub dropped: Vec<u64>,
+    /// Rows that are no examples and are left out, as `bad_rows` allows, by reason.
+    pub skipped: Vec<SkippedRows>,
+    /// The first rows in which a role has another name than the template's.
+    pub mapped_roles: Vec<u64>,
     /// Tokens of its examples, each once.
     pub tokens: u64,
     /// Trained tokens of these.
@@ -112,6 +117,9 @@ pub struct ShownRow {
     pub cut: bool,
     /// Every value of it is empty.
     pub empty: bool,
+    /// Why it is no example and is left out, as `bad_rows` allows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<String>,
     /// Its pieces: one, unless a text was split; one without a trained token is left out of training.
     pub windows: Vec<Vec<ShownToken>>,
 }
@@ -180,13 +188,17 @@ impl Look<'_> {
             empty: Vec::new(),
             no_target: Vec::new(),
             dropped: Vec::new(),
+            skipped: Vec::new(),
+            mapped_roles: Vec::new(),
             tokens: 0,
             supervised_tokens: 0,
             longest: 0,
             lengths: Vec::new(),
             shown: Vec::new(),
         };
-        let Some(first) = RowReader::open(self.path)?.next() else {
+        let options = &self.config.data_options;
+        let format = ChatFormat::of(self.tokenizer, options, None)?;
+        let Some(template) = Template::of_rows(options, &format, self.path)? else {
             return match self.config.row {
                 Some(row) => {
                     Err(Error::config("row", format!("{} has no row {row}: it is empty", self.path.display())))
@@ -194,10 +206,6 @@ impl Look<'_> {
                 None => Ok(out),
             };
         };
-        let (row, object) = first?;
-        let options = &self.config.data_options;
-        let format = ChatFormat::of(self.tokenizer, options, None)?;
-        let template = Template::resolve(options, &format, self.path, row, &object)?;
         out.chat = template.chat_facts();
         out.shape = Some(template.shape().name());
         out.shown = self.shown(&template)?;
@@ -206,14 +214,17 @@ impl Look<'_> {
             tokenizer: self.tokenizer,
             max_length: self.config.max_length,
             template: &template,
+            bad_rows: options.bad_rows,
             skip: 0,
         };
         let threads = self.config.threads.unwrap_or_else(available_threads);
-        let mut lengths = [0u64; 65];
+        let (mut lengths, mut skips) = ([0u64; 65], Skips::default());
         blocks.run(threads, Duration::from_secs(1), &|| false, |made| {
+            made.bad.iter().for_each(|(row, why)| skips.add(*row, why));
             count(&mut out, &mut lengths, made);
             Ok(())
         })?;
+        out.skipped = skips.reasons;
         out.lengths = buckets(&lengths);
         Ok(out)
     }
@@ -225,10 +236,16 @@ impl Look<'_> {
         loop {
             bytes.clear();
             let done = self.config.row.is_none() && shown.len() == self.config.rows;
-            let next = if done { None } else { reader.next_raw(&mut bytes)? };
-            let Some(row) = next else { break };
+            let next = if done { None } else { reader.next_cut(&mut bytes)? };
+            let Some(CutRow { row, fault }) = next else { break };
             if self.config.row.is_none_or(|wanted| wanted == row) {
-                shown.push(self.row(template, &reader, row, &bytes)?);
+                let seen = fault.map_or_else(|| self.row(template, &reader, row, &bytes), Err);
+                shown.push(match seen {
+                    Err(Error::DataInvalid { reason, .. }) if self.config.data_options.bad_rows == BadRows::Skip => {
+                        ShownRow { row, cut: false, empty: false, skipped: Some(reason), windows: Vec::new() }
+                    }
+                    seen => seen?,
+                });
             }
             if self.config.row.is_some_and(|wanted| wanted <= row) {
                 last = row;
@@ -261,7 +278,7 @@ impl Look<'_> {
             ShownToken { id, text: text.unwrap_or_else(|| self.tokenizer.name_of(id)), trained: token & TARGET != 0 }
         };
         let windows = encoded.windows.iter().map(|w| w.iter().map(&mut shown).collect()).collect();
-        Ok(ShownRow { row, cut: encoded.cut, empty: rendered.text.is_empty(), windows })
+        Ok(ShownRow { row, cut: encoded.cut, empty: rendered.text.is_empty(), skipped: None, windows })
     }
 }
 
@@ -272,10 +289,14 @@ fn count(out: &mut InspectedFile, lengths: &mut [u64; 65], made: &Made) {
             list.push(row);
         }
     };
+    out.rows.skip(made.bad.len() as u64);
     for row in &made.rows {
         out.rows.count(row);
         if row.cut {
             note(&mut out.cut, row.row);
+        }
+        if row.mapped_roles {
+            note(&mut out.mapped_roles, row.row);
         }
         if row.dropped {
             note(&mut out.dropped, row.row);

@@ -89,3 +89,31 @@ fn a_bad_row_is_the_fault_that_training_names() {
     };
     assert_eq!(found.unwrap_err(), "d: row 3: text: expected a string, found null");
 }
+
+#[test]
+fn rows_that_are_skipped_and_roles_that_are_mapped_are_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = [pair("a", "b"), "{\"prompt\":\"a\"}\n".into(), pair("a", "b")].concat();
+    let skip = |c: &mut InspectConfig| (c.data_options.bad_rows, c.rows) = (BadRows::Skip, 9);
+    let Some(found) = look(dir.path(), &rows, skip) else { return };
+    // One of three is more than training allows: here it is shown.
+    let f = found.unwrap();
+    let reason = "the key completion is missing";
+    assert_eq!((f.rows.rows, f.rows.skipped, f.rows.kept), (3, 1, 2));
+    assert_eq!((f.skipped.len(), f.skipped[0].reason.as_str(), f.skipped[0].first.as_slice()), (1, reason, &[2][..]));
+    let shown: Vec<_> = f.shown.iter().map(|r| (r.row, r.skipped.as_deref())).collect();
+    assert_eq!(shown, [(1, None), (2, Some(reason)), (3, None)]);
+    let e = look(dir.path(), &rows, |_| ()).unwrap().unwrap_err();
+    assert_eq!(e, format!("d: row 2: {reason}"));
+
+    let chat = |from: &str, to: &str| {
+        format!(
+            "{{\"messages\":[{{\"role\":\"{from}\",\"content\":\"a\"}},{{\"role\":\"{to}\",\"content\":\"b\"}}]}}\n"
+        )
+    };
+    let rows = [chat("user", "assistant"), chat("user", "bot"), chat(" User ", "assistant")].concat();
+    let f = look(dir.path(), &rows, |_| ()).unwrap().unwrap();
+    assert_eq!((f.rows.mapped_roles, f.mapped_roles.as_slice()), (2, &[2, 3][..]));
+    let sharegpt = "{\"conversations\":[{\"from\":\"human\",\"value\":\"a\"},{\"from\":\"gpt\",\"value\":\"b\"}]}\n";
+    assert_eq!(look(dir.path(), sharegpt, |_| ()).unwrap().unwrap().rows.mapped_roles, 0);
+}

@@ -35,6 +35,9 @@ pub struct TrainReport {
     pub rows_cut: u64,
     /// Rows that gave no example.
     pub rows_dropped: u64,
+    /// Rows that are no examples and were left out, as `bad_rows` allows; run.json has the reasons.
+    #[serde(default)]
+    pub rows_skipped: u64,
     /// Seconds, over all resumptions.
     pub seconds: f64,
     /// Peak anonymous memory of the process.

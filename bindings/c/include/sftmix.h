@@ -1077,6 +1077,10 @@ typedef struct sftmix_report {
    * Whether the held-out loss no longer improved.
    */
   bool stopped_early;
+  /**
+   * Rows that are no examples and were left out, as `bad_rows` allows; run.json has the reasons.
+   */
+  uint64_t rows_skipped;
 } sftmix_report;
 
 /**
@@ -1824,6 +1828,17 @@ enum sftmix_status sftmix_model_open(const char *path, struct sftmix_model **out
  * `*out` is freed with `sftmix_string_free`. From any thread.
  */
 enum sftmix_status sftmix_model_path(const struct sftmix_model *model, char **out);
+
+/**
+ * The same model with worker threads that are shared: jobs, evaluations and generators that are opened on `*out` compute on
+ * these, where each would have its own otherwise. `threads` of `SFTMIX_UNSET` takes the machine's cores; an option `threads` of
+ * another number is an error then.
+ *
+ * `*out` is freed with `sftmix_model_free`, by itself. From any thread.
+ */
+enum sftmix_status sftmix_model_share_workers(const struct sftmix_model *model,
+                                              int64_t threads,
+                                              struct sftmix_model **out);
 
 /**
  * Frees the handle; what works on the model keeps it open until it ends. NULL is fine. From any thread.

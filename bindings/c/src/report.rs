@@ -43,6 +43,8 @@ pub struct sftmix_report {
     pub peak_anonymous_bytes: u64,
     /// Whether the held-out loss no longer improved.
     pub stopped_early: bool,
+    /// Rows that are no examples and were left out, as `bad_rows` allows; run.json has the reasons.
+    pub rows_skipped: u64,
 }
 
 impl Sized for sftmix_report {
@@ -67,6 +69,7 @@ impl Sized for sftmix_report {
             seconds: 0.0,
             peak_anonymous_bytes: 0,
             stopped_early: false,
+            rows_skipped: 0,
         }
     }
 
@@ -119,6 +122,7 @@ pub unsafe fn fill(out: *mut sftmix_report, r: &TrainReport) -> Result<()> {
         seconds: r.seconds,
         peak_anonymous_bytes: r.peak_anonymous_bytes,
         stopped_early: r.stopped_early,
+        rows_skipped: r.rows_skipped,
         ..Sized::unset()
     };
     // SAFETY: passed on.

@@ -28,6 +28,7 @@ class Report(Record):
     examples: int
     rows_cut: int
     rows_dropped: int
+    rows_skipped: int
     seconds: float
     peak_anonymous_bytes: int
 
@@ -100,6 +101,7 @@ class Merged(Record):
 
 class Model:
     def __init__(self, path: str | os.PathLike) -> None: ...
+    def share_workers(self, threads: int | None = None) -> Model: ...
     @property
     def path(self) -> str: ...
     def close(self) -> None: ...
@@ -171,6 +173,7 @@ class TrainingJob:
         chat_template: str | os.PathLike | None = None,
         chat_template_kwargs: dict | None = None,
         template_drops: str | list[str] | None = None,
+        bad_rows: str = 'error',
         # </settings of TrainingJob>
         on_event: Callable[[Event], bool | None] | None = None,
     ) -> None: ...
@@ -328,6 +331,7 @@ def plan(
     chat_template: str | os.PathLike | None = None,
     chat_template_kwargs: dict | None = None,
     template_drops: str | list[str] | None = None,
+    bad_rows: str = 'error',
     # </settings of plan>
 ) -> Plan: ...
 def evaluate(
@@ -349,6 +353,7 @@ def evaluate(
     chat_template: str | os.PathLike | None = None,
     chat_template_kwargs: dict | None = None,
     template_drops: str | list[str] | None = None,
+    bad_rows: str = 'error',
     # </settings of evaluate>
     adapter: str | os.PathLike | None = None,
     force: bool = False,
@@ -369,6 +374,7 @@ def inspect(
     chat_template: str | os.PathLike | None = None,
     chat_template_kwargs: dict | None = None,
     template_drops: str | list[str] | None = None,
+    bad_rows: str = 'error',
     # </settings of inspect>
     rows: int = 3,
     row: int | None = None,

@@ -122,6 +122,8 @@ SETTINGS = {
         'Further variables of the chat template, such as `enable_thinking`.'),
     'template_drops': ('str | list[str]', None,
         'What a conversation may have that its template leaves out: keys, as `reasoning_content`, `tools` or `documents`, and roles whose texts it may leave out. A part of a trained answer is not to be left out.'),
+    'bad_rows': ('str', 'error',
+        'What becomes of a row that is no example. One of: error, skip.'),
 }
 
 # Those that have an effect on what evaluate() does.
@@ -142,6 +144,7 @@ EVALUATED = (
     'chat_template',
     'chat_template_kwargs',
     'template_drops',
+    'bad_rows',
 )
 
 # Those that have an effect on what inspect() does.
@@ -159,4 +162,5 @@ INSPECTED = (
     'chat_template',
     'chat_template_kwargs',
     'template_drops',
+    'bad_rows',
 )

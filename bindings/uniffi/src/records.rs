@@ -19,7 +19,7 @@ twin! {
     RowCounts of sftmix::RowCounts {
         /// Rows read.
         rows: u64,
-        /// Rows that gave examples.
+        /// Examples kept.
         kept: u64,
         /// Rows that lost their tail to the limit of length.
         cut: u64,
@@ -33,6 +33,10 @@ twin! {
         dropped: u64,
         /// Rows other than conversations that bring their own beginning or end token: they have one, not two.
         own_ends: u64,
+        /// Conversations in which a role had another name than the template's, as `bot` or `developer`.
+        mapped_roles: u64,
+        /// Rows that are no examples and were left out, as `bad_rows` allows.
+        skipped: u64,
     }
 }
 twin! {
@@ -177,6 +181,8 @@ twin! {
         rows_cut: u64,
         /// Rows that gave no example.
         rows_dropped: u64,
+        /// Rows that are no examples and were left out, as `bad_rows` allows; run.json has the reasons.
+        rows_skipped: u64,
         /// Seconds, over all resumptions.
         seconds: f64,
         /// Peak anonymous memory, bytes.

@@ -290,4 +290,10 @@ pub struct TrainSettings {
     #[uniffi(default = None)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template_drops: Option<Vec<String>>,
+    /// What becomes of a row that is no example.
+    /// One of: error, skip.
+    /// Default: "error".
+    #[uniffi(default = None)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bad_rows: Option<String>,
 }

@@ -111,8 +111,21 @@ pub struct ShownRow {
     pub cut: bool,
     /// Every value of it is empty.
     pub empty: bool,
+    /// Why it is no example and is left out, as `bad_rows` allows.
+    pub skipped: Option<String>,
     /// Its pieces: one, unless a text was split.
     pub windows: Vec<Vec<ShownToken>>,
+}
+
+/// Rows that were left out for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, uniffi::Record)]
+pub struct SkippedRows {
+    /// What is wrong with them: places, numbers and quoted texts are written as `…`.
+    pub reason: String,
+    /// How many.
+    pub rows: u64,
+    /// The numbers of the first.
+    pub first: Vec<u64>,
 }
 
 /// What was found in a file of rows.
@@ -124,6 +137,8 @@ pub struct InspectedFile {
     pub shape: Option<String>,
     /// What became of its rows.
     pub rows: crate::records::RowCounts,
+    /// Its rows that are no examples and are left out, as `bad_rows` allows, by reason.
+    pub skipped: Vec<SkippedRows>,
     /// Tokens of its examples.
     pub tokens: u64,
     /// Trained tokens of these.
@@ -153,16 +168,18 @@ pub fn inspect(
         threads: config.threads,
         data_options: config.data_options.clone(),
     };
+    let skipped = |s: sftmix::SkippedRows| SkippedRows { reason: s.reason, rows: s.rows, first: s.first };
     let file = |f: sftmix::inspect::InspectedFile| {
         let token = |t: sftmix::inspect::ShownToken| ShownToken { id: t.id, text: t.text, trained: t.trained };
         let shown = |r: sftmix::inspect::ShownRow| {
             let windows = r.windows.into_iter().map(|w| w.into_iter().map(token).collect()).collect();
-            ShownRow { row: r.row, cut: r.cut, empty: r.empty, windows }
+            ShownRow { row: r.row, cut: r.cut, empty: r.empty, skipped: r.skipped, windows }
         };
         InspectedFile {
             path: f.path.cross(),
             shape: f.shape.map(String::from),
             rows: f.rows.into(),
+            skipped: f.skipped.into_iter().map(skipped).collect(),
             tokens: f.tokens,
             supervised_tokens: f.supervised_tokens,
             longest: f.longest,

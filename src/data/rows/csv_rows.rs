@@ -1,7 +1,9 @@
-//! Records of CSV or TSV as rows: columns by the names in the first record, every value a string.
+//! Records of CSV or TSV as rows: columns by the names in the first record, every value a string. Where a `.csv` has no
+//! comma in that record, it may be parted by semicolons, as spreadsheets write it where the comma is decimal, by tabs or
+//! by bars.
 
 use std::fs::File;
-use std::io::{Error as IoError, Read};
+use std::io::{Error as IoError, Read, Seek};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::Arc;
@@ -14,6 +16,21 @@ use crate::error::{Error, Result};
 /// What the library reads ahead.
 const BUFFER: usize = 1 << 16;
 
+/// So much of a file is looked at for what parts its values.
+const HEAD: u64 = 1 << 16;
+
+/// What parts the values of the first record: another than expected where that parts none.
+fn delimiter_of(head: &[u8], expected: u8) -> u8 {
+    let parts = |delimiter: u8| {
+        let mut reader = ReaderBuilder::new().delimiter(delimiter).from_reader(head);
+        reader.byte_headers().map_or(0, |names| names.len())
+    };
+    if parts(expected) > 1 {
+        return expected;
+    }
+    b";\t|".iter().copied().max_by_key(|d| (parts(*d), *d == b';')).filter(|d| parts(*d) > 1).unwrap_or(expected)
+}
+
 /// Reads the records of a file.
 pub(crate) struct CsvRows {
     parser: RowParser,
@@ -23,6 +40,8 @@ pub(crate) struct CsvRows {
     columns: Vec<String>,
     record: StringRecord,
     row: u64,
+    /// The last error was of one record.
+    goes_on: bool,
 }
 
 /// A file of which only so many bytes are handed out: a quote that is never closed would otherwise be read into
@@ -56,14 +75,26 @@ impl std::fmt::Display for TooLong {
 impl CsvRows {
     /// Opens a file and reads its columns.
     pub fn open(path: &Path, delimiter: u8) -> Result<CsvRows> {
-        let file = File::open(path).map_err(Error::io(path))?;
+        let mut file = File::open(path).map_err(Error::io(path))?;
+        let mut head = Vec::new();
+        (&mut file).take(HEAD).read_to_end(&mut head).map_err(Error::io(path))?;
+        file.rewind().map_err(Error::io(path))?;
+        if head.starts_with(&[0xFF, 0xFE]) || head.starts_with(&[0xFE, 0xFF]) {
+            return Err(RowParser::new(path).fault(1, "the file is in UTF-16, expected UTF-8"));
+        }
+        let found = delimiter_of(&head, delimiter);
+        if found != delimiter {
+            log::info!("{}: its values are parted by {:?}", path.display(), char::from(found));
+        }
+        let delimiter = found;
         let left = Arc::new(AtomicUsize::new(MAX_ROW_BYTES));
         let reader = ReaderBuilder::new()
             .delimiter(delimiter)
             .buffer_capacity(BUFFER)
             .from_reader(Limited { file, left: left.clone() });
         let parser = RowParser::new(path);
-        let mut rows = CsvRows { parser, reader, left, columns: Vec::new(), record: StringRecord::new(), row: 0 };
+        let mut rows =
+            CsvRows { parser, reader, left, columns: Vec::new(), record: StringRecord::new(), row: 0, goes_on: false };
         let names = rows.reader.headers().cloned().map_err(|e| rows.fault(e, 1))?;
         for (i, name) in names.iter().enumerate() {
             if names.iter().take(i).any(|n| n == name) {
@@ -98,7 +129,11 @@ impl RawRows for CsvRows {
         match self.reader.read_record(&mut self.record) {
             Ok(false) => return Ok(None),
             Ok(true) => self.row += 1,
-            Err(e) => return Err(self.fault(e, self.row + 1)),
+            Err(e) => {
+                self.row += 1;
+                self.goes_on = matches!(e.kind(), ErrorKind::UnequalLengths { .. } | ErrorKind::Utf8 { .. });
+                return Err(self.fault(e, self.row));
+            }
         }
         for (i, (column, value)) in self.columns.iter().zip(&self.record).enumerate() {
             bytes.push(if i == 0 { b'{' } else { b',' });
@@ -108,6 +143,10 @@ impl RawRows for CsvRows {
         }
         bytes.push(b'}');
         Ok(Some(self.row))
+    }
+
+    fn goes_on(&self) -> bool {
+        self.goes_on
     }
 }
 
@@ -132,6 +171,12 @@ mod tests {
         assert_eq!(read("d.tsv", "q\ta\n1, 2\t3\n").unwrap(), [r#"1 {"q":"1, 2","a":"3"}"#]);
         assert_eq!(read("d.csv", "").unwrap(), [""; 0]);
         assert_eq!(read("d.csv", "a,b\n").unwrap(), [""; 0]);
+        // As spreadsheets write them.
+        let parted = [r#"1 {"q":"1,5","a":"x; y"}"#];
+        assert_eq!(read("d.csv", "q;a\n1,5;\"x; y\"\n").unwrap(), parted);
+        assert_eq!(read("d.csv", "\u{feff}q\ta\n1,5\tx; y\n").unwrap(), parted);
+        assert_eq!(read("d.csv", "text\na; b\n").unwrap(), [r#"1 {"text":"a; b"}"#]);
+        assert_eq!(read("d.csv", "\"a;b\",c\n1,2\n").unwrap(), [r#"1 {"a;b":"1","c":"2"}"#]);
     }
 
     #[test]
@@ -140,6 +185,7 @@ mod tests {
         assert_eq!(fault(b"a,b\n1,2\n\n3\n"), "d: row 2: expected 2 values, found 1 (from line 3 on)");
         assert_eq!(fault(b"a,b\n1,2,3\n"), "d: row 1: expected 2 values, found 3 (from line 2 on)");
         assert_eq!(fault(b"a,b\n1,\xff\n"), "d: row 1: value 2 is not in UTF-8 (from line 2 on)");
+        assert_eq!(fault(b"\xff\xfea\0"), "d: row 1: the file is in UTF-16, expected UTF-8");
         assert_eq!(fault(b"a,a\n"), "d: row 1: two columns have the name \"a\"");
         let open = [b"a\n1\n\"2\n".as_slice(), &b"x\n".repeat(40 << 20)].concat();
         assert_eq!(fault(&open), "d: row 2: the row is longer than 64 MiB; is a quote left open?");

@@ -16,10 +16,13 @@ pub(crate) struct JsonRows {
     row: u64,
     /// The array stands in an object, whose rest comes behind it.
     wrapped: bool,
+    /// The last line was too long; whether its rest is still ahead.
+    overlong: Option<bool>,
 }
 
 /// What files of other kinds begin with, and what they are.
-const OTHERS: [(&[u8], &str); 8] = [
+const OTHERS: [(&[u8], &str); 9] = [
+    (b"version https://git-lfs", "a Git LFS pointer: fetch the file itself first (git lfs pull)"),
     (&[0x28, 0xB5, 0x2F, 0xFD], "compressed by zstd: decompress it first (zstd -d)"),
     (b"BZh", "compressed by bzip2: decompress it first (bunzip2)"),
     (&[0xFD, b'7', b'z', b'X', b'Z'], "compressed by xz: decompress it first (unxz)"),
@@ -35,6 +38,10 @@ impl RawRows for JsonRows {
         let found = if self.parser.array { self.next_element(bytes)? } else { self.next_line(bytes)? };
         Ok(found.then_some(self.row))
     }
+
+    fn goes_on(&self) -> bool {
+        self.overlong.is_some()
+    }
 }
 
 impl JsonRows {
@@ -48,7 +55,7 @@ impl JsonRows {
             false => Box::new(file),
         };
         let input = BufReader::with_capacity(1 << 16, input);
-        let mut reader = JsonRows { parser: RowParser::new(path), input, row: 0, wrapped: false };
+        let mut reader = JsonRows { parser: RowParser::new(path), input, row: 0, wrapped: false, overlong: None };
         let start = reader.fill()?;
         if let Some((_, what)) = OTHERS.iter().find(|(magic, _)| start.starts_with(magic)) {
             let reason = format!("the file is {what}");
@@ -120,6 +127,9 @@ impl JsonRows {
     /// Appends the next line that is not blank; false at the end.
     fn next_line(&mut self, bytes: &mut Vec<u8>) -> Result<bool> {
         let start = bytes.len();
+        if self.overlong.take() == Some(true) {
+            self.skip_line()?;
+        }
         loop {
             bytes.truncate(start);
             let limit = MAX_ROW_BYTES as u64 + 2;
@@ -129,10 +139,26 @@ impl JsonRows {
             }
             self.row += 1;
             if n > MAX_ROW_BYTES {
+                self.overlong = Some(bytes.last() != Some(&b'\n'));
                 return Err(self.too_long());
             }
             if !bytes[start..].iter().all(u8::is_ascii_whitespace) {
                 return Ok(true);
+            }
+        }
+    }
+
+    /// Goes behind the next line end.
+    fn skip_line(&mut self) -> Result<()> {
+        loop {
+            let chunk = self.fill()?;
+            let (end, used) = match chunk.iter().position(|&b| b == b'\n') {
+                Some(at) => (true, at + 1),
+                None => (chunk.is_empty(), chunk.len()),
+            };
+            self.input.consume(used);
+            if end {
+                return Ok(());
             }
         }
     }
@@ -163,9 +189,10 @@ impl JsonRows {
             next = self.peek_token()?;
         }
         match next {
-            Some(b'{') => self.copy_object(bytes).map(|()| true),
+            Some(b'{' | b'[') => self.copy_nested(bytes).map(|()| true),
             Some(b']') => Err(self.fault("expected an element after the comma, found the closing bracket")),
-            Some(byte) => Err(self.fault(format!("expected an object, found {}", kind_of_byte(byte)))),
+            Some(b'}' | b',' | b':') => Err(self.fault("expected an object, found something that is not JSON")),
+            Some(byte) => self.copy_plain(byte, bytes).map(|()| true),
             None => Err(self.fault("the file ends before the closing bracket of the array")),
         }
     }
@@ -190,8 +217,28 @@ impl JsonRows {
         Ok(())
     }
 
-    /// Copies one balanced object; whether it is valid JSON is the parser's business.
-    fn copy_object(&mut self, bytes: &mut Vec<u8>) -> Result<()> {
+    /// Copies a string, a number or a word, which the parser will not take for a row.
+    fn copy_plain(&mut self, first: u8, bytes: &mut Vec<u8>) -> Result<()> {
+        let (text, start, mut escaped) = (first == b'"', bytes.len(), false);
+        while let Some(byte) = self.peek()? {
+            if !text && (byte.is_ascii_whitespace() || b",]}".contains(&byte)) {
+                return Ok(());
+            }
+            bytes.push(byte);
+            self.input.consume(1);
+            if text && byte == b'"' && !escaped && bytes.len() - start > 1 {
+                return Ok(());
+            }
+            escaped = byte == b'\\' && !escaped;
+            if bytes.len() - start > MAX_ROW_BYTES {
+                return Err(self.too_long());
+            }
+        }
+        Err(self.fault("the file ends inside this element"))
+    }
+
+    /// Copies one balanced object or array; whether it is valid JSON is the parser's business.
+    fn copy_nested(&mut self, bytes: &mut Vec<u8>) -> Result<()> {
         let start = bytes.len();
         let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
         loop {
@@ -226,17 +273,6 @@ impl JsonRows {
                 return Ok(());
             }
         }
-    }
-}
-
-fn kind_of_byte(byte: u8) -> &'static str {
-    match byte {
-        b'"' => "a string",
-        b'[' => "an array",
-        b'n' => "null",
-        b't' | b'f' => "a boolean",
-        b'-' | b'0'..=b'9' => "a number",
-        _ => "something that is not JSON",
     }
 }
 
@@ -320,6 +356,7 @@ mod tests {
         assert!(read(&whole[..whole.len() / 2]).1.is_some(), "a file that is cut off is read as if it were whole");
         let found = read(b"PK\x03\x04...").1.unwrap();
         assert!(found.ends_with("the file is a ZIP archive: unpack it first"), "{found}");
+        assert!(read("version https://git-lfs.github.com/spec/v1\noid").1.unwrap().contains("git lfs pull"));
         assert!(read([0x28, 0xB5, 0x2F, 0xFD, 0]).1.unwrap().contains("zstd -d"));
     }
 

@@ -8,6 +8,7 @@ mod json_rows;
 mod parquet_rows;
 pub(crate) mod raw;
 mod splits;
+mod strict;
 mod texts;
 mod wrapped;
 
@@ -24,6 +25,14 @@ use crate::error::{Error, Result};
 /// A row: its number from 1 (line of JSONL, element of an array, record of a table, text of a folder), and its
 /// object.
 pub type Row = (u64, Map<String, Value>);
+
+/// A row that was cut off its file.
+pub(crate) struct CutRow {
+    /// Its number.
+    pub row: u64,
+    /// Why it cannot be read, where that says nothing of those behind it; nothing was appended then.
+    pub fault: Option<Error>,
+}
 
 /// Streaming reader of a file or folder of rows (see `files.rs` for the kinds); an iterator of [`Row`]s that ends
 /// at the first error. Blank lines and a UTF-8 byte order mark are skipped.
@@ -81,19 +90,29 @@ impl RowReader {
         &self.parser
     }
 
-    /// Appends the JSON of the next row and returns its number; `None` at the end. Not to be called again after
-    /// an error.
-    pub(crate) fn next_raw(&mut self, bytes: &mut Vec<u8>) -> Result<Option<u64>> {
-        self.input.next_raw(bytes)
+    /// Appends the JSON of the next row; `None` at the end. Not to be called again after an error.
+    pub(crate) fn next_cut(&mut self, bytes: &mut Vec<u8>) -> Result<Option<CutRow>> {
+        let start = bytes.len();
+        match self.input.next_raw(bytes) {
+            Ok(found) => Ok(found.map(|row| CutRow { row, fault: None })),
+            Err(fault @ Error::DataInvalid { row, .. }) if self.input.goes_on() => {
+                bytes.truncate(start);
+                Ok(Some(CutRow { row, fault: Some(fault) }))
+            }
+            Err(e) => Err(e),
+        }
     }
 
     fn advance(&mut self) -> Result<Option<Row>> {
         let mut bytes = std::mem::take(&mut self.bytes);
         bytes.clear();
-        let found = self.next_raw(&mut bytes)?;
-        let row = found.map(|row| Ok((row, self.parser.parse(row, &bytes)?))).transpose();
+        let row = match self.next_cut(&mut bytes)? {
+            None => None,
+            Some(CutRow { fault: Some(e), .. }) => return Err(e),
+            Some(CutRow { row, .. }) => Some((row, self.parser.parse(row, &bytes)?)),
+        };
         self.bytes = bytes;
-        row
+        Ok(row)
     }
 }
 

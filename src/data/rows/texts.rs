@@ -47,6 +47,10 @@ impl RawRows for TextRows {
         serde_json::to_writer(bytes, &Row { text }).map_err(|e| fault(e.to_string()))?;
         Ok(Some(self.row))
     }
+
+    fn goes_on(&self) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]

@@ -14,12 +14,17 @@ pub(crate) fn invalid(path: &Path, row: u64, reason: impl Into<String>) -> Error
 
 /// The value of a column, or of a path of keys parted by dots, as text.
 pub(crate) fn text_of(object: &Map<String, Value>, key: &str) -> std::result::Result<String, String> {
-    match object.get(key).or_else(|| deeper(object, key)) {
+    match value_at(object, key) {
         Some(Value::String(text)) => Ok(text.clone()),
         Some(value @ (Value::Number(_) | Value::Bool(_))) => Ok(value.to_string()),
         Some(other) => Err(format!("{key}: expected a string, found {}", kind(other))),
         None => Err(format!("the key {key} is missing")),
     }
+}
+
+/// The value of a column, or at a path of keys.
+pub(crate) fn value_at<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+    object.get(key).or_else(|| deeper(object, key))
 }
 
 /// The value at a path of keys and of places in arrays, as `answers.0.text` or `answers.text[0]`.
@@ -32,26 +37,6 @@ fn deeper<'a>(object: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
         Value::Object(map) => map.get(key),
         Value::Array(list) => list.get(key.parse::<usize>().ok()?),
         _ => None,
-    })
-}
-
-/// The settings that would do for rows of these columns, by the names that people give to questions and answers.
-pub(crate) fn suggestion(columns: &[&str]) -> Option<String> {
-    const CONTEXTS: [&str; 5] = ["context", "passage", "document", "background", "input"];
-    const QUESTIONS: [&str; 9] =
-        ["question", "query", "prompt", "instruction", "problem", "input", "user", "source", "title"];
-    const ANSWERS: [&str; 9] =
-        ["answer", "response", "completion", "output", "solution", "target", "assistant", "answers", "label"];
-    let named = |names: &[&str]| {
-        let same = |column: &&&str, name: &str| column.eq_ignore_ascii_case(name);
-        names.iter().find_map(|name| columns.iter().find(|column| same(column, name)).copied())
-    };
-    let (question, answer) = (named(&QUESTIONS)?, named(&ANSWERS)?);
-    Some(match named(&CONTEXTS).filter(|context| *context != question) {
-        Some(context) => {
-            format!("prompt_template \"{{{context}}}\\n\\n{{{question}}}\\n\" with response_field {answer} would take all of them")
-        }
-        None => format!("prompt_field {question} with response_field {answer} would do"),
     })
 }
 
@@ -73,17 +58,5 @@ mod tests {
             assert_eq!(at(path), Err(format!("the key {path} is missing")));
         }
         assert_eq!(at("answers.text"), Err("answers.text: expected a string, found an array".into()));
-    }
-
-    #[test]
-    fn settings_are_suggested_by_the_files_own_names() {
-        let say = |columns: &[&str]| suggestion(columns).unwrap_or_default();
-        assert_eq!(say(&["Question", "id", "Answer"]), "prompt_field Question with response_field Answer would do");
-        assert_eq!(
-            say(&["context", "question", "answer"]),
-            "prompt_template \"{context}\\n\\n{question}\\n\" with response_field answer would take all of them"
-        );
-        assert_eq!(say(&["input", "output"]), "prompt_field input with response_field output would do");
-        assert_eq!(suggestion(&["a", "b"]), None);
     }
 }

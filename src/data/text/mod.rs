@@ -5,8 +5,11 @@ pub mod chat;
 pub(crate) mod columns;
 pub mod prompt;
 pub mod rendered;
+mod shape;
+mod suggestion;
 pub mod template;
 
 pub use chat::{ChatTemplate, Conversation, RenderOptions};
 pub use rendered::Rendered;
-pub use template::{RowShape, Template};
+pub use shape::RowShape;
+pub use template::Template;

@@ -16,6 +16,8 @@ pub struct Rendered {
     pub chat: bool,
     /// What the row gives and the template leaves out, as was allowed.
     pub dropped: Vec<String>,
+    /// A role had another name than the template's.
+    pub mapped_roles: bool,
 }
 
 impl Rendered {

@@ -37,142 +37,12 @@ use super::chat::Conversation;
 use super::chat::{lost, read, Dialect, Seen};
 use super::chat::{ChatFacts, ChatFormat};
 use super::chat::{ChatTemplate, RenderOptions};
-use super::columns::{invalid, suggestion, text_of};
-use super::prompt::PromptTemplate;
+use super::columns::{invalid, text_of, value_at};
 use super::rendered::Rendered;
-use crate::config::{DataFormat, DataOptions};
+use super::shape::RowShape;
+use crate::config::{BadRows, DataOptions};
+use crate::data::rows::{CutRow, RowReader};
 use crate::error::{Error, Result};
-
-/// How a row is read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RowShape {
-    /// One column, all of it trained.
-    Text {
-        /// The column.
-        field: String,
-    },
-    /// Two columns, joined as they are.
-    Columns {
-        /// Column of the prompt.
-        prompt: String,
-        /// Column of the response.
-        response: String,
-    },
-    /// A filled template and a column, joined as they are.
-    Template {
-        /// The prompt.
-        prompt: PromptTemplate,
-        /// Column of the response.
-        response: String,
-    },
-    /// Stanford Alpaca.
-    Alpaca,
-    /// A conversation.
-    Messages,
-    /// A conversation in the form of ShareGPT, or in a column of another name.
-    ShareGpt {
-        /// Column of the turns.
-        field: String,
-    },
-    /// A conversation in two columns, lists of messages, of which the second is trained.
-    Turns {
-        /// Column of what came before.
-        prompt: String,
-        /// Column of what is trained.
-        response: String,
-    },
-}
-
-impl RowShape {
-    /// The shape that the options ask for; `None` where the first row decides.
-    ///
-    /// # Errors
-    /// [`Error::InvalidConfig`]: the options contradict each other, or the template is malformed.
-    pub fn from_options(options: &DataOptions) -> Result<Option<RowShape>> {
-        use DataFormat as F;
-        options.validate()?;
-        let format = options.data_format;
-        let pair = options.prompt_field.is_some() || options.prompt_template.is_some();
-        if pair && matches!(format, Some(F::Text | F::Alpaca | F::Messages | F::ShareGpt)) {
-            return Err(Error::config("data_format", "prompt and response are named as columns as well"));
-        }
-        let other = pair || options.messages_field.is_some();
-        if options.text_field.is_some() && (other || !matches!(format, None | Some(F::Text))) {
-            return Err(Error::config("text_field", "rows of another shape are asked for as well"));
-        }
-        if let Some(field) = &options.text_field {
-            return Ok(Some(RowShape::Text { field: field.clone() }));
-        }
-        if let Some(field) = &options.messages_field {
-            if pair || !matches!(format, None | Some(F::Messages | F::ShareGpt)) {
-                return Err(Error::config("messages_field", "rows of another shape are asked for as well"));
-            }
-            return Ok(Some(RowShape::ShareGpt { field: field.clone() }));
-        }
-        // `validate` leaves the response's column unnamed for prompt–completion only.
-        let response = || options.response_field.clone().unwrap_or_else(|| "completion".into());
-        if let Some(template) = &options.prompt_template {
-            return Ok(Some(RowShape::Template { prompt: PromptTemplate::parse(template)?, response: response() }));
-        }
-        if let Some(prompt) = &options.prompt_field {
-            return Ok(Some(RowShape::Columns { prompt: prompt.clone(), response: response() }));
-        }
-        Ok(Some(match format {
-            None => return Ok(None),
-            Some(F::Text) => RowShape::Text { field: "text".into() },
-            Some(F::PromptCompletion) => RowShape::prompt_completion(),
-            Some(F::Alpaca) => RowShape::Alpaca,
-            Some(F::Messages) => RowShape::Messages,
-            Some(F::ShareGpt) => RowShape::sharegpt(),
-            Some(F::Columns) => return Err(Error::config("prompt_field", "data_format columns needs it")),
-        }))
-    }
-
-    /// Its name, as in [`DataFormat`]; a filled template is `template`.
-    pub fn name(&self) -> &'static str {
-        match self {
-            RowShape::Text { .. } => DataFormat::Text.as_str(),
-            RowShape::Columns { .. } if *self == RowShape::prompt_completion() => DataFormat::PromptCompletion.as_str(),
-            RowShape::Columns { .. } => DataFormat::Columns.as_str(),
-            RowShape::Template { .. } => "template",
-            RowShape::Alpaca => DataFormat::Alpaca.as_str(),
-            RowShape::Messages => DataFormat::Messages.as_str(),
-            RowShape::Turns { .. } => "turns",
-            RowShape::ShareGpt { .. } => DataFormat::ShareGpt.as_str(),
-        }
-    }
-
-    fn prompt_completion() -> RowShape {
-        RowShape::Columns { prompt: "prompt".into(), response: "completion".into() }
-    }
-
-    fn sharegpt() -> RowShape {
-        RowShape::ShareGpt { field: "conversations".into() }
-    }
-
-    fn detect(row: &Map<String, Value>) -> std::result::Result<RowShape, String> {
-        let has = |keys: &[&str]| keys.iter().all(|k| row.contains_key(*k));
-        if has(&["messages"]) {
-            Ok(RowShape::Messages)
-        } else if has(&["conversations"]) {
-            Ok(RowShape::sharegpt())
-        } else if has(&["prompt", "completion"]) {
-            Ok(RowShape::prompt_completion())
-        } else if has(&["instruction", "output"]) {
-            Ok(RowShape::Alpaca)
-        } else if has(&["text"]) {
-            Ok(RowShape::Text { field: "text".into() })
-        } else {
-            let columns: Vec<&str> = row.keys().map(String::as_str).collect();
-            let found = &columns[..columns.len().min(12)];
-            Err(format!(
-                "expected the key messages, or conversations, or prompt and completion, or instruction and output, or text, \
-                 or columns named in the settings; found {}",
-                if found.is_empty() { "no key".into() } else { found.join(", ") }
-            ) + &suggestion(&columns).map_or(String::new(), |would| format!("; {would}")))
-        }
-    }
-}
 
 /// Renders the rows of one file.
 #[derive(Clone, Debug)]
@@ -190,6 +60,30 @@ pub struct Template {
 }
 
 impl Template {
+    /// The template of the rows of a file or folder, by the first of them; where bad rows are skipped, by the first that
+    /// has a shape. `None` where there are no rows.
+    ///
+    /// # Errors
+    /// As [`Template::resolve`]; [`Error::Io`] and [`Error::DataInvalid`] of the reader.
+    pub fn of_rows(options: &DataOptions, format: &ChatFormat, path: &Path) -> Result<Option<Template>> {
+        let mut reader = RowReader::open(path)?;
+        let parser = reader.parser().clone();
+        let (mut bytes, mut first_fault) = (Vec::new(), None);
+        loop {
+            bytes.clear();
+            let Some(CutRow { row, fault }) = reader.next_cut(&mut bytes)? else { break };
+            let object = fault.map_or_else(|| parser.parse(row, &bytes), Err);
+            match object.and_then(|object| Template::resolve(options, format, parser.file(row), row, &object)) {
+                Ok(template) => return Ok(Some(template)),
+                Err(fault @ Error::DataInvalid { .. }) if options.bad_rows == BadRows::Skip => {
+                    first_fault.get_or_insert(fault);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        first_fault.map_or(Ok(None), Err)
+    }
+
     /// Takes the shape from the options or else from the first row. `format` is what conversations are
     /// written with.
     ///
@@ -208,7 +102,7 @@ impl Template {
             None => RowShape::detect(first).map_err(|reason| invalid(path, row, reason))?,
         };
         let shape = match shape {
-            RowShape::Columns { prompt, response } if first.get(&prompt).is_some_and(Value::is_array) => {
+            RowShape::Columns { prompt, response } if value_at(first, &prompt).is_some_and(Value::is_array) => {
                 RowShape::Turns { prompt, response }
             }
             shape => shape,
@@ -302,6 +196,7 @@ impl Template {
         if let Some(last) = chat.answers().last().filter(|_| self.chat.is_none()) {
             upto.to_mut().messages.truncate(last + 1);
         }
+        rendered.mapped_roles = chat.mapped_roles;
         rendered.dropped = lost::dropped(&upto, &rendered.text, &self.drops, &self.seen, again)?;
         Ok(rendered)
     }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::config::DataFormat;
 use serde_json::json;
 
 fn render_as(options: &DataOptions, first: Value, row: Value) -> Result<Rendered, String> {

@@ -21,18 +21,15 @@ pub(crate) fn build(request: &StoreRequest<'_>, format: &ChatFormat, key: &[u8; 
     let data = request.data;
     let name = blake3::Hash::from_bytes(*key).to_hex();
     let mut writer = Writer::new(&request.cache_dir.join(format!("{name}.store")))?;
-    // The first row may decide the shape of all, so it is read ahead of them.
-    let mut rows = RowReader::open(data)?;
-    if let Some(key) = &rows.parser().rows_at {
+    if let Some(key) = &RowReader::open(data)?.parser().rows_at {
         log::info!("{}: its rows are those of the key {key}", data.display());
     }
-    if let Some(first) = rows.next() {
-        let (row, object) = first?;
-        let template = Template::resolve(request.options, format, data, row, &object)?;
+    if let Some(template) = Template::of_rows(request.options, format, data)? {
         let unfinished = Unfinished::new(request.cache_dir, key);
         let skip = unfinished.take_up(&mut writer, request, format)?;
         let StoreRequest { tokenizer, max_length, .. } = *request;
-        let blocks = Blocks { data, tokenizer, max_length, template: &template, skip };
+        let blocks =
+            Blocks { data, tokenizer, max_length, template: &template, bad_rows: request.options.bad_rows, skip };
         let made = blocks.run(request.threads.max(1), STOP_ASKED, request.stop, |made| writer.add(data, made));
         if let Err(stopped @ Error::Stopped { .. }) = made {
             if writer.header.examples > 0 && writer.header.counts.rows > skip && Stamp::of(data)? == *stamp {
@@ -41,6 +38,7 @@ pub(crate) fn build(request: &StoreRequest<'_>, format: &ChatFormat, key: &[u8; 
             return Err(stopped);
         }
         made?;
+        writer.skips.check(data, writer.header.counts.rows)?;
     }
     if Stamp::of(data)? != *stamp {
         return Err(changed(data));

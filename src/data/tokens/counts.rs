@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::index::RowCounts;
+use super::skipped::SkippedRows;
 
 /// What became of the rows of one data file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -16,6 +17,9 @@ pub struct SourceCounts {
     pub weight: f64,
     /// How its rows became examples.
     pub rows: RowCounts,
+    /// Its rows that are no examples and were left out, by reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<SkippedRows>,
     /// Rows that were held out for validation.
     pub held_out: u64,
     /// Rows of this set, a row once for each of its copies.

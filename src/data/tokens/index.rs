@@ -3,9 +3,10 @@
 //!
 //! ```text
 //! header  magic 8 · version u32 · record size u32 · examples u64 · tokens u64 · supervised u64
-//!         longest u32 · max id u32 · row counts 8 × u64 · key 32 · content hash 32
-//!         hash of the records 32 · hash of the header up to here 32
+//!         longest u32 · max id u32 · row counts 10 × u64 · bytes of the skipped rows u64 · key 32 · content hash 32
+//!         hash of the records and the skipped rows 32 · hash of the header up to here 32
 //! record  offset in tokens u64 · tokens u32 · supervised u32 · source row u64 · text hash 16
+//! skipped rows  behind the records: a list of [`SkippedRows`](super::SkippedRows) as JSON, nothing where there are none
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -13,13 +14,15 @@ use serde::{Deserialize, Serialize};
 use super::pipeline::MadeRow;
 
 /// Part of every key; a change in how rows become tokens raises it.
-pub(crate) const VERSION: u32 = 2;
-pub(crate) const HEADER_BYTES: usize = 240;
+pub(crate) const VERSION: u32 = 3;
+pub(crate) const HEADER_BYTES: usize = 264;
 pub(crate) const RECORD_BYTES: usize = 40;
 const MAGIC: [u8; 8] = *b"sftmixTS";
 const CHECKED_BYTES: usize = HEADER_BYTES - 32;
+/// Numbers in the row counts.
+const COUNTS: usize = 10;
 
-/// What became of the rows of a file. `rows` = rows with an example + `empty` + `no_target`.
+/// What became of the rows of a file. `rows` = rows with an example + `empty` + `no_target` + `skipped`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RowCounts {
@@ -41,6 +44,12 @@ pub struct RowCounts {
     /// Rows other than conversations that bring their own beginning or end token: they have one, not two.
     #[serde(default)]
     pub own_ends: u64,
+    /// Conversations in which a role had another name than the template's, as `bot` or `developer`.
+    #[serde(default)]
+    pub mapped_roles: u64,
+    /// Rows that are no examples and were left out, as `bad_rows` allows.
+    #[serde(default)]
+    pub skipped: u64,
 }
 
 impl RowCounts {
@@ -55,13 +64,43 @@ impl RowCounts {
         self.windows += if row.split { examples } else { 0 };
         self.dropped += u64::from(row.dropped);
         self.own_ends += u64::from(row.own_ends);
+        self.mapped_roles += u64::from(row.mapped_roles);
+    }
+
+    /// Counts rows that were left out.
+    pub(crate) fn skip(&mut self, rows: u64) {
+        self.rows += rows;
+        self.skipped += rows;
+    }
+
+    /// Rows that gave nothing to train on.
+    pub(crate) fn without_example(&self) -> u64 {
+        self.empty + self.no_target + self.skipped
+    }
+
+    /// Adds those of another file.
+    pub(crate) fn add(&mut self, other: &RowCounts) {
+        for (to, n) in self.all().into_iter().zip(other.clone().all()) {
+            *to += *n;
+        }
+    }
+
+    /// Every count, in the order of the header.
+    fn all(&mut self) -> [&mut u64; COUNTS] {
+        let RowCounts { rows, kept, cut, empty, no_target, windows, dropped, own_ends, mapped_roles, skipped } = self;
+        [rows, kept, cut, empty, no_target, windows, dropped, own_ends, mapped_roles, skipped]
     }
 }
 
 impl std::fmt::Display for RowCounts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let RowCounts { rows, kept, cut, empty, no_target, .. } = self;
-        write!(f, "{rows} rows read, {kept} examples, {cut} rows cut, {empty} empty, {no_target} without a target")
+        let RowCounts { rows, kept, cut, empty, no_target, skipped, .. } = self;
+        write!(f, "{rows} rows read, {kept} examples, {cut} rows cut, {empty} empty, {no_target} without a target")?;
+        if *skipped > 0 {
+            write!(f, ", {skipped} skipped")
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -74,6 +113,8 @@ pub(crate) struct Header {
     pub longest: u32,
     pub max_id: u32,
     pub counts: RowCounts,
+    /// Bytes behind the records.
+    pub skipped_bytes: u64,
     pub key: [u8; 32],
     pub content: [u8; 32],
     pub records: [u8; 32],
@@ -81,7 +122,6 @@ pub(crate) struct Header {
 
 impl Header {
     pub fn to_bytes(&self) -> [u8; HEADER_BYTES] {
-        let c = &self.counts;
         let mut out = Vec::with_capacity(HEADER_BYTES);
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&VERSION.to_le_bytes());
@@ -91,9 +131,10 @@ impl Header {
         }
         out.extend_from_slice(&self.longest.to_le_bytes());
         out.extend_from_slice(&self.max_id.to_le_bytes());
-        for n in [c.rows, c.kept, c.cut, c.empty, c.no_target, c.windows, c.dropped, c.own_ends] {
+        for n in self.counts.clone().all() {
             out.extend_from_slice(&n.to_le_bytes());
         }
+        out.extend_from_slice(&self.skipped_bytes.to_le_bytes());
         for hash in [&self.key, &self.content, &self.records] {
             out.extend_from_slice(hash);
         }
@@ -115,25 +156,21 @@ impl Header {
         if u32_at(bytes, 8) != VERSION || u32_at(bytes, 12) as usize != RECORD_BYTES {
             return Err("it is of another version");
         }
+        let mut counts = RowCounts::default();
+        for (i, n) in counts.all().into_iter().enumerate() {
+            *n = u64_at(bytes, 48 + 8 * i);
+        }
         Ok(Header {
             examples: u64_at(bytes, 16),
             tokens: u64_at(bytes, 24),
             supervised: u64_at(bytes, 32),
             longest: u32_at(bytes, 40),
             max_id: u32_at(bytes, 44),
-            counts: RowCounts {
-                rows: u64_at(bytes, 48),
-                kept: u64_at(bytes, 56),
-                cut: u64_at(bytes, 64),
-                empty: u64_at(bytes, 72),
-                no_target: u64_at(bytes, 80),
-                windows: u64_at(bytes, 88),
-                dropped: u64_at(bytes, 96),
-                own_ends: u64_at(bytes, 104),
-            },
-            key: array_at(bytes, 112),
-            content: array_at(bytes, 144),
-            records: array_at(bytes, 176),
+            counts,
+            skipped_bytes: u64_at(bytes, 128),
+            key: array_at(bytes, 136),
+            content: array_at(bytes, 168),
+            records: array_at(bytes, 200),
         })
     }
 }
@@ -197,7 +234,19 @@ mod tests {
             supervised: 5,
             longest: 6,
             max_id: 7,
-            counts: RowCounts { rows: 1, kept: 2, cut: 3, empty: 4, no_target: 5, windows: 6, dropped: 7, own_ends: 8 },
+            counts: RowCounts {
+                rows: 1,
+                kept: 2,
+                cut: 3,
+                empty: 4,
+                no_target: 5,
+                windows: 6,
+                dropped: 7,
+                own_ends: 8,
+                mapped_roles: 9,
+                skipped: 10,
+            },
+            skipped_bytes: 11,
             key: [1; 32],
             content: [2; 32],
             records: [3; 32],

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 
 use super::index::{Header, Record, HEADER_BYTES, RECORD_BYTES};
+use super::skipped::SkippedRows;
 use crate::config::DataOptions;
-use crate::data::rows::RowReader;
 use crate::data::text::chat::{ChatFacts, ChatFormat};
 use crate::data::text::Template;
 use crate::error::Result;
@@ -25,15 +25,15 @@ pub(crate) struct Part {
     pub format: ChatFormat,
     /// How conversations are written; `None` where the rows are none.
     pub chat: Option<ChatFacts>,
+    /// Rows that were left out, by reason.
+    pub skipped: Vec<SkippedRows>,
 }
 
 impl Part {
     /// Notes how conversations are written, which the first row's shape tells.
     pub fn note_chat(&mut self) -> Result<()> {
-        if let Some(first) = RowReader::open(&self.source)?.next() {
-            let (row, object) = first?;
-            self.chat = Template::resolve(&self.options, &self.format, &self.source, row, &object)?.chat_facts();
-        }
+        let template = Template::of_rows(&self.options, &self.format, &self.source)?;
+        self.chat = template.and_then(|t| t.chat_facts());
         Ok(())
     }
 
@@ -114,7 +114,8 @@ impl Paths {
         if header.examples == 0 || header.examples > u64::from(u32::MAX) {
             return Err("its number of examples is out of range".into());
         }
-        if index.metadata().map_err(text)?.len() != HEADER_BYTES as u64 + header.examples * RECORD_BYTES as u64 {
+        let behind = HEADER_BYTES as u64 + header.examples * RECORD_BYTES as u64;
+        if behind.checked_add(header.skipped_bytes) != Some(index.metadata().map_err(text)?.len()) {
             return Err("its length does not fit its header".into());
         }
         if header.tokens.checked_mul(4) != Some(tokens.metadata().map_err(text)?.len()) {
@@ -132,13 +133,20 @@ impl Paths {
             }
             next += u64::from(record.tokens);
         }
+        let mut skipped = Vec::new();
+        reader.read_to_end(&mut skipped).map_err(text)?;
+        hasher.update(&skipped);
         if next != header.tokens || *hasher.finalize().as_bytes() != header.records {
             return Err("the records do not match their hash".into());
         }
+        let skipped = match skipped.as_slice() {
+            [] => Vec::new(),
+            list => serde_json::from_slice(list).map_err(|e| format!("its skipped rows: {e}"))?,
+        };
         // SAFETY: the files have names of their own and are replaced, never written to in place,
         // by this library; a foreign program that cuts them short is outside its reach.
         let (tokens, index) = unsafe { (Mmap::map(&tokens).map_err(text)?, Mmap::map(&index).map_err(text)?) };
         let (source, options, format) = (source.to_path_buf(), options.clone(), format.clone());
-        Ok(Part { tokens, index, header, source, options, format, chat: None })
+        Ok(Part { tokens, index, header, source, options, format, chat: None, skipped })
     }
 }

@@ -18,8 +18,9 @@ use std::thread::{Builder, Scope};
 use std::time::Duration;
 
 use super::tokenizer::{EncodedRow, Tokenizer, TARGET};
+use crate::config::BadRows;
 use crate::data::rows::raw::RowParser;
-use crate::data::rows::RowReader;
+use crate::data::rows::{CutRow, RowReader};
 use crate::data::text::columns::invalid;
 use crate::data::text::Rendered;
 use crate::data::text::Template;
@@ -43,6 +44,8 @@ pub(crate) struct Made {
     pub examples: Vec<MadeExample>,
     /// The tokens of the examples, likewise.
     pub tokens: Vec<u32>,
+    /// Rows that are no examples, and why, where they are skipped.
+    pub bad: Vec<(u64, String)>,
 }
 
 /// What one row became.
@@ -54,6 +57,8 @@ pub(crate) struct MadeRow {
     pub dropped: bool,
     /// It brought its own beginning or end token.
     pub own_ends: bool,
+    /// A role of it has another name for the template.
+    pub mapped_roles: bool,
     /// It is a text in several windows.
     pub split: bool,
     /// Windows with a token to train on.
@@ -73,6 +78,7 @@ impl Made {
         self.examples.clear();
         self.tokens.clear();
         self.tokens.shrink_to(2 * BLOCK_BYTES);
+        self.bad.clear();
     }
 
     fn push(&mut self, row: u64, rendered: &Rendered, encoded: &EncodedRow) {
@@ -91,6 +97,7 @@ impl Made {
             cut: encoded.cut,
             dropped: !rendered.dropped.is_empty(),
             own_ends: encoded.own_ends,
+            mapped_roles: rendered.mapped_roles,
             split: encoded.windows.len() > 1,
             examples: self.examples.len() - before,
         });
@@ -103,8 +110,8 @@ struct Block {
     /// Place in the file, from 0.
     number: u64,
     json: Vec<u8>,
-    /// Number of each row, and where its JSON ends.
-    rows: Vec<(u64, usize)>,
+    /// Each row, and where its JSON ends.
+    rows: Vec<(CutRow, usize)>,
     made: Made,
     /// What befell the row behind those that were made.
     fault: Option<Error>,
@@ -132,7 +139,7 @@ impl WaitingReader {
         block.rows.clear();
         block.made.clear();
         while block.rows.len() < BLOCK_ROWS && block.json.len() < BLOCK_BYTES {
-            match self.reader.next_raw(&mut block.json) {
+            match self.reader.next_cut(&mut block.json) {
                 Ok(Some(row)) => block.rows.push((row, block.json.len())),
                 Ok(None) => self.done = true,
                 Err(e) => (self.done, block.fault) = (true, Some(e)),
@@ -151,6 +158,8 @@ pub(crate) struct Blocks<'a> {
     pub tokenizer: &'a Tokenizer,
     pub max_length: usize,
     pub template: &'a Template,
+    /// What becomes of rows that are no examples.
+    pub bad_rows: BadRows,
     /// Rows in front that are not wanted.
     pub skip: u64,
 }
@@ -180,7 +189,7 @@ impl Blocks<'_> {
                 return Err(Error::Stopped { checkpoint: None });
             }
             skipped.clear();
-            reader.next_raw(&mut skipped)?;
+            reader.next_cut(&mut skipped)?;
         }
         drop(skipped);
         let parser = reader.parser().clone();
@@ -235,17 +244,31 @@ impl Blocks<'_> {
 
     fn make(&self, parser: &RowParser, block: &mut Block, cancelled: &AtomicBool) -> Result<()> {
         let mut start = 0;
-        for &(row, end) in &block.rows {
+        for (cut, end) in &mut block.rows {
             if cancelled.load(Relaxed) {
                 return Ok(());
             }
-            let object = parser.parse(row, &block.json[start..end])?;
-            start = end;
-            let rendered = self.template.render(parser.file(row), row, &object)?;
-            let encoded = encode(self.tokenizer, &rendered, self.max_length, parser.file(row), row)?;
-            block.made.push(row, &rendered, &encoded);
+            let example = match cut.fault.take() {
+                Some(fault) => Err(fault),
+                None => self.example(parser, cut.row, &block.json[start..*end]),
+            };
+            start = *end;
+            match example {
+                Ok((rendered, encoded)) => block.made.push(cut.row, &rendered, &encoded),
+                Err(Error::DataInvalid { reason, .. }) if self.bad_rows == BadRows::Skip => {
+                    block.made.bad.push((cut.row, reason));
+                }
+                Err(e) => return Err(e),
+            }
         }
         Ok(())
+    }
+
+    fn example(&self, parser: &RowParser, row: u64, json: &[u8]) -> Result<(Rendered, EncodedRow)> {
+        let object = parser.parse(row, json)?;
+        let rendered = self.template.render(parser.file(row), row, &object)?;
+        let encoded = encode(self.tokenizer, &rendered, self.max_length, parser.file(row), row)?;
+        Ok((rendered, encoded))
     }
 }
 

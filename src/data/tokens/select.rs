@@ -13,7 +13,7 @@ use std::sync::Arc;
 use memmap2::Mmap;
 
 use super::counts::{SourceCounts, Totals};
-use super::index::Record;
+use super::index::{Record, RowCounts};
 use super::part::Part;
 use super::selection::Selection;
 use super::store::TokenStore;
@@ -174,16 +174,10 @@ impl Writer {
     fn source(&mut self, part: &Part, weight: f64, held_out: u64, taken: u64) {
         let (h, t) = (&part.header, &mut self.totals);
         t.max_id = t.max_id.max(h.max_id);
-        let c = &mut t.counts;
-        c.rows += h.counts.rows;
-        c.cut += h.counts.cut;
-        c.empty += h.counts.empty;
-        c.no_target += h.counts.no_target;
-        c.windows += h.counts.windows;
-        c.dropped += h.counts.dropped;
-        c.own_ends += h.counts.own_ends;
-        let (path, rows) = (part.source.clone(), h.counts.clone());
-        self.sources.push(SourceCounts { path, weight, rows, held_out, taken, examples: 0 });
+        // Examples are counted as they are taken.
+        t.counts.add(&RowCounts { kept: 0, ..h.counts.clone() });
+        let (path, rows, skipped) = (part.source.clone(), h.counts.clone(), part.skipped.clone());
+        self.sources.push(SourceCounts { path, weight, rows, skipped, held_out, taken, examples: 0 });
     }
 
     fn add(&mut self, example: u32, record: &Record) -> Result<()> {

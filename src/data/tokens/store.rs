@@ -20,7 +20,7 @@ use super::selection::Selection;
 use super::source_row::{file_and_row, ROW_BITS};
 use super::tokenizer::TARGET;
 use crate::config::DataOptions;
-use crate::data::rows::RowReader;
+use crate::data::rows::{CutRow, RowReader};
 use crate::data::text::chat::{ChatFacts, ChatFormat};
 use crate::data::text::Rendered;
 use crate::data::text::Template;
@@ -82,8 +82,9 @@ impl TokenStore {
         let source = SourceCounts {
             path: part.source.clone(),
             weight: 1.0,
-            taken: h.counts.rows - h.counts.empty - h.counts.no_target,
+            taken: h.counts.rows - h.counts.without_example(),
             rows: h.counts.clone(),
+            skipped: part.skipped.clone(),
             held_out: 0,
             examples: h.examples,
         };
@@ -215,18 +216,16 @@ pub fn read_rows(
     wanted.sort_unstable();
     wanted.dedup();
     let mut found = BTreeMap::new();
-    let mut template = None;
-    for item in RowReader::open(source)? {
-        if found.len() == wanted.len() {
-            break;
-        }
-        let (row, object) = item?;
-        let template = match &template {
-            Some(template) => template,
-            None => template.insert(Template::resolve(options, format, source, row, &object)?),
-        };
+    let Some(template) = Template::of_rows(options, format, source)? else { return Ok(found) };
+    let mut reader = RowReader::open(source)?;
+    let parser = reader.parser().clone();
+    let mut bytes = Vec::new();
+    while found.len() < wanted.len() {
+        bytes.clear();
+        let Some(CutRow { row, fault }) = reader.next_cut(&mut bytes)? else { break };
         if wanted.binary_search(&row).is_ok() {
-            found.insert(row, template.render(source, row, &object)?);
+            fault.map_or(Ok(()), Err)?;
+            found.insert(row, template.render(parser.file(row), row, &parser.parse(row, &bytes)?)?);
         } else if wanted.last().is_some_and(|last| row > *last) {
             break;
         }

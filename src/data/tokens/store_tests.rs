@@ -172,7 +172,7 @@ fn rows_are_counted_by_what_became_of_them() {
     let rows = [pair("a", "b"), pair("", ""), pair("a", long), pair(long, "b"), pair("a", "")].concat();
     let store = bench.open(&bench.file(&rows)).unwrap();
     check(&store);
-    let expected = RowCounts { rows: 5, kept: 3, cut: 2, empty: 1, no_target: 1, windows: 0, dropped: 0, own_ends: 0 };
+    let expected = RowCounts { rows: 5, kept: 3, cut: 2, empty: 1, no_target: 1, ..Default::default() };
     assert_eq!(store.counts(), &expected);
     assert_eq!((0..3).map(|i| store.example(i).source_row).collect::<Vec<_>>(), [1, 3, 5]);
     let json = serde_json::to_string(store.counts()).unwrap();

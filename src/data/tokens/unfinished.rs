@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::part::Paths;
 use super::pipeline::MadeExample;
 use super::request::StoreRequest;
+use super::skipped::Skips;
 use super::writer::Writer;
 use crate::data::text::chat::ChatFormat;
 use crate::error::{Error, Result};
@@ -54,6 +55,7 @@ impl Unfinished {
         let counts = part.header.counts.clone();
         let rows = counts.rows;
         writer.header.counts = counts;
+        writer.skips = Skips::of(part.skipped.clone());
         log::info!("{}: tokenised up to row {rows} before; it goes on from there", data.display());
         #[cfg(test)]
         TAKEN_UP.set(rows);

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::index::{Header, Record, HEADER_BYTES};
 use super::pipeline::{Made, MadeExample};
+use super::skipped::Skips;
 use super::tokenizer::TARGET;
 use crate::data::text::columns::invalid;
 use crate::disk::{sync_file, Draft};
@@ -22,6 +23,7 @@ pub(super) struct Writer {
     tokens: (Draft, BufWriter<File>),
     index: (Draft, BufWriter<File>),
     pub header: Header,
+    pub skips: Skips,
     content: blake3::Hasher,
     records: blake3::Hasher,
     bytes: Vec<u8>,
@@ -41,6 +43,7 @@ impl Writer {
             tokens,
             index,
             header: Header::default(),
+            skips: Skips::default(),
             content: blake3::Hasher::new(),
             records: blake3::Hasher::new(),
             bytes: Vec::new(),
@@ -49,6 +52,8 @@ impl Writer {
 
     /// Writes what a block of rows became.
     pub fn add(&mut self, data: &Path, made: &Made) -> Result<()> {
+        made.bad.iter().for_each(|(row, why)| self.skips.add(*row, why));
+        self.header.counts.skip(made.bad.len() as u64);
         let (mut examples, mut tokens) = (made.examples.iter(), &made.tokens[..]);
         for row in &made.rows {
             self.header.counts.count(row);
@@ -95,6 +100,13 @@ impl Writer {
     pub fn finish(mut self, key: [u8; 32], data: &Path) -> Result<Built> {
         if self.header.examples == 0 {
             return Err(Error::NothingToTrain { reason: format!("{}: {}", data.display(), self.header.counts) });
+        }
+        if !self.skips.reasons.is_empty() {
+            let list = serde_json::to_vec(&self.skips.reasons)
+                .map_err(|e| Error::io(self.index.0.target())(std::io::Error::other(e)))?;
+            self.index.1.write_all(&list).map_err(Error::io(self.index.0.target()))?;
+            self.records.update(&list);
+            self.header.skipped_bytes = list.len() as u64;
         }
         self.header.key = key;
         self.header.content = *self.content.finalize().as_bytes();

@@ -172,6 +172,7 @@ impl Runner<'_> {
             examples: self.opened.store.len() as u64,
             rows_cut: counts.cut,
             rows_dropped: counts.empty + counts.no_target,
+            rows_skipped: counts.skipped,
             seconds: self.elapsed(),
             peak_anonymous_bytes: self.peak(),
         };

@@ -36,6 +36,8 @@ public typealias Saving = SFTMixFFI.Saving
 public typealias Evaluation = SFTMixFFI.Evaluation
 /// What was found in a file of rows.
 public typealias InspectedFile = SFTMixFFI.InspectedFile
+/// Rows that were left out for one reason.
+public typealias SkippedRows = SFTMixFFI.SkippedRows
 /// A row as it is trained on.
 public typealias ShownRow = SFTMixFFI.ShownRow
 /// A token of a row.

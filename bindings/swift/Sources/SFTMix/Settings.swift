@@ -138,6 +138,8 @@ public struct TrainSettings: Codable, Equatable, Sendable {
     /// What a conversation may have that its template leaves out: keys, as `reasoning_content`, `tools` or `documents`, and
     /// roles whose texts it may leave out. A part of a trained answer is not to be left out. Default: [].
     public var templateDrops: TargetModules?
+    /// What becomes of a row that is no example. One of: error, skip. Default: "error".
+    public var badRows: String?
 
     /// Settings of which those that are given differ from the defaults.
     public init(
@@ -156,7 +158,8 @@ public struct TrainSettings: Codable, Equatable, Sendable {
         targetModules: TargetModules? = nil, layersToTransform: [UInt64]? = nil, rankPattern: [String: UInt64]? = nil,
         alphaPattern: [String: Double]? = nil, dataFormat: String? = nil, promptField: String? = nil,
         responseField: String? = nil, textField: String? = nil, promptTemplate: String? = nil, messagesField: String? = nil,
-        chatTemplate: String? = nil, chatTemplateKwargs: [String: JSONValue]? = nil, templateDrops: TargetModules? = nil
+        chatTemplate: String? = nil, chatTemplateKwargs: [String: JSONValue]? = nil, templateDrops: TargetModules? = nil,
+        badRows: String? = nil
     ) {
         self.model = model
         self.data = data
@@ -218,6 +221,7 @@ public struct TrainSettings: Codable, Equatable, Sendable {
         self.chatTemplate = chatTemplate
         self.chatTemplateKwargs = chatTemplateKwargs
         self.templateDrops = templateDrops
+        self.badRows = badRows
     }
 
     /// Every setting that has a default, with it.
@@ -227,6 +231,6 @@ public struct TrainSettings: Codable, Equatable, Sendable {
         lr: 0.0002, schedule: "cosine", warmupRatio: 0.1, weightDecay: 0.01, adamBetas: [0.9, 0.999], adamEps: 1e-08,
         clip: 1.0, seed: 0, device: "auto", recompute: "auto", earlyStoppingThreshold: 0.0, keepBest: false, saveEvery: 100,
         keep: 2, loraR: 16, loraAlpha: 32.0, loraDropout: 0.0, useRslora: false, useDora: false, targetModules: "all-linear",
-        rankPattern: [:], alphaPattern: [:], templateDrops: []
+        rankPattern: [:], alphaPattern: [:], templateDrops: [], badRows: "error"
     )
 }

@@ -64,6 +64,7 @@ extension TrainSettings {
         case chatTemplate = "chat_template"
         case chatTemplateKwargs = "chat_template_kwargs"
         case templateDrops = "template_drops"
+        case badRows = "bad_rows"
     }
 
     /// Settings as `run.json` has them; a name that there is not is an error.
@@ -130,6 +131,7 @@ extension TrainSettings {
         chatTemplate = try at.decodeIfPresent(String.self, forKey: .chatTemplate)
         chatTemplateKwargs = try at.decodeIfPresent([String: JSONValue].self, forKey: .chatTemplateKwargs)
         templateDrops = try at.decodeIfPresent(TargetModules.self, forKey: .templateDrops)
+        badRows = try at.decodeIfPresent(String.self, forKey: .badRows)
     }
 
     /// As they cross to the library.
@@ -149,7 +151,7 @@ extension TrainSettings {
             rankPattern: rankPattern, alphaPattern: alphaPattern, dataFormat: dataFormat, promptField: promptField,
             responseField: responseField, textField: textField, promptTemplate: promptTemplate, messagesField: messagesField,
             chatTemplate: chatTemplate, chatTemplateKwargs: try chatTemplateKwargs?.json(),
-            templateDrops: targetModules?.names
+            templateDrops: targetModules?.names, badRows: badRows
         )
     }
 }

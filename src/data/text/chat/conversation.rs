@@ -19,6 +19,8 @@ pub struct Conversation {
     pub trained_from: usize,
     /// Assistant turns behind it that are not trained either: those that their row marks so (`"weight": 0`), ascending.
     pub untrained: Vec<usize>,
+    /// A role was given by another name than the template's, and is mapped to that.
+    pub mapped_roles: bool,
 }
 
 impl Conversation {

@@ -8,6 +8,7 @@ use minijinja::{Environment, Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
 use super::clock::strftime;
+use super::fuel::{self, pay, pay_items, written, FUEL};
 use super::json::tojson;
 use super::tags::FILTER;
 
@@ -31,6 +32,9 @@ impl std::error::Error for Refused {}
 pub(crate) fn environment() -> Result<Environment<'static>, Error> {
     let mut env = Environment::new();
     env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    env.set_fuel(Some(FUEL));
+    env.set_formatter(written);
+    fuel::add_filters(&mut env);
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     env.set_unknown_method_callback(method);
     env.add_filter("tojson", tojson);
@@ -51,6 +55,9 @@ pub(crate) fn reason(error: &Error) -> String {
             return format!("the chat template refuses it: {message}");
         }
         source = inner.source();
+    }
+    if error.kind() == ErrorKind::OutOfFuel {
+        return fuel::used_up(error.line());
     }
     format!("the chat template: {error}")
 }
@@ -107,6 +114,18 @@ fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Resul
                 None => [text, "", ""],
             };
             Ok(parts.into_iter().map(Value::from).collect())
+        }
+        // The library pays for what these make when it is there.
+        "join" => {
+            if let Ok((list,)) = from_args::<(&Value,)>(args) {
+                pay_items(state, list)?;
+            }
+            unknown_method_callback(state, value, name, args)
+        }
+        "format" => {
+            let given: usize = args.iter().map(|v| v.as_str().map_or(0, str::len)).sum();
+            pay(state, text.matches('{').count().saturating_mul(given))?;
+            unknown_method_callback(state, value, name, args)
         }
         _ => unknown_method_callback(state, value, name, args),
     }

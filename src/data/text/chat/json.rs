@@ -3,7 +3,10 @@
 use std::fmt::Write as _;
 
 use minijinja::value::{Kwargs, Rest, ValueKind};
-use minijinja::{Error, ErrorKind, Value};
+use minijinja::{Error, ErrorKind, State, Value};
+
+/// How deep lists and objects may lie in each other, and how many blanks one level may have.
+const MAX_DEPTH: usize = 128;
 
 /// How `json.dumps` was asked to write.
 struct Style {
@@ -15,7 +18,7 @@ struct Style {
 }
 
 /// The filter `tojson(ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
-pub(crate) fn tojson(value: &Value, rest: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+pub(crate) fn tojson(state: &State, value: &Value, rest: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
     // The order of the arguments is transformers'.
     let argument = |place: usize, name: &str| -> Result<Option<Value>, Error> {
         let named: Option<Value> = kwargs.get(name)?;
@@ -34,9 +37,9 @@ pub(crate) fn tojson(value: &Value, rest: Rest<Value>, kwargs: Kwargs) -> Result
         sort: argument(3, "sort_keys")?.is_some_and(|v| v.is_true()),
     };
     kwargs.assert_all_used()?;
-    let mut out = String::new();
+    let mut out = Writer { text: String::new(), paid: 0, state };
     write_value(&mut out, value, &style, 0)?;
-    Ok(Value::from(out))
+    Ok(Value::from(out.text))
 }
 
 fn fault(what: impl Into<String>) -> Error {
@@ -50,19 +53,45 @@ fn text_of(value: Value) -> Result<String, Error> {
 fn indent_of(value: Value) -> Result<String, Error> {
     match value.as_str() {
         Some(text) => Ok(text.into()),
-        None => Ok(" ".repeat(usize::try_from(value).map_err(|_| fault("indent: expected a number or a string"))?)),
+        None => match usize::try_from(value).map_err(|_| fault("indent: expected a number or a string"))? {
+            blanks if blanks <= MAX_DEPTH => Ok(" ".repeat(blanks)),
+            blanks => Err(fault(format!("indent: {blanks} blanks are more than {MAX_DEPTH}"))),
+        },
     }
 }
 
-fn write_value(out: &mut String, value: &Value, style: &Style, depth: usize) -> Result<(), Error> {
+/// What is written, and how much of it is paid for.
+struct Writer<'a, 'b, 'c> {
+    text: String,
+    paid: usize,
+    state: &'a State<'b, 'c>,
+}
+
+impl Writer<'_, '_, '_> {
+    /// Pays for what was written since, as a list may hold one long text many times.
+    fn pay(&mut self) -> Result<(), Error> {
+        let written = self.text.len() - self.paid;
+        self.paid = self.text.len();
+        super::fuel::pay(self.state, written)
+    }
+}
+
+fn write_value(writer: &mut Writer, value: &Value, style: &Style, depth: usize) -> Result<(), Error> {
+    if depth > MAX_DEPTH {
+        return Err(fault(format!("nested more than {MAX_DEPTH} deep")));
+    }
+    let out = &mut writer.text;
     match value.kind() {
         ValueKind::None => out.push_str("null"),
         ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
         ValueKind::Number => write_number(out, value)?,
-        ValueKind::String => write_text(out, value.as_str().unwrap_or_default(), style.ascii),
+        ValueKind::String => {
+            write_text(out, value.as_str().unwrap_or_default(), style.ascii);
+            writer.pay()?;
+        }
         ValueKind::Seq | ValueKind::Iterable => {
             let items: Vec<Value> = value.try_iter()?.collect();
-            bracket(out, style, depth, ['[', ']'], items, |out, item| write_value(out, &item, style, depth + 1))?;
+            bracket(writer, style, depth, ['[', ']'], items, |out, item| write_value(out, &item, style, depth + 1))?;
         }
         ValueKind::Map => {
             let mut items = Vec::new();
@@ -72,9 +101,9 @@ fn write_value(out: &mut String, value: &Value, style: &Style, depth: usize) -> 
             if style.sort {
                 items.sort_by(|a, b| a.0.cmp(&b.0));
             }
-            bracket(out, style, depth, ['{', '}'], items, |out, (key, item)| {
-                write_text(out, &key, style.ascii);
-                out.push_str(&style.key);
+            bracket(writer, style, depth, ['{', '}'], items, |out, (key, item)| {
+                write_text(&mut out.text, &key, style.ascii);
+                out.text.push_str(&style.key);
                 write_value(out, &item, style, depth + 1)
             })?;
         }
@@ -84,12 +113,12 @@ fn write_value(out: &mut String, value: &Value, style: &Style, depth: usize) -> 
 }
 
 fn bracket<T>(
-    out: &mut String,
+    out: &mut Writer,
     style: &Style,
     depth: usize,
     [open, close]: [char; 2],
     items: Vec<T>,
-    mut each: impl FnMut(&mut String, T) -> Result<(), Error>,
+    mut each: impl FnMut(&mut Writer, T) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let line = |out: &mut String, depth: usize| {
         if let Some(indent) = &style.indent {
@@ -97,19 +126,20 @@ fn bracket<T>(
             (0..depth).for_each(|_| out.push_str(indent));
         }
     };
-    out.push(open);
+    out.text.push(open);
     let any = !items.is_empty();
     for (i, item) in items.into_iter().enumerate() {
         if i > 0 {
-            out.push_str(&style.item);
+            out.text.push_str(&style.item);
         }
-        line(out, depth + 1);
+        line(&mut out.text, depth + 1);
         each(out, item)?;
+        out.pay()?;
     }
     if any {
-        line(out, depth);
+        line(&mut out.text, depth);
     }
-    out.push(close);
+    out.text.push(close);
     Ok(())
 }
 

@@ -13,6 +13,7 @@ mod dialect;
 mod environment;
 mod facts;
 mod format;
+mod fuel;
 mod json;
 pub(crate) mod lost;
 mod parts;

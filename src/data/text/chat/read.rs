@@ -10,14 +10,17 @@ use serde_json::{json, Map, Value};
 
 use super::calls::{calls, is_nothing, parsed, tools};
 use super::conversation::Conversation;
-use super::dialect::Dialect;
+use super::dialect::{Dialect, REASONING};
 use super::parts;
 use super::roles::Role;
-use crate::data::rows::raw::kind;
-use crate::data::text::columns::text_of;
+use crate::data::rows::raw::{kind, looks_like_python};
+use crate::data::text::columns::{text_of, value_at};
 
 type Outcome<T> = std::result::Result<T, String>;
 type Row = Map<String, Value>;
+
+/// The columns beside the turns that become the system turn, as Claude's, Orca's and Gemini's rows have it.
+const SYSTEM: [&str; 4] = ["system", "system_prompt", "system_instruction", "systemInstruction"];
 
 /// The conversation of a row whose turns stand in the column `field`, for a template of this dialect.
 pub(crate) fn conversation(row: &Row, field: &str, dialect: &Dialect) -> Outcome<Conversation> {
@@ -32,6 +35,7 @@ pub(crate) fn pair(row: &Row, prompt: &str, completion: &str, dialect: &Dialect)
     turns.messages.extend(trained.messages);
     turns.untrained.extend(trained.untrained.into_iter().map(|i| i + context));
     turns.trained_from = context;
+    turns.mapped_roles |= trained.mapped_roles;
     with_columns(row, prompt, turns, dialect)
 }
 
@@ -41,14 +45,21 @@ struct Turns {
     messages: Vec<Value>,
     trained_from: usize,
     untrained: Vec<usize>,
+    mapped_roles: bool,
 }
 
 impl Turns {
     fn of(row: &Row, field: &str, dialect: &Dialect) -> Outcome<Turns> {
         // Tables hold lists as text.
-        let text = row.get(field).and_then(Value::as_str).and_then(|text| serde_json::from_str::<Value>(text).ok());
-        let list = match text.as_ref().filter(|v| v.is_array()).or(row.get(field)) {
+        let given = value_at(row, field);
+        let text = given.and_then(Value::as_str).and_then(|text| serde_json::from_str::<Value>(text).ok());
+        let list = match text.as_ref().filter(|v| v.is_array()).or(given) {
             Some(Value::Array(list)) => list,
+            Some(Value::String(text)) if looks_like_python(text.as_bytes()) => {
+                return Err(format!(
+                    "{field}: expected an array, found Python's own form of one: write it by json.dumps"
+                ));
+            }
             Some(other) => return Err(format!("{field}: expected an array, found {}", kind(other))),
             None => return Err(format!("the key {field} is missing")),
         };
@@ -57,6 +68,7 @@ impl Turns {
             let place = |e: String| format!("{field}[{i}]: {e}");
             let turn = turn.as_object().ok_or_else(|| place(format!("expected an object, found {}", kind(turn))))?;
             let (message, trained) = message(turn, dialect).map_err(place)?;
+            turns.mapped_roles |= is_mapped(turn, &message);
             if !trained {
                 turns.untrained.push(i);
             }
@@ -73,13 +85,18 @@ fn with_columns(row: &Row, field: &str, mut turns: Turns, dialect: &Dialect) -> 
             return Err(format!("{media}: only text can be trained on"));
         }
     }
-    if let Some(system) = row.get("system").filter(|v| !is_nothing(v)) {
-        let content = match system {
-            Value::Array(list) => parts::content(list, dialect.iterates).map_err(|e| format!("system: {e}"))?,
-            _ => text_of(row, "system")?.into(),
+    let mut columns = SYSTEM.into_iter().filter(|key| row.get(*key).is_some_and(|v| !is_nothing(v)));
+    if let Some(key) = columns.next() {
+        if let Some(other) = columns.next() {
+            return Err(format!("the columns {key} and {other}: expected one of them"));
+        }
+        let parts = row[key].as_array().or_else(|| row[key].get("parts")?.as_array());
+        let content = match parts {
+            Some(list) => parts::content(list, dialect.iterates).map_err(|e| format!("{key}: {e}"))?,
+            None => text_of(row, key)?.into(),
         };
         if let Some(i) = turns.messages.iter().position(|m| m["role"] == "system") {
-            return Err(format!("{field}[{i}]: a system turn, and the row has a column system as well"));
+            return Err(format!("{field}[{i}]: a system turn, and the row has a column {key} as well"));
         }
         turns.messages.insert(0, json!({"role": "system", "content": content}));
         turns.trained_from += usize::from(turns.trained_from > 0);
@@ -90,9 +107,10 @@ fn with_columns(row: &Row, field: &str, mut turns: Turns, dialect: &Dialect) -> 
         Some(Value::Object(map)) => map.clone(),
         Some(other) => return Err(format!("chat_template_kwargs: expected an object, found {}", kind(other))),
     };
-    let Turns { messages, trained_from, untrained } = turns;
+    let Turns { messages, trained_from, untrained, mapped_roles } = turns;
     let documents = list_of(row, "documents")?;
-    Ok(Conversation { messages, tools: tools(row.get("tools"))?, documents, extras, trained_from, untrained })
+    let tools = tools(row.get("tools"))?;
+    Ok(Conversation { messages, tools, documents, extras, trained_from, untrained, mapped_roles })
 }
 
 /// A list, which tables may hold as text; an empty one is none.
@@ -118,6 +136,11 @@ fn message(turn: &Row, dialect: &Dialect) -> Outcome<(Row, bool)> {
     };
     let role = Role::of(given);
     let name = role.map_or(given, |role| role.name(given, |word| dialect.names(word)));
+    // Gemini's rows have the parts themselves, and OpenAI's an answer that refuses under a key of its own.
+    let text = match ["parts", "refusal"].into_iter().find(|key| turn.get(*key).is_some_and(|v| !is_nothing(v))) {
+        Some(other) if turn.get(text).is_none_or(is_nothing) => other,
+        _ => text,
+    };
     let kept = turn.iter().filter(|(key, v)| !v.is_null() && *key != tag && *key != text);
     let mut out: Row = std::iter::once(("role".to_string(), Value::from(name)))
         .chain(kept.map(|(key, value)| (key.clone(), value.clone())))
@@ -145,12 +168,25 @@ fn message(turn: &Row, dialect: &Dialect) -> Outcome<(Row, bool)> {
     }
     if let Some(known) = dialect.reasoning {
         // Whoever exported it called it otherwise.
-        let other = super::dialect::REASONING.into_iter().find(|key| *key != known && out.contains_key(*key));
+        let other = REASONING.into_iter().find(|key| *key != known && out.contains_key(*key));
         if let Some(value) = other.filter(|_| !out.contains_key(known)).and_then(|key| out.remove(key)) {
             out.insert(known.into(), value);
         }
     }
+    if !["content", "tool_calls"].into_iter().chain(REASONING).any(|key| out.contains_key(key)) {
+        let keys: Vec<&str> = turn.keys().map(String::as_str).collect();
+        return Err(format!("the key content is missing; found {}", keys.join(", ")));
+    }
     Ok((dialect.adapted(out), trained))
+}
+
+/// Whether the role of a turn has another name in the message; ShareGPT's own names are no news.
+fn is_mapped(turn: &Row, message: &Row) -> bool {
+    let native = ["human", "gpt", "observation", "function_call"];
+    match (turn.get("from"), turn.get("role")) {
+        (Some(Value::String(given)), _) if native.contains(&given.as_str()) => false,
+        (given, role) => given.or(role) != message.get("role"),
+    }
 }
 
 /// Whether a turn is trained, by the keys that say so, which are no business of a template's.

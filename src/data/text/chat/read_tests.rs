@@ -134,3 +134,56 @@ fn reasoning_goes_by_the_name_that_the_template_knows() {
         assert_eq!(c.messages, [json!({"role": "assistant", "content": "a", "reasoning_content": "r"})]);
     }
 }
+
+#[test]
+fn rows_as_other_services_export_them() {
+    let of = |row: Value| conversation(row.as_object().unwrap(), "contents", &Dialect::default());
+    let said = |messages: Value, row: Value| {
+        let c = of(row).unwrap();
+        assert_eq!(Value::from(c.messages), messages);
+        c.mapped_roles
+    };
+    let pair = json!([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]);
+    // Gemini: parts, the role model, the system turn as an object beside them.
+    let gemini = json!({"systemInstruction": {"parts": [{"text": "S"}]},
+        "contents": [{"role": "user", "parts": [{"text": "q"}]}, {"role": "model", "parts": [{"text": "a"}]}]});
+    let system = json!([{"role": "system", "content": "S"}, pair[0], pair[1]]);
+    assert!(said(system.clone(), gemini));
+    // Orca: the system turn in a column of another name.
+    assert!(!said(system, json!({"system_prompt": "S", "contents": pair})));
+    // OpenAI: an answer that refuses, and empty keys that its dumps have.
+    let refusal =
+        json!({"contents": [pair[0], {"role": "assistant", "content": null, "refusal": "a", "tool_calls": null}]});
+    assert!(!said(pair.clone(), refusal));
+    let empty =
+        json!({"contents": [pair[0], {"role": "assistant", "content": "a", "refusal": null, "annotations": []}]});
+    assert_eq!(of(empty).unwrap().messages[1]["content"], "a");
+
+    let e = |row: Value| of(row).unwrap_err();
+    assert_eq!(
+        e(json!({"contents": [{"role": "user", "text": "q"}]})),
+        "contents[0]: the key content is missing; found role, text"
+    );
+    assert_eq!(
+        e(json!({"contents": [{"role": "model", "parts": [{"functionCall": {"name": "f"}}]}]})),
+        "contents[0]: content[0]: a part without a text: only text can be trained on"
+    );
+    assert_eq!(
+        e(json!({"system": "S", "system_prompt": "T", "contents": pair})),
+        "the columns system and system_prompt: expected one of them"
+    );
+    // A table that pandas wrote.
+    let python = e(json!({"contents": "[{'role': 'user', 'content': 'q'}]"}));
+    assert_eq!(python, "contents: expected an array, found Python's own form of one: write it by json.dumps");
+}
+
+#[test]
+fn turns_may_lie_deeper() {
+    let pair = json!([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]);
+    let row = json!({"item": {"messages": pair}});
+    let c = conversation(row.as_object().unwrap(), "item.messages", &Dialect::default()).unwrap();
+    assert_eq!(c.messages, *pair.as_array().unwrap());
+    let row = json!({"input": {"messages": [pair[0]]}, "preferred_output": [pair[1]]});
+    let c = super::pair(row.as_object().unwrap(), "input.messages", "preferred_output", &Dialect::default()).unwrap();
+    assert_eq!((c.messages.as_slice(), c.trained_from), (pair.as_array().unwrap().as_slice(), 1));
+}
