@@ -145,6 +145,22 @@ impl Model {
         Ok(Model { inner: self.inner.clone(), workers: Some(Workers::start(threads)?) })
     }
 
+    /// Whether what is opened on it computes on shared worker threads.
+    pub(crate) fn shares_workers(&self) -> bool {
+        self.workers.is_some()
+    }
+
+    /// On how many threads it is worked, where so many are asked for.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] where others are shared.
+    pub(crate) fn threads(&self, asked: Option<usize>) -> Result<usize> {
+        match &self.workers {
+            Some(shared) => shared.agreed(asked),
+            None => Ok(asked.unwrap_or_else(available_threads)),
+        }
+    }
+
     /// The options of an engine that works on it.
     pub(crate) fn engine_options(&self, chosen: &Chosen, threads: Option<usize>) -> Result<EngineOptions> {
         let threads = match &self.workers {

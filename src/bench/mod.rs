@@ -84,7 +84,7 @@ pub fn run(config: &BenchConfig, observe: &mut dyn FnMut(&BenchStep)) -> Result<
         let (cpu, started) = (cpu_seconds(), Instant::now());
         let step = Step::new(&batch, number as u64, config.recipe, trial.choice.cut, config.seed);
         let data = started.elapsed().as_secs_f64();
-        let loss = trial.step(&step)?;
+        let loss = trial.step(&step).map_err(|e| model.blamed(e))?;
         let seconds = started.elapsed().as_secs_f64();
         let cpu = cpu_seconds().zip(cpu).map(|(now, before)| now - before);
         figures.see_memory(sampler.peak(), peak_resident_bytes());

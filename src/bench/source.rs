@@ -10,14 +10,14 @@ use crate::plan::settle::RowFacts;
 /// Rows of random tokens, or of a file.
 pub(super) enum Rows {
     Drawn(RowShape),
-    Own(OwnRows),
+    Own(Box<OwnRows>),
 }
 
 impl Rows {
     /// The rows that a bench of this model runs.
     pub fn open(config: &BenchConfig, model: &Model) -> Result<Rows> {
         Ok(match &config.data {
-            Some(data) => Rows::Own(OwnRows::open(config, model, data)?),
+            Some(data) => Rows::Own(Box::new(OwnRows::open(config, model, data)?)),
             None => {
                 let vocab = model.config()?.vocab_size;
                 Rows::Drawn(RowShape { seed: config.seed, packed: config.packed, seq: config.seq, vocab })

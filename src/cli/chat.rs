@@ -196,7 +196,7 @@ impl Talk {
             (Some("/adapter"), name, None) => self.generator.use_adapter(name).map_err(|e| Trouble::Line(e.into())),
             _ => {
                 let text = format!("{line}: expected /reset, /adapter NAME, /adapter or /exit");
-                Err(Trouble::Line(Failure::usage(text)))
+                self.unanswered(Failure::usage(text))
             }
         }
     }
@@ -220,7 +220,8 @@ impl Talk {
         written?;
         let made = match made {
             Ok(made) => made,
-            Err(Error::InvalidConfig { field, reason }) if field == "prompt" => {
+            // Beyond the context, or of a token that the model has no embedding for.
+            Err(Error::InvalidConfig { field, reason }) if field == "prompt" || field == "data" => {
                 let text = format!("the conversation with this message: {reason}; the message is taken back");
                 return self.unanswered(Failure::usage(text).hint("/reset begins a new conversation"));
             }

@@ -9,8 +9,9 @@ use super::keys::Keys;
 use crate::error::Result;
 
 /// The keys of a rotary embedding's object that only YaRN reads. Who made a model says `finetuned`; no code reads it.
+/// `attn_factor` (DeepSeek-R1-0528-Qwen3-8B) is llama.cpp's name: transformers warns of it and goes on without.
 pub(super) const KEYS: &[&str] =
-    &["attention_factor", "beta_fast", "beta_slow", "finetuned", "mscale", "mscale_all_dim", "truncate"];
+    &["attention_factor", "attn_factor", "beta_fast", "beta_slow", "finetuned", "mscale", "mscale_all_dim", "truncate"];
 
 /// YaRN's settings.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +56,9 @@ impl Yarn {
             (None, Some(mscale), Some(all)) => attention_of(factor, mscale) / attention_of(factor, all),
             _ => attention_of(factor, 1.0),
         };
+        if keys.get("attn_factor").is_some() {
+            log::warn!("rope_scaling.attn_factor is no setting of transformers' YaRN, and is left out as there");
+        }
         let truncate = match keys.raw("truncate") {
             // Not absent: transformers asks whether the value is true.
             Some(Value::Null) => false,

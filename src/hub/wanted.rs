@@ -52,10 +52,13 @@ pub(super) fn chosen<'a>(model: &ModelName, files: &'a [String], file: Option<&s
             };
             if let Some(name) = NEEDED.iter().find(|name| !files.iter().any(|f| f == *name)) {
                 let mut reason = format!("the model has no {name}, which is needed");
-                if *name == "tokenizer.json" {
+                if *name == "tokenizer.json" && files.iter().any(|f| f == "tokenizer.model" || f == "tekken.json") {
+                    let ModelName { repo, .. } = model;
+                    let revision = model.revision();
                     reason += &format!(
                         "; transformers makes one of the files that it has: pip install transformers sentencepiece protobuf; \
-                         python -c \"from transformers import AutoTokenizer; AutoTokenizer.from_pretrained('{model}').save_pretrained('DIR')\""
+                         python -c \"from transformers import AutoTokenizer; AutoTokenizer.from_pretrained('{repo}', \
+                         revision='{revision}').save_pretrained('DIR')\""
                     );
                 }
                 return Err(refused(&model.to_string(), reason));

@@ -19,7 +19,6 @@ use crate::data::tokens::StoreRequest;
 use crate::data::tokens::TokenStore;
 use crate::dynamics::imported;
 use crate::error::{Error, Result};
-use crate::ops::engine::available_threads;
 use crate::ops::{Engine, EngineOptions};
 use crate::rate::reference_rate;
 use crate::recipe::StagePlan;
@@ -99,7 +98,7 @@ pub fn plan_on(model: &Model, config: &TrainConfig) -> Result<RunPlan> {
     config.validate()?;
     config.dynamics.check_there()?;
     let c = model.config()?;
-    let threads = config.threads.unwrap_or_else(available_threads);
+    let threads = model.threads(config.threads)?;
     let cache_dir = config.cache_dir.clone().unwrap_or_else(|| config.out.join("cache"));
     let tokenizer = model.tokenizer()?;
     let open = |data: &Path| {

@@ -396,7 +396,7 @@ mod program {
         let replies = lines(&chat(
             dir.path(),
             &["--json", "--system", "Short.", "--adapter", &lora],
-            &format!("/adapter\n{input}"),
+            format!("/adapter\n{input}"),
         ));
         assert_eq!(replies.len(), 4);
         let cached: Vec<u64> = replies.iter().map(|r| r["cached_tokens"].as_u64().unwrap()).collect();

@@ -126,12 +126,19 @@ impl CsvRows {
 impl RawRows for CsvRows {
     fn next_raw(&mut self, bytes: &mut Vec<u8>) -> Result<Option<u64>> {
         self.left.store(MAX_ROW_BYTES, Relaxed);
+        let line = self.reader.position().line();
         match self.reader.read_record(&mut self.record) {
             Ok(false) => return Ok(None),
             Ok(true) => self.row += 1,
             Err(e) => {
                 self.row += 1;
-                self.goes_on = matches!(e.kind(), ErrorKind::UnequalLengths { .. } | ErrorKind::Utf8 { .. });
+                let pos = match e.kind() {
+                    ErrorKind::UnequalLengths { pos, .. } | ErrorKind::Utf8 { pos, .. } => pos.as_ref(),
+                    _ => None,
+                };
+                // Over several lines, a quote is left open: many records may be in it.
+                let begins = pos.map_or(line, |pos| pos.line().max(line));
+                self.goes_on = pos.is_some() && self.reader.position().line() <= begins + 1;
                 return Err(self.fault(e, self.row));
             }
         }

@@ -8,7 +8,7 @@ mod json_rows;
 mod parquet_rows;
 pub(crate) mod raw;
 mod splits;
-mod strict;
+pub(crate) mod strict;
 mod texts;
 mod wrapped;
 

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use super::columns::text_of;
+use super::columns::{system_column, text_of};
 use super::rendered::Rendered;
 use crate::data::rows::raw::kind;
 
@@ -21,7 +21,8 @@ pub(crate) fn render(object: &Map<String, Value>, end: Option<&str>) -> Result<R
         Some(_) => text_of(object, key),
     };
     let (instruction, output) = (text_of(object, "instruction")?, text_of(object, "output")?);
-    let (input, system, history) = (optional("input")?, optional("system")?, history(object.get("history"))?);
+    let system = system_column(object)?.map_or(Ok(String::new()), |key| text_of(object, key))?;
+    let (input, history) = (optional("input")?, history(object.get("history"))?);
     if history.is_empty() && [&instruction, &input, &output, &system].iter().all(|s| s.is_empty()) {
         return Ok(Rendered::default());
     }

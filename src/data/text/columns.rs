@@ -22,6 +22,26 @@ pub(crate) fn text_of(object: &Map<String, Value>, key: &str) -> std::result::Re
     }
 }
 
+/// The names under which rows have a system turn beside their turns: Claude's, Orca's, Gemini's and others.
+const SYSTEM: [&str; 6] =
+    ["system", "system_prompt", "systemPrompt", "system_message", "system_instruction", "systemInstruction"];
+
+/// The column with the system turn; `None` where there is none.
+pub(crate) fn system_column(row: &Map<String, Value>) -> std::result::Result<Option<&'static str>, String> {
+    let says = |value: &Value| match value {
+        Value::Null => false,
+        Value::String(text) => !text.trim().is_empty(),
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(map) => !map.is_empty(),
+        _ => true,
+    };
+    let mut filled = SYSTEM.into_iter().filter(|key| row.get(*key).is_some_and(says));
+    match (filled.next(), filled.next()) {
+        (Some(one), Some(other)) => Err(format!("the columns {one} and {other}: expected one of them")),
+        (first, _) => Ok(first),
+    }
+}
+
 /// The value of a column, or at a path of keys.
 pub(crate) fn value_at<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
     object.get(key).or_else(|| deeper(object, key))

@@ -27,11 +27,15 @@ pub(crate) fn suggestion(row: &Map<String, Value>) -> Option<String> {
         _ => {}
     }
     let named = |names: &[&str]| {
-        let found = names.iter().find_map(|name| columns.iter().find(|c| last(&c.0).eq_ignore_ascii_case(name)));
-        found.map(|(path, value)| if texts(value) { format!("{path}[0]") } else { path.clone() })
+        names.iter().find_map(|name| {
+            columns
+                .iter()
+                .filter(|c| last(&c.0).eq_ignore_ascii_case(name))
+                .find_map(|(path, value)| readable(path, value))
+        })
     };
     let (question, answer) = (named(&QUESTIONS)?, named(&ANSWERS)?);
-    Some(match named(&CONTEXTS).filter(|context| *context != question) {
+    Some(match named(&CONTEXTS).filter(|c| *c != question && !c.ends_with(']')) {
         Some(context) => {
             format!("prompt_template \"{{{context}}}\\n\\n{{{question}}}\\n\" with response_field {answer} would take all of them")
         }
@@ -57,8 +61,14 @@ fn begins_with_an_answer(value: &Value) -> Option<bool> {
     Some(ANSWERING.contains(&role.trim().to_ascii_lowercase().as_str()))
 }
 
-fn texts(value: &Value) -> bool {
-    value.as_array().is_some_and(|list| list.first().is_some_and(Value::is_string))
+/// Where the text of a column is: itself, the first of a list, or below `text`, as SQuAD has its answers.
+fn readable(path: &str, value: &Value) -> Option<String> {
+    match value {
+        Value::String(_) | Value::Number(_) | Value::Bool(_) => Some(path.to_string()),
+        Value::Array(list) => list.first()?.is_string().then(|| format!("{path}[0]")),
+        Value::Object(map) => readable(&format!("{path}.text"), map.get("text")?),
+        Value::Null => None,
+    }
 }
 
 #[cfg(test)]
@@ -90,6 +100,11 @@ mod tests {
              "prompt_field row.question with response_field row.answer would do"),
             (json!({"conversation": {"messages": turns}}), "messages_field conversation.messages would do"),
             (json!({"prompt": turns, "chosen": [{"role": "assistant", "content": "a"}]}), "prompt_field prompt with response_field chosen would do"),
+            (json!({"prompt": "Q", "chosen": [{"role": "assistant", "content": "a"}], "rejected": []}), ""),
+            (json!({"question": "", "answers": {"text": ["a"], "answer_start": [1]}}),
+             "prompt_field question with response_field answers.text[0] would do"),
+            (json!({"history": [["a", "b"]], "prompt": "", "response": ""}), "prompt_field prompt with response_field response would do"),
+            (json!({"prompt": "", "answer": null, "response": "R"}), "prompt_field prompt with response_field response would do"),
             (json!({"question": "", "answers": ["a"]}), "prompt_field question with response_field answers[0] would do"),
         ] {
             let said = suggestion(row.as_object().unwrap()).unwrap_or_default();

@@ -163,6 +163,12 @@ fn every_kind_of_file_goes_on_behind_a_bad_row() {
     // What says nothing of the rows behind it ends the reading.
     let cut = [b"[".to_vec(), with(GOOD, 60, &[], ",\n")].concat();
     failed.extend(files.open("cut.json", &cut, BadRows::Skip, 2).err().is_none().then(|| "a file that is cut".into()));
+    // Nor does a quote that is left open hide the records in it.
+    let quoted = csv(&[(10, b"a,\"b"), (40, b"a\",b")]);
+    let e = files.fault("quoted.csv", &quoted, BadRows::Skip);
+    if !e.starts_with("d: row 10: expected 2 values, found ") {
+        failed.push(e);
+    }
     assert!(failed.is_empty(), "{failed:#?}");
 }
 

@@ -104,8 +104,10 @@ impl Tokenizer {
         let names = model.json("tokenizer_config.json")?;
         let model_eos = ids_of(&config, "eos_token_id");
         let older = model.json("special_tokens_map.json")?;
+        // transformers looks into the map only where tokenizer_config.json has no list of added tokens.
+        let mapped = !names["added_tokens_decoder"].is_object();
         let named = |key| {
-            let text = token_text(&names, key).or_else(|| token_text(&older, key));
+            let text = token_text(&names, key).or_else(|| token_text(&older, key).filter(|_| mapped));
             text.and_then(|text| inner.token_to_id(text))
         };
         let eos = model_eos.first().copied().or_else(|| named("eos_token")).ok_or_else(|| {

@@ -17,6 +17,7 @@ use crate::lora::peft::load_adapter;
 use crate::memory::Charge;
 use crate::model::Keep;
 use crate::ops::engine::available_threads;
+use crate::ops::Workers;
 use crate::plan::choice::SCORE_ROWS;
 use crate::plan::settle::{limits_are_kept, refuse_early, settle, RowFacts, WeightFacts, EXAMPLE};
 use crate::run::{Input, Resolved, RunFile, StandsOn};
@@ -57,11 +58,17 @@ impl Opened {
         let chosen = config.device.open()?;
         let device = device::setting(&chosen.device, chosen.form);
         let model = &model.map_or_else(|| Model::at(&config.model), |m| Ok(m.clone()))?;
-        let mut options = model.engine_options(&chosen, config.threads)?;
+        // A run that goes on takes the number it was begun with as its own setting; shared threads are what there is.
+        let asked = config.threads.filter(|_| before.is_none() || !model.shares_workers());
+        let mut options = model.engine_options(&chosen, asked)?;
         match before.map(|b| &b.resolved) {
             Some(r) if r.device == device => {
-                if options.workers.is_none() {
-                    options.threads = Some(r.threads);
+                match options.workers.as_ref().map(Workers::threads) {
+                    None => options.threads = Some(r.threads),
+                    Some(n) if n != r.threads => {
+                        log::warn!("{}", elsewhere(format!("{} threads", r.threads), format!("{n} shared ones")));
+                    }
+                    Some(_) => {}
                 }
                 options.attention_tile = r.attention_tile;
             }

@@ -7,6 +7,7 @@
 use serde_json::{json, Map, Value};
 
 use crate::data::rows::raw::kind;
+use crate::data::rows::strict;
 use crate::data::text::columns::text_of;
 
 type Outcome<T> = std::result::Result<T, String>;
@@ -25,7 +26,7 @@ pub(crate) fn is_nothing(value: &Value) -> bool {
 /// A value that may be written as JSON in a string.
 pub(crate) fn parsed(value: &Value) -> Outcome<Value> {
     match value {
-        Value::String(text) => serde_json::from_str(text).map_err(|e| format!("not valid JSON: {e}")),
+        Value::String(text) => strict::value(text).map_err(|e| format!("not valid JSON: {e}")),
         other => Ok(other.clone()),
     }
 }

@@ -72,7 +72,7 @@ pub(super) fn add_filters(env: &mut Environment) {
     env.add_filter("sftmix_string", minijinja::filters::string);
     env.add_filter("string", |state: &mut State, value: &Value| {
         pay(state, written_bytes(value))?;
-        state.apply_filter("sftmix_string", &[value.clone()])
+        state.apply_filter("sftmix_string", std::slice::from_ref(value))
     });
 }
 

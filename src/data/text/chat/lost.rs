@@ -4,7 +4,7 @@
 //! looked for without blanks, which templates trim and set, as it is and as JSON writes it; where it is not found as one,
 //! word by word in its order. A word that is missing is changed and the conversation rendered again: a template that
 //! writes it in another form gives another text, one that leaves it out gives the same. A short text may stand there by
-//! chance; the first conversation of each combination of roles and keys has all its texts changed so.
+//! chance; conversations have all their texts changed so until the first of a combination of roles and keys has lost nothing.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -49,7 +49,8 @@ pub(crate) fn dropped(
 ) -> Result<Vec<String>, String> {
     let leaves = leaves(chat);
     let written = squeezed(text);
-    let close = seen.lock().unwrap_or_else(PoisonError::into_inner).insert(combination(chat));
+    let kind = combination(chat);
+    let close = !seen.lock().unwrap_or_else(PoisonError::into_inner).contains(&kind);
     let (mut at, mut gone) = (0, Vec::new());
     for leaf in &leaves {
         let missing = match found(&written, &mut at, leaf.text) {
@@ -76,6 +77,10 @@ pub(crate) fn dropped(
                 ));
             }
         }
+    }
+    // Not before: where bad rows are skipped, each of a kind that loses something has to be found.
+    if close {
+        seen.lock().unwrap_or_else(PoisonError::into_inner).insert(kind);
     }
     Ok(gone)
 }

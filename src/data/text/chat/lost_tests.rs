@@ -92,3 +92,20 @@ fn short_texts_are_not_found_by_chance() {
     assert!(written(&c, &[]).contains("user"));
     assert!(looked(&c, &[], &[]).unwrap_err().contains("leaves out hidden \"user\""));
 }
+
+#[test]
+fn every_conversation_of_a_kind_that_loses_something_is_found() {
+    let seen = Seen::default();
+    let look = |hidden: &str| {
+        // The text stands in the question by chance.
+        let c =
+            chat(json!([{"role": "hidden", "content": hidden}, {"role": "user", "content": "is it short, or what?"}]));
+        dropped(&c, &written(&c, &[]), &[], &seen, |chat| Ok(written(chat, &[])))
+    };
+    for _ in 0..3 {
+        assert!(look("short").is_err());
+    }
+    let kept = chat(json!([{"role": "user", "content": "q"}]));
+    assert_eq!(dropped(&kept, &written(&kept, &[]), &[], &seen, |chat| Ok(written(chat, &[]))), Ok(vec![]));
+    assert!(look("what").is_err());
+}

@@ -16,6 +16,11 @@ fn text(i: usize, part: &Value) -> Result<&str, String> {
         Value::Object(map) => map,
         other => return refuse(kind(other)),
     };
+    if let (Some(Value::String(_)), Some(Value::String(refusal))) =
+        (map.get("type").filter(|t| *t == "refusal"), map.get("refusal"))
+    {
+        return Ok(refusal.as_str());
+    }
     match (map.get("type").map(|t| t.as_str().unwrap_or_default()), map.get("text")) {
         (None | Some("text" | "input_text" | "output_text"), Some(Value::String(text))) => Ok(text.as_str()),
         (None, _) => refuse("a part without a text"),
@@ -40,9 +45,10 @@ mod tests {
 
     #[test]
     fn texts_are_joined_and_all_else_is_named() {
-        let given = json!(["a", {"type": "text", "text": "b"}, {"text": "c"}, {"type": "input_text", "text": ""}]);
+        let given = json!(["a", {"type": "text", "text": "b"}, {"text": "c"}, {"type": "input_text", "text": ""},
+            {"type": "refusal", "refusal": "d"}]);
         let parts = given.as_array().unwrap();
-        assert_eq!(content(parts, false).unwrap(), "a\nb\nc");
+        assert_eq!(content(parts, false).unwrap(), "a\nb\nc\nd");
         assert_eq!(content(&parts[1..2], true).unwrap(), json!([{"type": "text", "text": "b"}]));
         let e = |part: Value| content(&[json!("a"), part], false).unwrap_err();
         assert_eq!(e(json!({"type": "image"})), "content[1]: a part of type \"image\": only text can be trained on");

@@ -14,13 +14,11 @@ use super::dialect::{Dialect, REASONING};
 use super::parts;
 use super::roles::Role;
 use crate::data::rows::raw::{kind, looks_like_python};
-use crate::data::text::columns::{text_of, value_at};
+use crate::data::rows::strict;
+use crate::data::text::columns::{system_column, text_of, value_at};
 
 type Outcome<T> = std::result::Result<T, String>;
 type Row = Map<String, Value>;
-
-/// The columns beside the turns that become the system turn, as Claude's, Orca's and Gemini's rows have it.
-const SYSTEM: [&str; 4] = ["system", "system_prompt", "system_instruction", "systemInstruction"];
 
 /// The conversation of a row whose turns stand in the column `field`, for a template of this dialect.
 pub(crate) fn conversation(row: &Row, field: &str, dialect: &Dialect) -> Outcome<Conversation> {
@@ -52,7 +50,7 @@ impl Turns {
     fn of(row: &Row, field: &str, dialect: &Dialect) -> Outcome<Turns> {
         // Tables hold lists as text.
         let given = value_at(row, field);
-        let text = given.and_then(Value::as_str).and_then(|text| serde_json::from_str::<Value>(text).ok());
+        let text = given.and_then(Value::as_str).and_then(|text| strict::value(text).ok());
         let list = match text.as_ref().filter(|v| v.is_array()).or(given) {
             Some(Value::Array(list)) => list,
             Some(Value::String(text)) if looks_like_python(text.as_bytes()) => {
@@ -85,22 +83,22 @@ fn with_columns(row: &Row, field: &str, mut turns: Turns, dialect: &Dialect) -> 
             return Err(format!("{media}: only text can be trained on"));
         }
     }
-    let mut columns = SYSTEM.into_iter().filter(|key| row.get(*key).is_some_and(|v| !is_nothing(v)));
-    if let Some(key) = columns.next() {
-        if let Some(other) = columns.next() {
-            return Err(format!("the columns {key} and {other}: expected one of them"));
-        }
+    if let Some(key) = system_column(row)? {
         let parts = row[key].as_array().or_else(|| row[key].get("parts")?.as_array());
         let content = match parts {
             Some(list) => parts::content(list, dialect.iterates).map_err(|e| format!("{key}: {e}"))?,
             None => text_of(row, key)?.into(),
         };
-        if let Some(i) = turns.messages.iter().position(|m| m["role"] == "system") {
-            return Err(format!("{field}[{i}]: a system turn, and the row has a column {key} as well"));
+        match turns.messages.iter().position(|m| m["role"] == "system") {
+            // The same text twice, as some exports have it, is one.
+            Some(i) if turns.messages[i]["content"] == content => {}
+            Some(i) => return Err(format!("{field}[{i}]: a system turn, and the row has a column {key} as well")),
+            None => {
+                turns.messages.insert(0, json!({"role": "system", "content": content}));
+                turns.trained_from += usize::from(turns.trained_from > 0);
+                turns.untrained.iter_mut().for_each(|i| *i += 1);
+            }
         }
-        turns.messages.insert(0, json!({"role": "system", "content": content}));
-        turns.trained_from += usize::from(turns.trained_from > 0);
-        turns.untrained.iter_mut().for_each(|i| *i += 1);
     }
     let extras = match row.get("chat_template_kwargs") {
         None | Some(Value::Null) => Map::new(),
@@ -137,10 +135,13 @@ fn message(turn: &Row, dialect: &Dialect) -> Outcome<(Row, bool)> {
     let role = Role::of(given);
     let name = role.map_or(given, |role| role.name(given, |word| dialect.names(word)));
     // Gemini's rows have the parts themselves, and OpenAI's an answer that refuses under a key of its own.
-    let text = match ["parts", "refusal"].into_iter().find(|key| turn.get(*key).is_some_and(|v| !is_nothing(v))) {
-        Some(other) if turn.get(text).is_none_or(is_nothing) => other,
-        _ => text,
-    };
+    let mut filled =
+        [text, "parts", "refusal"].into_iter().filter(|key| turn.get(*key).is_some_and(|v| !is_nothing(v)));
+    let (first, second) = (filled.next(), filled.next());
+    if let Some((first, second)) = first.zip(second) {
+        return Err(format!("the keys {first} and {second}: expected one of them"));
+    }
+    let text = first.unwrap_or(text);
     let kept = turn.iter().filter(|(key, v)| !v.is_null() && *key != tag && *key != text);
     let mut out: Row = std::iter::once(("role".to_string(), Value::from(name)))
         .chain(kept.map(|(key, value)| (key.clone(), value.clone())))

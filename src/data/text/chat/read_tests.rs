@@ -151,6 +151,9 @@ fn rows_as_other_services_export_them() {
     assert!(said(system.clone(), gemini));
     // Orca: the system turn in a column of another name.
     assert!(!said(system, json!({"system_prompt": "S", "contents": pair})));
+    // The same text as a turn and in a column is one system turn.
+    let system = json!([{"role": "system", "content": "S"}, pair[0]]);
+    assert_eq!(of(json!({"system": "S", "contents": system})).unwrap().messages, *system.as_array().unwrap());
     // OpenAI: an answer that refuses, and empty keys that its dumps have.
     let refusal =
         json!({"contents": [pair[0], {"role": "assistant", "content": null, "refusal": "a", "tool_calls": null}]});
@@ -173,6 +176,10 @@ fn rows_as_other_services_export_them() {
         "the columns system and system_prompt: expected one of them"
     );
     // A table that pandas wrote.
+    let both = json!({"contents": [pair[0], {"role": "assistant", "content": "a", "refusal": "no"}]});
+    assert_eq!(e(both), "contents[1]: the keys content and refusal: expected one of them");
+    let twice = json!({"tools": "[{\"name\": \"f\", \"name\": \"g\"}]", "contents": pair});
+    assert!(e(twice).starts_with("tools: not valid JSON: the key name stands twice"));
     let python = e(json!({"contents": "[{'role': 'user', 'content': 'q'}]"}));
     assert_eq!(python, "contents: expected an array, found Python's own form of one: write it by json.dumps");
 }
