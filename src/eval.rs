@@ -91,6 +91,7 @@ pub fn evaluate_on(model: &Model, config: &EvalConfig, stop: &StopHandle) -> Res
     let data = Split::Test.resolve(&config.data)?;
     let store =
         inputs.store(&tokenizer, &data, &config.data_options, None, config.max_length, &|| stop.is_stopped())?;
+    store.warn_of_skipped();
     drop(tokenizer);
     inputs.room(&[&store])?;
     let together = score::Together::rows(config.batch_size);

@@ -115,6 +115,9 @@ fn file(f: &InspectedFile, colour: bool) -> String {
     for s in &f.skipped {
         rows.push(("skipped", format!("{}: {}", of(s.rows, &s.first[..s.first.len().min(10)]), s.reason)));
     }
+    if f.rows.skipped > f.rows.rows / 20 {
+        rows.push(("refused", "more than 5 % of the rows are skipped: training ends with an error".into()));
+    }
     if f.rows.mapped_roles > 0 {
         rows.push(("with mapped roles", of(f.rows.mapped_roles, &f.mapped_roles)));
     }

@@ -25,7 +25,7 @@ fn delimiter_of(head: &[u8], expected: u8) -> u8 {
         let mut reader = ReaderBuilder::new().delimiter(delimiter).from_reader(head);
         reader.byte_headers().map_or(0, |names| names.len())
     };
-    if parts(expected) > 1 {
+    if expected != b',' || parts(expected) > 1 {
         return expected;
     }
     b";\t|".iter().copied().max_by_key(|d| (parts(*d), *d == b';')).filter(|d| parts(*d) > 1).unwrap_or(expected)
@@ -182,6 +182,7 @@ mod tests {
         let parted = [r#"1 {"q":"1,5","a":"x; y"}"#];
         assert_eq!(read("d.csv", "q;a\n1,5;\"x; y\"\n").unwrap(), parted);
         assert_eq!(read("d.csv", "\u{feff}q\ta\n1,5\tx; y\n").unwrap(), parted);
+        assert_eq!(read("d.tsv", "a|b\n1|2\n").unwrap(), [r#"1 {"a|b":"1|2"}"#]);
         assert_eq!(read("d.csv", "text\na; b\n").unwrap(), [r#"1 {"text":"a; b"}"#]);
         assert_eq!(read("d.csv", "\"a;b\",c\n1,2\n").unwrap(), [r#"1 {"a;b":"1","c":"2"}"#]);
     }

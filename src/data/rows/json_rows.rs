@@ -240,29 +240,34 @@ impl JsonRows {
     /// Copies one balanced object or array; whether it is valid JSON is the parser's business.
     fn copy_nested(&mut self, bytes: &mut Vec<u8>) -> Result<()> {
         let start = bytes.len();
-        let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+        // The brackets that are open: two that do not match would swallow the elements behind them.
+        let (mut open, mut in_string, mut escaped) = (Vec::new(), false, false);
         loop {
             let chunk = self.input.fill_buf().map_err(Error::io(&self.parser.path))?;
             if chunk.is_empty() {
                 return Err(self.fault("the file ends inside this element"));
             }
             let mut used = chunk.len();
-            let mut whole = false;
+            let (mut whole, mut matching) = (false, true);
             for (i, &byte) in chunk.iter().enumerate() {
                 match byte {
                     _ if escaped => escaped = false,
                     b'\\' if in_string => escaped = true,
                     b'"' => in_string = !in_string,
-                    b'{' | b'[' if !in_string => depth += 1,
+                    b'{' | b'[' if !in_string => open.push(byte),
                     b'}' | b']' if !in_string => {
-                        depth -= 1;
-                        if depth == 0 {
+                        // In ASCII the closing bracket comes two behind the opening one.
+                        matching = open.pop() == Some(byte - 2);
+                        if open.is_empty() || !matching {
                             (used, whole) = (i + 1, true);
                             break;
                         }
                     }
                     _ => {}
                 }
+            }
+            if !matching {
+                return Err(self.fault("not valid JSON: the brackets of this element do not match"));
             }
             bytes.extend_from_slice(&chunk[..used]);
             self.input.consume(used);
@@ -373,6 +378,8 @@ mod tests {
             "d: row 2: expected a comma or the closing bracket before this element"
         );
         assert!(fault("[{\"a\":1}] x").contains("text follows"));
+        let swallowed = fault("[{\"a\":[1}, {\"a\":2}, {\"a\":3]}]");
+        assert_eq!(swallowed, "d: row 1: not valid JSON: the brackets of this element do not match");
         assert!(fault("[\n{\"a\":1},\n{\"a\"\n 1}]").contains("line 2, column 2 of the element"));
         assert_eq!(read([0xFF, 0xFE, b'{', 0]).1.unwrap(), "d: row 1: the file is in UTF-16, expected UTF-8");
         assert!(read(b"{\"a\":\"\xff\"}").1.unwrap().starts_with("d: row 1: not valid JSON"));

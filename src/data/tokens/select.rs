@@ -47,7 +47,11 @@ pub(crate) fn open_sets(
         }
     };
     let valid = match &config.valid {
-        Some(path) => Some(open(path)?),
+        Some(path) => {
+            let valid = open(path)?;
+            valid.warn_of_skipped();
+            Some(valid)
+        }
         None => held_out,
     };
     Ok(Sets { train, valid })

@@ -9,6 +9,8 @@ use crate::error::Result;
 const NAMED: usize = 20;
 /// Reasons that are kept apart; texts of strangers stand in some.
 const REASONS: usize = 50;
+/// Characters of a reason: some quote what a row says.
+const LONGEST: usize = 300;
 /// Largest share of a file's rows that may be skipped.
 const LARGEST_SHARE: f64 = 0.05;
 
@@ -41,8 +43,10 @@ impl Skips {
 
     /// Counts a row; rows come in their order.
     pub fn add(&mut self, row: u64, why: &str) {
-        self.first.get_or_insert_with(|| (row, why.to_string()));
-        let kind = kind_of(why);
+        let shortened = why.chars().take(LONGEST).collect::<String>();
+        let why = if shortened.len() < why.len() { shortened + "…" } else { shortened };
+        let kind = kind_of(&why);
+        self.first.get_or_insert((row, why));
         let at = self.reasons.iter().position(|r| r.reason == kind).unwrap_or_else(|| {
             let reason = if self.reasons.len() < REASONS { kind } else { "something else".to_string() };
             let known = self.reasons.iter().position(|r| r.reason == reason);

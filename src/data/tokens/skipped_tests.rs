@@ -36,8 +36,9 @@ fn neither_reasons_nor_rows_are_kept_without_bound() {
     for row in 0..10_000u64 {
         let letters: String = row.to_string().bytes().map(|b| (b + 49) as char).collect();
         skips.add(row, &format!("the key {letters} is missing"));
-        skips.add(row, "expected an object, found a number");
+        skips.add(row, &format!("expected an object, found a number{}", "!".repeat(10_000)));
     }
+    assert!(skips.reasons.iter().all(|r| r.reason.len() < 2 * LONGEST));
     assert_eq!((skips.reasons.len(), skips.rows()), (REASONS + 1, 20_000));
     assert!(skips.reasons.iter().all(|r| r.first.len() <= NAMED));
 }

@@ -176,6 +176,18 @@ impl TokenStore {
         &self.sources
     }
 
+    /// Says which rows were left out, where nothing else does.
+    pub(crate) fn warn_of_skipped(&self) {
+        for source in &self.sources {
+            for s in &source.skipped {
+                let named: Vec<String> = s.first.iter().take(10).map(u64::to_string).collect();
+                let more = if s.rows > named.len() as u64 { ", …" } else { "" };
+                let (path, rows) = (source.path.display(), named.join(", "));
+                log::warn!("{path}: {} rows are no examples and are left out: {} (row {rows}{more})", s.rows, s.reason);
+            }
+        }
+    }
+
     /// The rendered text of some rows of the data files, by [`Example::source_row`]. Reads each file
     /// once, up to the last of them; rows that the file lacks are absent.
     ///

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::from_args;
+use minijinja::value::{from_args, Kwargs};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
@@ -38,6 +38,14 @@ pub(crate) fn environment() -> Result<Environment<'static>, Error> {
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     env.set_unknown_method_callback(method);
     env.add_filter("tojson", tojson);
+    env.add_filter("sftmix_int", minijinja::filters::int);
+    env.add_filter("int", |state: &mut State, value: &Value, default: Option<Value>, kwargs: Kwargs| {
+        number(state, "sftmix_int", value, default, kwargs, Value::from(0))
+    });
+    env.add_filter("sftmix_float", minijinja::filters::float);
+    env.add_filter("float", |state: &mut State, value: &Value, default: Option<Value>, kwargs: Kwargs| {
+        number(state, "sftmix_float", value, default, kwargs, Value::from(0.0))
+    });
     env.add_filter(FILTER, generation);
     env.add_function("raise_exception", |message: Value| -> Result<Value, Error> {
         let text = message.to_string();
@@ -60,6 +68,22 @@ pub(crate) fn reason(error: &Error) -> String {
         return fuel::used_up(error.line());
     }
     format!("the chat template: {error}")
+}
+
+/// A number, or the default where the value is none: in jinja2 that is no error.
+fn number(
+    state: &mut State,
+    filter: &str,
+    value: &Value,
+    default: Option<Value>,
+    kwargs: Kwargs,
+    zero: Value,
+) -> Result<Value, Error> {
+    let default = default.map_or_else(|| kwargs.get::<Option<Value>>("default"), |given| Ok(Some(given)))?;
+    let mut args = vec![value.clone()];
+    args.extend(kwargs.get::<Option<Value>>("base")?.map(|base| Value::from(Kwargs::from_iter([("base", base)]))));
+    kwargs.assert_all_used()?;
+    Ok(state.apply_filter(filter, &args).unwrap_or_else(|_| default.unwrap_or(zero)))
 }
 
 /// Puts the marks around a generation block, where marks are wanted.
@@ -169,6 +193,8 @@ mod tests {
             ("{% for i in [1, 2, 3] %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}", "1"),
             ("{{ none }}|{{ true }}|{{ missing }}|{{ list }}|{{ ['a', \"b'\"] }}", "None|True||[1, 2]|['a', \"b'\"]"),
             ("{{ {'a': 1, 'b': [none]} }}", "{'a': 1, 'b': [None]}"),
+            ("{{ '3'|int + 1 }}{{ 'x'|int }}{{ 'x'|int(7) }}{{ 'x'|int(default=8) }}{{ [1]|int }}{{ 'ff'|int(base=16) }}", "40780255"),
+            ("{{ '2.5'|float }}|{{ 'x'|float }}|{{ 'x'|float(1.5) }}|{{ '3.9'|int }}", "2.5|0.0|1.5|3"),
             ("{{ 'abc'[::-1] }}{{ [1, 2, 3][::-1] }}", "cba[3, 2, 1]"),
             ("{{ '%s-%d'|format('a', 3) }}{{ '{}'.format(1) }}", "a-31"),
             (

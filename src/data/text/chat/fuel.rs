@@ -10,8 +10,8 @@ use minijinja::value::Rest;
 use minijinja::{Environment, Error, Output, State, Value};
 
 /// What one rendering may take: a step is one, 64 bytes that are written, joined or copied are one. So a stranger's
-/// template ends within a second or two, and holds half a gigabyte at most; the longest row that is read (64 MiB) can be
-/// written and searched several times.
+/// template ends within a second or two, and holds half a gigabyte at most; a row of 40 MiB, or one of thousands of turns, can
+/// be written and searched several times.
 pub(super) const FUEL: u64 = 8_000_000;
 /// What one of it pays for, in bytes.
 const BYTES: u64 = 64;
