@@ -136,6 +136,6 @@ mod tests {
         }
         assert!(failed.is_empty(), "{failed:#?}");
         let e = parser.parse(3, b"{\"text\": \"a\", \"text\": \"b\"}").unwrap_err().to_string();
-        assert_eq!(e, "d: row 3: the key text stands twice in an object (column 25)");
+        assert_eq!(e, "d: row 3: the key text stands twice in an object (column 26)");
     }
 }

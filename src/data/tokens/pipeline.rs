@@ -21,6 +21,7 @@ use super::tokenizer::{EncodedRow, Tokenizer, TARGET};
 use crate::config::BadRows;
 use crate::data::rows::raw::RowParser;
 use crate::data::rows::{CutRow, RowReader};
+use crate::data::text::chat::stack;
 use crate::data::text::columns::invalid;
 use crate::data::text::Rendered;
 use crate::data::text::Template;
@@ -216,8 +217,11 @@ impl Blocks<'_> {
         let (done, full) = channel();
         for i in 0..threads {
             let done = done.clone();
-            let body = move || self.work(source, parser, cancelled, &done);
-            let worker = Builder::new().name(format!("tokenise-{i}"));
+            let body = move || {
+                stack::has_room();
+                self.work(source, parser, cancelled, &done)
+            };
+            let worker = Builder::new().name(format!("tokenise-{i}")).stack_size(stack::STACK);
             worker.spawn_scoped(scope, body).map_err(|e| Error::Threads(e.to_string()))?;
         }
         Ok(full)

@@ -14,7 +14,7 @@ use super::conversation::Conversation;
 use super::dialect::Dialect;
 use super::source::{ChatSource, SpecialTokens};
 use super::turns::{shortened, Manner};
-use super::{environment, source, tags, turns, twin};
+use super::{environment, source, stack, tags, turns, twin};
 use crate::data::text::rendered::Rendered;
 use crate::error::Result;
 use crate::files::ModelFiles;
@@ -247,7 +247,6 @@ impl ChatTemplate {
 
     fn run(&self, run: &Run, messages: &[Value]) -> Result<String, String> {
         let name = if run.training { TRAINING } else { NAMES }[run.which];
-        let template = self.environment.get_template(name).map_err(|e| environment::reason(&e))?;
         let mut context: HashMap<&str, Variable> = HashMap::new();
         for (name, value) in self.source.special.named.iter().chain(&run.extras) {
             context.insert(name, Variable::from(Serde(value)));
@@ -262,7 +261,11 @@ impl ChatTemplate {
         if let Some(now) = &run.now {
             context.insert(environment::NOW, now.as_str().into());
         }
-        template.render(Variable::from_pairs(context)).map_err(|e| environment::reason(&e))
+        let render = || {
+            let template = self.environment.get_template(name).map_err(|e| environment::reason(&e))?;
+            template.render(Variable::from_pairs(context)).map_err(|e| environment::reason(&e))
+        };
+        stack::with_room(render)?
     }
 }
 

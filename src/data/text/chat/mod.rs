@@ -20,6 +20,7 @@ mod parts;
 pub(crate) mod read;
 mod roles;
 mod source;
+pub(crate) mod stack;
 pub(crate) mod stored;
 mod tags;
 mod turns;

@@ -141,6 +141,6 @@ mod tests {
             assert!(matches!(templates(dir.path()), Err(Error::ChatTemplate { .. })), "{bad}");
         }
         fs::write(&config, "{").unwrap();
-        assert!(matches!(templates(dir.path()), Err(Error::Tokenizer { path, .. }) if path == config));
+        assert!(matches!(templates(dir.path()), Err(Error::ModelFormat { path, .. }) if path == config));
     }
 }
