@@ -449,13 +449,13 @@ mod program {
         ] {
             assert!(said.contains(words), "{words:?} in {said}");
         }
-        // Each message has its line; those with a reply are what they are without the others.
+        // Each message has its line, and what was meant for one: a program waits for it. Those with a reply are what they are without the others.
         let found: Vec<serde_json::Value> = text(&o.stdout).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
         let errors: Vec<bool> = found.iter().map(|line| line["error"].is_string()).collect();
-        assert_eq!(errors, [false, true, false, false, true], "{found:?}");
+        assert_eq!(errors, [false, true, false, true, false, true], "{found:?}");
         assert!(found[1]["error"].as_str().unwrap().contains("context of 512") && found[1].get("text").is_none());
         let alone = lines(&chat(dir.path(), &["--json"], "Once upon a time\nAnd then?\n/reset\nOnce upon a time\n"));
-        for (i, line) in [0, 2, 3].into_iter().zip(&alone) {
+        for (i, line) in [0, 2, 4].into_iter().zip(&alone) {
             for key in ["text", "prompt_tokens", "cached_tokens", "new_tokens"] {
                 assert_eq!(found[i][key], line[key], "{key} of line {i}");
             }
