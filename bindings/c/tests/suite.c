@@ -723,7 +723,7 @@ static void t_shared_workers(void)
     o.threads = 3;
     sftmix_job *job = NULL;
     OK(sftmix_job_new(&o, shared, &job));
-    IS(INVALID_CONFIG, sftmix_job_run(job, NULL, NULL, NULL));
+    IS(INVALID_CONFIG, sftmix_job_run(job, NULL));
     MUST(has(sftmix_last_error(), say("threads: expected %u or none, found 3", threads)));
     OK(sftmix_job_free(job));
     OK(sftmix_model_free(shared));
