@@ -7,12 +7,15 @@ public fun version(): String = coreVersion()
  * A model that is open: a Hugging Face folder or a GGUF file. Jobs and generators share its mapped weights.
  *
  * To close it lets the weights go once the last job and generator that shares them is closed too.
- *
- * @param path a model folder with `config.json`, `tokenizer.json` and safetensors, or a GGUF file.
- * @throws SftmixException.Io where nothing lies there, [SftmixException.ModelNotSupported] or
- *   [SftmixException.ModelFormat] for what cannot be used.
  */
 public class Model private constructor(core: CoreModel) : AutoCloseable {
+    /**
+     * Opens a model.
+     *
+     * @param path a model folder with `config.json`, `tokenizer.json` and safetensors, or a GGUF file.
+     * @throws SftmixException.Io where nothing lies there, [SftmixException.ModelNotSupported] or
+     *   [SftmixException.ModelFormat] for what cannot be used.
+     */
     public constructor(path: String) : this(CoreModel.open(path))
 
     internal val handle = Handle("model", core)
