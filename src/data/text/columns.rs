@@ -22,20 +22,24 @@ pub(crate) fn text_of(object: &Map<String, Value>, key: &str) -> std::result::Re
     }
 }
 
+/// Whether a value says nothing: tables have every key in every row.
+pub(crate) fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(s) => s.trim().is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => false,
+    }
+}
+
 /// The names under which rows have a system turn beside their turns: Claude's, Orca's, Gemini's and others.
 const SYSTEM: [&str; 6] =
     ["system", "system_prompt", "systemPrompt", "system_message", "system_instruction", "systemInstruction"];
 
 /// The column with the system turn; `None` where there is none.
 pub(crate) fn system_column(row: &Map<String, Value>) -> std::result::Result<Option<&'static str>, String> {
-    let says = |value: &Value| match value {
-        Value::Null => false,
-        Value::String(text) => !text.trim().is_empty(),
-        Value::Array(list) => !list.is_empty(),
-        Value::Object(map) => !map.is_empty(),
-        _ => true,
-    };
-    let mut filled = SYSTEM.into_iter().filter(|key| row.get(*key).is_some_and(says));
+    let mut filled = SYSTEM.into_iter().filter(|key| row.get(*key).is_some_and(|v| !is_nothing(v)));
     match (filled.next(), filled.next()) {
         (Some(one), Some(other)) => Err(format!("the columns {one} and {other}: expected one of them")),
         (first, _) => Ok(first),

@@ -8,20 +8,9 @@ use serde_json::{json, Map, Value};
 
 use crate::data::rows::raw::kind;
 use crate::data::rows::strict;
-use crate::data::text::columns::text_of;
+use crate::data::text::columns::{is_nothing, text_of};
 
 type Outcome<T> = std::result::Result<T, String>;
-
-/// Whether a value says nothing: tables have every key in every row.
-pub(crate) fn is_nothing(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::String(s) => s.trim().is_empty(),
-        Value::Array(list) => list.is_empty(),
-        Value::Object(map) => map.is_empty(),
-        _ => false,
-    }
-}
 
 /// A value that may be written as JSON in a string.
 pub(crate) fn parsed(value: &Value) -> Outcome<Value> {

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::calls::is_nothing;
+use crate::data::text::columns::is_nothing;
 
 /// Messages and what goes with them.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -18,6 +18,7 @@ use super::dialect::REASONING;
 use super::json::write_text;
 use super::tags::free_marks;
 use super::turns::shortened;
+use crate::data::text::columns::is_nothing;
 
 /// Texts below so many bytes may be found by chance.
 const SHORT: usize = 24;
@@ -147,7 +148,7 @@ fn strings<'a>(out: &mut Vec<Leaf<'a>>, message: Option<usize>, name: &'a str, p
 fn combination(chat: &Conversation) -> u64 {
     let mut kinds: Vec<String> = Vec::new();
     for (i, message) in chat.messages.iter().filter_map(Value::as_object).enumerate() {
-        let filled = message.iter().filter(|(key, v)| *key != "role" && !super::calls::is_nothing(v));
+        let filled = message.iter().filter(|(key, v)| *key != "role" && !is_nothing(v));
         let keys: Vec<&str> = filled.map(|(key, _)| key.as_str()).collect();
         kinds.push(format!("{} {keys:?} {}", message["role"], i + 1 == chat.messages.len()));
     }

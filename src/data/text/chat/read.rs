@@ -8,14 +8,14 @@
 
 use serde_json::{json, Map, Value};
 
-use super::calls::{calls, is_nothing, parsed, tools};
+use super::calls::{calls, parsed, tools};
 use super::conversation::Conversation;
 use super::dialect::{Dialect, REASONING};
 use super::parts;
 use super::roles::Role;
 use crate::data::rows::raw::{kind, looks_like_python};
 use crate::data::rows::strict;
-use crate::data::text::columns::{system_column, text_of, value_at};
+use crate::data::text::columns::{is_nothing, system_column, text_of, value_at};
 
 type Outcome<T> = std::result::Result<T, String>;
 type Row = Map<String, Value>;
