@@ -139,39 +139,6 @@ pub(super) fn block_payload(block: u64, bytes: &[u8]) -> Option<&[u8]> {
     (checksum(block, payload) == head[8..16]).then_some(payload)
 }
 
-/// Where the whole records of a file end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Extent {
-    pub records: u64,
-    /// Bytes that hold them; what lies behind was being written when the process died.
-    pub bytes: u64,
-}
-
-/// Looks at the head and the last block only; blocks before it are checked as they are read.
-pub(super) fn extent(bytes: &[u8]) -> Result<Extent, String> {
-    let head = file_head();
-    let seen = bytes.len().min(FILE_HEAD);
-    if bytes[..seen] != head[..seen] {
-        return Err(format!("not a dynamics file of version {VERSION}"));
-    }
-    if bytes.len() < FILE_HEAD {
-        return Ok(Extent { records: 0, bytes: 0 });
-    }
-    let body = bytes.len() - FILE_HEAD;
-    if body == 0 {
-        return Ok(Extent { records: 0, bytes: FILE_HEAD as u64 });
-    }
-    let last = ((body - 1) / BLOCK_BYTES) as u64;
-    let before = last * BLOCK_RECORDS as u64;
-    Ok(match block_payload(last, &bytes[block_start(last) as usize..]) {
-        Some(p) => {
-            let records = before + (p.len() / Record::BYTES) as u64;
-            Extent { records, bytes: file_len(records) }
-        }
-        None => Extent { records: before, bytes: block_start(last) },
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use memmap2::Mmap;
@@ -78,7 +78,10 @@ impl Examples {
     /// Maps the table and checks it whole.
     pub fn open(dir: &Path) -> Result<Examples> {
         let path = dir.join(FILE);
-        let map = map(&path)?;
+        let file = File::open(&path).map_err(Error::io(&path))?;
+        // SAFETY: read only. The table is written once, whole, and replaced by name: nobody shortens it. Bytes are copied
+        // out field by field, never borrowed as other types.
+        let map = unsafe { Mmap::map(&file) }.map_err(Error::io(&path))?;
         let count = u64::from_le_bytes(field(&map, 16));
         let body = map.get(HEAD..).unwrap_or_default();
         let expected = head(count, &blake3::hash(body));
@@ -125,13 +128,6 @@ fn head(count: u64, hash: &blake3::Hash) -> [u8; HEAD] {
     b[16..24].copy_from_slice(&count.to_le_bytes());
     b[24..40].copy_from_slice(&hash.as_bytes()[..16]);
     b
-}
-
-pub(super) fn map(path: &PathBuf) -> Result<Mmap> {
-    let file = File::open(path).map_err(Error::io(path))?;
-    // SAFETY: read only; the log's folder belongs to one run, and its writer holds no map while it
-    // shortens a file. Bytes are copied out field by field, never borrowed as other types.
-    unsafe { Mmap::map(&file) }.map_err(Error::io(path))
 }
 
 #[cfg(test)]

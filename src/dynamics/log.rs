@@ -1,15 +1,14 @@
-//! Reading a log through memory maps: nothing is held per record.
+//! Reading a log: nothing is held per record.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use memmap2::Mmap;
-
-use super::block::{self, Extent, Record, BLOCK_RECORDS};
-use super::examples::{map, Examples};
+use super::block::{file_len, Record, BLOCK_RECORDS};
+use super::blocks::{Blocks, Extent};
+use super::examples::Examples;
 use super::fault::fault;
 use super::header::{CheckpointInfo, Header, Kind};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A log opened for reading.
 #[derive(Debug)]
@@ -118,7 +117,9 @@ impl DynamicsLog {
 #[derive(Debug)]
 pub struct Records {
     path: PathBuf,
-    map: Mmap,
+    blocks: Blocks,
+    /// The payload of the block that is being read.
+    payload: Vec<u8>,
     examples: Arc<Examples>,
     extent: Extent,
     torn: u64,
@@ -127,20 +128,20 @@ pub struct Records {
 
 impl Records {
     pub(super) fn open(path: PathBuf, examples: Arc<Examples>, info: &CheckpointInfo) -> Result<Records> {
-        let map = map(&path)?;
-        let extent = block::extent(&map).map_err(|reason| fault(&path, reason))?;
-        let torn = map.len() as u64 - extent.bytes;
+        let mut blocks = Blocks::open(&path).map_err(Error::io(&path))?;
+        let extent = blocks.extent().map_err(Error::io(&path))?.map_err(|reason| fault(&path, reason))?;
+        let torn = blocks.len().saturating_sub(extent.bytes);
         if info.complete && (torn > 0 || extent.records != info.records) {
             let reason = format!(
                 "expected {} records in {} bytes, found {} in {} bytes",
                 info.records,
-                block::file_len(info.records),
+                file_len(info.records),
                 extent.records,
-                map.len()
+                blocks.len()
             );
             return Err(fault(path, reason));
         }
-        Ok(Records { path, map, examples, extent, torn, next: 0 })
+        Ok(Records { path, blocks, payload: Vec::new(), examples, extent, torn, next: 0 })
     }
 
     /// Number of whole records in the file.
@@ -180,12 +181,14 @@ impl Records {
         Ok(())
     }
 
-    fn read(&self, index: u64) -> Result<Record> {
+    fn read(&mut self, index: u64) -> Result<Record> {
         let (block, within) = (index / BLOCK_RECORDS as u64, (index % BLOCK_RECORDS as u64) as usize);
-        let start = block::block_start(block) as usize;
         if within == 0 {
+            let payload = self.blocks.payload(block).map_err(Error::io(&self.path))?;
+            self.payload.clear();
+            self.payload.extend_from_slice(payload.unwrap_or_default());
             let expected = (self.extent.records - index).min(BLOCK_RECORDS as u64) as usize;
-            let found = block::block_payload(block, &self.map[start..]).map(|p| p.len() / Record::BYTES);
+            let found = payload.map(|p| p.len() / Record::BYTES);
             if found != Some(expected) {
                 let reason = match found {
                     Some(n) => format!("block {block}: expected {expected} records, found {n}"),
@@ -194,8 +197,8 @@ impl Records {
                 return Err(fault(&self.path, reason));
             }
         }
-        let at = start + block::BLOCK_HEAD + within * Record::BYTES;
-        let record = Record::decode(&self.map[at..at + Record::BYTES]);
+        let at = within * Record::BYTES;
+        let record = Record::decode(&self.payload[at..at + Record::BYTES]);
         match record.fault() {
             _ if u64::from(record.example) >= self.examples.len() => {
                 Err(fault(&self.path, format!("no {}", self.examples.name(record.example))))

@@ -16,6 +16,7 @@
 //! Formulas: SFTMix (arXiv 2410.05248), dataset cartography (arXiv 2009.10795).
 
 mod block;
+mod blocks;
 mod examples;
 pub mod export;
 mod fault;

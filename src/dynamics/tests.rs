@@ -203,6 +203,23 @@ fn a_flushed_block_survives_a_torn_write_behind_it() {
     assert_eq!(log.records(0).unwrap().map(Result::unwrap).collect::<Vec<_>>(), records);
 }
 
+/// A run that is taken up cuts its log; were it read through a map, the process that reads it would end here.
+#[test]
+fn a_file_that_is_cut_while_it_is_read_is_an_error() {
+    let records = varied(290);
+    let dir = tempfile::tempdir().unwrap();
+    let log = log_of(dir.path(), &texts(290), &[&records]);
+    let mut found = log.records(0).unwrap();
+    assert_eq!(found.next().unwrap().unwrap(), records[0]);
+    let path = dir.path().join("reference-1.bin");
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(100).unwrap();
+    let rest: Vec<_> = found.by_ref().collect();
+    assert_eq!(rest.len(), 256, "the block that was read, and the fault");
+    let e = rest.last().unwrap().as_ref().unwrap_err().to_string();
+    assert!(e.ends_with("block 1 is damaged, 256 records in"), "{e}");
+    assert!(found.next().is_none());
+}
+
 #[test]
 fn a_position_leads_back_across_checkpoints() {
     let records = varied(270);
