@@ -4,9 +4,9 @@ use std::io::Read;
 use std::time::Duration;
 
 use serde::Deserialize;
-use ureq::config::RedirectAuthHeaders;
 use ureq::http::{Response, StatusCode, Uri};
-use ureq::{Agent, Body};
+use ureq::typestate::WithoutBody;
+use ureq::{Agent, Body, RequestBuilder};
 
 use super::name::{is_commit, is_hex, ModelName};
 use crate::error::{Error, Result};
@@ -21,7 +21,7 @@ const TRIES: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(300);
 /// Most bytes of a list of files.
 const LISTING: u64 = 64 << 20;
-/// Most redirects within the hub.
+/// Most redirects of a request.
 const HOPS: usize = 5;
 
 /// The hub, or a mirror of it.
@@ -90,7 +90,8 @@ impl Client {
         }
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
-            .redirect_auth_headers(RedirectAuthHeaders::SameHost)
+            // See `follow`.
+            .max_redirects(0)
             .user_agent(concat!("sftmix/", env!("CARGO_PKG_VERSION")))
             .accept_encoding("identity")
             .timeout_connect(Some(PATIENCE))
@@ -129,21 +130,12 @@ impl Client {
     /// What is known of a file. Redirects within the hub are followed; one that leads out of it says enough itself.
     pub fn about(&self, repo: &str, commit: &str, name: &str) -> Result<HubFile> {
         self.patiently(|| {
-            let mut url = self.place(repo, commit, name);
-            for _ in 0..HOPS {
-                let request = self.agent.head(&url).config().max_redirects(0).build();
-                let answer = self.signed(request).call().map_err(|e| fault(&url, e))?;
-                let to = header(&answer, "location").filter(|_| answer.status().is_redirection());
-                if let Some(inside) = to.filter(|to| to.starts_with('/') && !to.starts_with("//")) {
-                    url = format!("{}{inside}", self.origin());
-                    continue;
-                }
-                if !answer.status().is_redirection() {
-                    check(&url, &answer)?;
-                }
-                return self.facts(&url, commit, name, &answer).map_err(Fault::Final);
+            let url = self.place(repo, commit, name);
+            let answer = self.follow(&url, false, |url| self.agent.head(url))?;
+            if !answer.status().is_redirection() {
+                check(&url, &answer)?;
             }
-            Err(Fault::Final(refused(&url, "it leads from one address to the next")))
+            self.facts(&url, commit, name, &answer).map_err(Fault::Final)
         })
     }
 
@@ -188,28 +180,43 @@ impl Client {
         format!("{}/{repo}/resolve/{commit}/{}", self.endpoint, escaped(name, true))
     }
 
-    fn origin(&self) -> &str {
-        let host = self.endpoint.find("://").map_or(0, |at| at + 3);
-        &self.endpoint[..self.endpoint[host..].find('/').map_or(self.endpoint.len(), |at| host + at)]
-    }
-
     fn get(&self, url: &str, from: Option<u64>) -> Answer<Response<Body>> {
-        let mut request = self.signed(self.agent.get(url));
-        if let Some(from) = from {
-            request = request.header("range", format!("bytes={from}-"));
-        }
-        let answer = request.call().map_err(|e| fault(url, e))?;
+        let answer = self.follow(url, true, |url| match from {
+            Some(from) => self.agent.get(url).header("range", format!("bytes={from}-")),
+            None => self.agent.get(url),
+        })?;
         if from.is_none() || answer.status() != StatusCode::RANGE_NOT_SATISFIABLE {
             check(url, &answer)?;
         }
         Ok(answer)
     }
 
-    fn signed<B>(&self, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
-        match &self.token {
-            Some(token) => request.header("authorization", format!("Bearer {token}")),
-            None => request,
+    /// What an address, or the one that it leads to, answers; where it leads out of the hub and `out` does not say to
+    /// follow, that it does. The token is told to the hub, by its scheme, host and port, and to nobody that it sends us to.
+    fn follow(
+        &self,
+        url: &str,
+        out: bool,
+        ask: impl Fn(&str) -> RequestBuilder<WithoutBody>,
+    ) -> Answer<Response<Body>> {
+        let mut at = url.to_string();
+        for _ in 0..HOPS {
+            let mut request = ask(&at);
+            if let Some(token) = self.token.as_ref().filter(|_| self.is_inside(&at)) {
+                request = request.header("authorization", format!("Bearer {token}"));
+            }
+            let answer = request.call().map_err(|e| fault(url, e))?;
+            let to = header(&answer, "location").filter(|_| answer.status().is_redirection());
+            match to.and_then(|to| target(&at, to)) {
+                Some(to) if out || self.is_inside(&to) => at = to,
+                _ => return Ok(answer),
+            }
         }
+        Err(Fault::Final(refused(url, "it leads from one address to the next")))
+    }
+
+    fn is_inside(&self, url: &str) -> bool {
+        origin(url) == origin(&self.endpoint)
     }
 
     fn patiently<T>(&self, ask: impl Fn() -> Answer<T>) -> Result<T> {
@@ -258,6 +265,21 @@ fn check(url: &str, answer: &Response<Body>) -> Answer<()> {
     Err(if passes { Fault::Passing(error) } else { Fault::Final(error) })
 }
 
+/// Scheme, host and port of an address.
+fn origin(url: &str) -> &str {
+    let host = url.find("://").map_or(0, |at| at + 3);
+    &url[..url[host..].find(['/', '?', '#']).map_or(url.len(), |at| host + at)]
+}
+
+/// Where a redirect leads from an address: elsewhere, or to another path there; hubs do not say it relative to a path.
+fn target(from: &str, to: &str) -> Option<String> {
+    match to.strip_prefix("//") {
+        Some(rest) => Some(format!("{}//{rest}", &from[..from.find("//")?])),
+        None if to.starts_with('/') => Some(format!("{}{to}", origin(from))),
+        None => ["https://", "http://"].iter().any(|scheme| to.starts_with(scheme)).then(|| to.into()),
+    }
+}
+
 fn header<'a>(answer: &'a Response<Body>, name: &str) -> Option<&'a str> {
     answer.headers().get(name)?.to_str().ok()
 }
@@ -278,7 +300,21 @@ mod tests {
         assert_eq!(escaped("a b/ä.json", true), "a%20b/%C3%A4.json");
         let client = Client::new("http://127.0.0.1:9/mirror/", None).unwrap();
         assert_eq!(client.place("a/b", "c", "d/e"), "http://127.0.0.1:9/mirror/a/b/resolve/c/d/e");
-        assert_eq!(client.origin(), "http://127.0.0.1:9");
+    }
+
+    #[test]
+    fn redirects_lead_out_of_the_hub_by_scheme_host_or_port() {
+        let client = Client::new("https://hub.invalid:8/mirror", None).unwrap();
+        let led = |to: &str| target("https://hub.invalid:8/mirror/a?b=c", to).map(|to| (client.is_inside(&to), to));
+        assert_eq!(led("/x?y=http://z"), Some((true, "https://hub.invalid:8/x?y=http://z".into())));
+        assert_eq!(led("https://hub.invalid:8/x"), Some((true, "https://hub.invalid:8/x".into())));
+        assert_eq!(led("//cdn.invalid/x"), Some((false, "https://cdn.invalid/x".into())));
+        for out in
+            ["https://hub.invalid/x", "https://hub.invalid:80", "http://hub.invalid:8/", "https://hub.invalid:8@o/"]
+        {
+            assert_eq!(led(out), Some((false, out.into())));
+        }
+        assert_eq!(led("x"), None);
     }
 
     #[test]

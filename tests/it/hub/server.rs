@@ -35,17 +35,19 @@ pub struct Server {
 impl Server {
     /// Serves `org/demo` until the test ends.
     pub fn of(files: BTreeMap<String, Vec<u8>>) -> Server {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
+        let [hub, cdn] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [address, elsewhere] = [&hub, &cdn].map(|l| format!("http://{}", l.local_addr().unwrap()));
         let state = Arc::new(Mutex::new(State { files, ..Default::default() }));
-        let (shared, base) = (state.clone(), address.clone());
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (shared, base) = (shared.clone(), base.clone());
-                // A client that hangs up is not the server's fault.
-                std::thread::spawn(move || drop(answer(stream, &shared, &base)));
-            }
-        });
+        for listener in [hub, cdn] {
+            let (shared, elsewhere) = (state.clone(), elsewhere.clone());
+            std::thread::spawn(move || {
+                for stream in listener.incoming().flatten() {
+                    let (shared, elsewhere) = (shared.clone(), elsewhere.clone());
+                    // A client that hangs up is not the server's fault.
+                    std::thread::spawn(move || drop(answer(stream, &shared, &elsewhere)));
+                }
+            });
+        }
         Server { address, state }
     }
 
@@ -77,7 +79,7 @@ pub fn etag(name: &str, bytes: &[u8]) -> String {
     hex(digest(&SHA1_FOR_LEGACY_USE_ONLY, &blob).as_ref())
 }
 
-fn answer(mut stream: TcpStream, shared: &Mutex<State>, base: &str) -> std::io::Result<()> {
+fn answer(mut stream: TcpStream, shared: &Mutex<State>, elsewhere: &str) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let (mut line, mut range, mut token) = (String::new(), None, None);
     reader.read_line(&mut line)?;
@@ -158,8 +160,8 @@ fn answer(mut stream: TcpStream, shared: &Mutex<State>, base: &str) -> std::io::
     if is_large(name) {
         headers.push(format!("X-Linked-Etag: \"{}\"", etag(name, bytes)));
         headers.push(format!("X-Linked-Size: {}", bytes.len()));
-        // Another host, as it is there: it must not be told the token.
-        headers.push(format!("Location: {}/cdn/{name}", base.replace("127.0.0.1", "localhost")));
+        // Another place, if by its port alone: it must not be told the token.
+        headers.push(format!("Location: {elsewhere}/cdn/{name}"));
         return say("302 Found", &headers, b"moved");
     }
     // Small files lie behind a redirect within the hub, as they do there.
