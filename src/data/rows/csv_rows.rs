@@ -2,14 +2,14 @@
 //! comma in that record, it may be parted by semicolons, as spreadsheets write it where the comma is decimal, by tabs or
 //! by bars.
 
-use std::fs::File;
-use std::io::{Error as IoError, Read, Seek};
+use std::io::{Cursor, Error as IoError, Read};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::Arc;
 
 use csv::{ErrorKind, Reader, ReaderBuilder, StringRecord};
 
+use super::compressed;
 use super::raw::{RawRows, RowParser, MAX_ROW_BYTES};
 use crate::error::{Error, Result};
 
@@ -47,7 +47,7 @@ pub(crate) struct CsvRows {
 /// A file of which only so many bytes are handed out: a quote that is never closed would otherwise be read into
 /// memory with all that follows it.
 struct Limited {
-    file: File,
+    file: Box<dyn Read + Send>,
     left: Arc<AtomicUsize>,
 }
 
@@ -75,10 +75,9 @@ impl std::fmt::Display for TooLong {
 impl CsvRows {
     /// Opens a file and reads its columns.
     pub fn open(path: &Path, delimiter: u8) -> Result<CsvRows> {
-        let mut file = File::open(path).map_err(Error::io(path))?;
+        let mut file = compressed::open(path).map_err(Error::io(path))?;
         let mut head = Vec::new();
         (&mut file).take(HEAD).read_to_end(&mut head).map_err(Error::io(path))?;
-        file.rewind().map_err(Error::io(path))?;
         if head.starts_with(&[0xFF, 0xFE]) || head.starts_with(&[0xFE, 0xFF]) {
             return Err(RowParser::new(path).fault(1, "the file is in UTF-16, expected UTF-8"));
         }
@@ -86,10 +85,10 @@ impl CsvRows {
         if found != delimiter {
             log::info!("{}: its values are parted by {:?}", path.display(), char::from(found));
         }
-        let delimiter = found;
+        let file = Box::new(Cursor::new(head).chain(file));
         let left = Arc::new(AtomicUsize::new(MAX_ROW_BYTES));
         let reader = ReaderBuilder::new()
-            .delimiter(delimiter)
+            .delimiter(found)
             .buffer_capacity(BUFFER)
             .from_reader(Limited { file, left: left.clone() });
         let parser = RowParser::new(path);

@@ -7,16 +7,21 @@
 //! | `.txt`, `.md` | one row of text |
 //! | `.csv`, `.tsv` | a row a record, columns by the names in the first; every value is a string |
 //! | `.parquet` | a row a row |
-//! | any other file | JSONL, or one JSON array of objects, also as the value of a key (`data`, `rows`, …) of one object; plain or by gzip |
+//! | any other file | JSONL, or one JSON array of objects, also as the value of a key (`data`, `rows`, …) of one object |
+//!
+//! JSON and tables of text may be compressed by gzip or zstd (`rows.csv.gz`).
 
 use std::io::{Error as IoError, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::compressed::{self, SUFFIXES};
 use crate::error::{Error, Result};
 
 const TEXTS: [&str; 2] = ["txt", "md"];
 const TABLES: [&str; 5] = ["jsonl", "json", "csv", "tsv", "parquet"];
+/// Those of them that are read compressed, too; Parquet compresses itself.
+const COMPRESSIBLE: [&str; 4] = ["jsonl", "json", "csv", "tsv"];
 
 /// How the rows of a path are read.
 #[derive(Clone, Debug)]
@@ -62,10 +67,9 @@ impl RowFormat {
             RowFormat::Texts(files) => files.iter().map(|f| f.as_os_str().len() + size_of::<PathBuf>()).sum(),
             #[cfg(feature = "tables")]
             RowFormat::Parquet => super::parquet_rows::held_bytes(path),
-            _ => {
-                let _ = path;
-                0
-            }
+            #[cfg(not(feature = "tables"))]
+            RowFormat::Parquet => 0,
+            RowFormat::Json | RowFormat::Csv(_) => compressed::held_bytes(path),
         }
     }
 }
@@ -109,7 +113,10 @@ impl Split {
 
 /// The file of a split in a folder.
 pub(crate) fn split_file(folder: &Path, split: Split) -> Result<Option<PathBuf>> {
-    let mut found = TABLES.iter().map(|e| folder.join(format!("{}.{e}", split.stem()))).filter(|p| p.is_file());
+    let plain = TABLES.map(str::to_string).into_iter();
+    let packed = COMPRESSIBLE.iter().flat_map(|e| SUFFIXES.map(|suffix| format!("{e}.{suffix}")));
+    let names = plain.chain(packed).map(|end| folder.join(format!("{}.{end}", split.stem())));
+    let mut found = names.filter(|p| p.is_file());
     match (found.next(), found.next()) {
         (Some(a), Some(b)) => {
             let name = |p: &Path| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -164,8 +171,15 @@ fn fault(path: &Path, reason: String) -> Error {
     Error::io(path)(IoError::new(ErrorKind::InvalidInput, reason))
 }
 
+/// What a file's name ends in; of a compressed table, what it holds.
 fn extension(path: &Path) -> String {
-    path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase()
+    let end = |path: &Path| path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    let outer = end(path);
+    let inner = path.file_stem().map(|stem| end(Path::new(stem)));
+    match inner.filter(|inner| SUFFIXES.contains(&outer.as_str()) && COMPRESSIBLE.contains(&inner.as_str())) {
+        Some(inner) => inner,
+        None => outer,
+    }
 }
 
 #[cfg(test)]
@@ -208,6 +222,21 @@ mod tests {
     }
 
     #[test]
+    fn a_compressed_table_is_what_it_holds() {
+        for (name, want) in [
+            ("a.csv.gz", "csv"),
+            ("a.TSV.Zst", "tsv"),
+            ("a.json.gz", ""),
+            ("a.gz", ""),
+            ("a.parquet.gz", ""),
+            ("csv.gz", ""),
+            ("a.csv", "csv"),
+        ] {
+            assert_eq!(RowFormat::of(Path::new(name)).unwrap().tag(), want.as_bytes(), "{name}");
+        }
+    }
+
+    #[test]
     fn splits_are_found_by_name() {
         let dir = tempfile::tempdir().unwrap();
         touch(dir.path(), &["README.md"]);
@@ -219,6 +248,8 @@ mod tests {
         assert_eq!(resolve(Split::Train).unwrap(), dir.path().join("train.jsonl"));
         assert_eq!(resolve(Split::Test).unwrap(), dir.path().join("test.parquet"));
         assert_eq!(split_file(dir.path(), Split::Valid).unwrap(), None);
+        touch(dir.path(), &["valid.csv.GZ", "valid.parquet.gz", "valid.csv.gz"]);
+        assert_eq!(resolve(Split::Valid).unwrap(), dir.path().join("valid.csv.gz"));
         touch(dir.path(), &["train.csv"]);
         let e = resolve(Split::Train).unwrap_err();
         assert!(e.ends_with("the folder holds train.jsonl and train.csv: name the one to take"), "{e}");

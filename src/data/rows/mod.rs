@@ -1,6 +1,7 @@
 //! Rows of a file or folder as JSON objects, read as a stream: memory is that of one row, whatever the size of
 //! the file. What is no JSON becomes JSON as it is read, so that workers parse one language.
 
+mod compressed;
 mod csv_rows;
 pub(crate) mod files;
 mod json_rows;
