@@ -105,7 +105,7 @@ CMAKE
 [[ -n ${SFTMIX:-} ]] || in_root cargo build --release --locked --quiet --bin sftmix || exit 1
 check header_is_that_of_the_sources ./build.sh --check
 ./build.sh install "$prefix" || exit 1
-check unit_tests in_root cargo test --release --locked --quiet -p sftmix-c
+check unit_tests in_root cargo test --release --locked --quiet -p sftmix-c -p sftmix-ffi
 check library_is_small is_small
 check library_exports_its_own_alone only_its_own
 

@@ -316,6 +316,19 @@ mod tests {
         assert_eq!(field(c"checkpoint"), None);
     }
 
+    /// What no caller can bring about: faults of ours, and of devices.
+    #[test]
+    fn faults_that_no_call_provokes_have_their_statuses_too() {
+        let mismatch = Error::ExportMismatch { path: "p".into(), what: "logits".into(), difference: 0.5, bound: 0.25 };
+        assert_eq!(guard(|| Err(mismatch.into())), sftmix_status::ExportMismatch);
+        let fields = [c"path", c"what", c"difference", c"bound"].map(field);
+        assert_eq!(fields.map(Option::unwrap), ["p", "logits", "0.5", "0.25"]);
+        assert_eq!(guard(|| Err(Error::DeviceMemory("m".into()).into())), sftmix_status::DeviceMemory);
+        assert_eq!(field(c"reason").as_deref(), Some("m"));
+        assert_eq!(guard(|| Err(Error::Threads("t".into()).into())), sftmix_status::Threads);
+        assert_eq!(field(c"reason").as_deref(), Some("t"));
+    }
+
     #[test]
     fn each_thread_has_its_own() {
         guard(|| Err(Fail::argument("x", "y")));

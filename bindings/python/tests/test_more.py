@@ -4,6 +4,7 @@ import json
 import logging
 import pathlib
 import pickle
+import sys
 
 import pytest
 
@@ -144,6 +145,22 @@ def test_errors_have_their_fields(tmp_path, finished):
     log.mkdir(parents=True)
     (log / "header.json").write_text("{}")
     raised(sftmix.DynamicsError, lambda: sftmix.DataMap(log))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="how much a process has mapped is read from /proc")
+def test_threads_that_cannot_be_started_are_an_error():
+    import resource
+    model = sftmix.Model(DEMO)
+    mapped = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + (64 << 20), hard))
+    try:
+        # Each has a stack of 2 MiB.
+        e = raised(sftmix.ThreadsError, lambda: model.share_workers(64))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert "worker threads" in str(e)
+    assert model.share_workers(2).path == model.path
 
 
 def test_what_goes_wrong_is_seen_where_it_is_looked_at(tmp_path):

@@ -142,3 +142,23 @@ impl From<uniffi::UnexpectedUniFFICallbackError> for SftmixError {
         SftmixError::Callback { detail: format!("a callback failed: {}", e.reason), reason: e.reason }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What no caller can bring about: faults of ours, and of devices.
+    #[test]
+    fn faults_that_no_call_provokes_are_of_their_kinds_too() {
+        let mismatch = Error::ExportMismatch { path: "p".into(), what: "logits".into(), difference: 0.5, bound: 0.25 };
+        match SftmixError::from(mismatch) {
+            SftmixError::ExportMismatch { detail, path, what, difference, bound } => {
+                assert!(detail.starts_with("p: logits differ"), "{detail}");
+                assert_eq!((&*path, &*what, difference, bound), ("p", "logits", 0.5, 0.25));
+            }
+            other => panic!("{other:?}"),
+        }
+        let memory = SftmixError::from(Error::DeviceMemory("m".into()));
+        assert!(matches!(memory, SftmixError::DeviceMemory { detail } if detail.contains("memory: m;")));
+    }
+}
