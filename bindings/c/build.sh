@@ -30,7 +30,7 @@ build() {
         [[ $("$cbindgen" --version 2> /dev/null) != 'cbindgen 0.29.4' ]] || break
     done
     [[ $("$cbindgen" --version 2> /dev/null) == 'cbindgen 0.29.4' ]] ||
-        cargo install cbindgen --version 0.29.4 --locked --quiet --root "$target/tools"
+        cargo install cbindgen --version 0.29.4 --locked --quiet --debug --root "$target/tools"
     (cd "$root" && cargo build --release --locked -p sftmix-c ${FEATURES:+--features "$FEATURES"})
     if [[ ${1:-} == --check ]]; then
         new=$(mktemp)

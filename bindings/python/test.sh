@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the wheel and tests it in fresh environments, away from the source tree: by $PYTHON, and by the oldest (3.10) and the
-# newest Python that are at hand, pyenv's too. The last line, alone: `N passed, N failed`.
+# Builds the wheel and tests it in fresh environments, away from the source tree: by the oldest (3.10) and the newest Python
+# that are at hand, pyenv's too, and by $PYTHON where it is set. The last line, alone: `N passed, N failed`.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=$(pwd)
@@ -15,9 +15,12 @@ trap 'rm -rf "$work"' EXIT
 cp -r bindings/python/tests "$work/tests"
 seen=
 hand=$(ls "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.1[0-9]*/bin/python3 2>/dev/null | sort -V || true)
-for python in "${PYTHON:-python3}" python3.10 "$(head -n 1 <<<"$hand")" python3.14 python3.13 "$(tail -n 1 <<<"$hand")"; do
-    version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2] if sys.version_info >= (3, 10) else "")' 2>/dev/null) || continue
-    case "$version " in " "*) continue ;; esac
+version_of() { "$1" -c 'import sys; v = sys.version_info; print(*v[:2], sep=".") if v >= (3, 10) else exit(1)' 2>/dev/null; }
+found=$(for python in python3 python3.{10..14} $hand; do
+    if version=$(version_of "$python"); then echo "$version $python"; fi
+done | sort -V)
+for python in ${PYTHON:-} "$(sed -n '1s/.* //p' <<<"$found")" "$(sed -n '$s/.* //p' <<<"$found")"; do
+    version=$(version_of "$python") || continue
     case " $seen " in *" $version "*) continue ;; esac
     # The memory of the library is the same under each.
     [ -z "$seen" ] && all=() || all=(-k "not two_hundred_cycles")
