@@ -16,7 +16,7 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 prefix=$scratch/prefix
 program=${SFTMIX:-$CARGO_TARGET_DIR/release/sftmix}
-# Stripped; half of it is candle, the tokenizer, templates and regular expressions.
+# Stripped; docs/decisions/0014-doors.md says what is in it.
 limit=$((16 * 1024 * 1024))
 passed=0 failed=0
 
