@@ -12,6 +12,7 @@ use crate::disk::{hash_of_files, HashCache};
 use crate::error::{Error, Result};
 use crate::family::DecoderConfig;
 use crate::files::{ModelFiles, TOKENIZER};
+use crate::kernels::cpu::simd::Level;
 use crate::model::Decoder;
 use crate::ops::engine::available_threads;
 use crate::ops::{Engine, EngineOptions, Workers};
@@ -142,7 +143,7 @@ impl Model {
         if !(1..=1024).contains(&threads) {
             return Err(Error::config("threads", format!("expected 1 to 1024, found {threads}")));
         }
-        Ok(Model { inner: self.inner.clone(), workers: Some(Workers::start(threads)?) })
+        Ok(Model { inner: self.inner.clone(), workers: Some(Workers::start(threads, Level::best())?) })
     }
 
     /// Whether what is opened on it computes on shared worker threads.

@@ -6,6 +6,7 @@ use super::shape::{Shape, SHAPES};
 use crate::config::{DataOptions, DeviceSetting};
 use crate::config::{Recipe, Recompute};
 use crate::error::{Error, Result};
+use crate::ops::Simd;
 
 /// Which model is measured.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,6 +54,8 @@ pub struct BenchConfig {
     pub resident_limit: Option<u64>,
     /// Use the processor's matrix units where it has them.
     pub matrix_units: bool,
+    /// Up to which of the processor's instructions the kernels go.
+    pub simd: Simd,
     /// LoRA rank, on all linears.
     pub lora_r: usize,
     /// With DoRA's magnitudes.
@@ -85,6 +88,7 @@ impl Default for BenchConfig {
             memory_limit: None,
             resident_limit: None,
             matrix_units: true,
+            simd: Simd::Auto,
             lora_r: 16,
             use_dora: false,
             seed: 0,

@@ -84,6 +84,8 @@ impl Figures {
             Some(s.floor_gflop / (spent * r.best_per_cpu_second()?))
         };
         let shares_cpu: Option<Vec<f64>> = self.steps.iter().zip(&self.rates).map(share_cpu).collect();
+        let share_peak = |(s, r): (&BenchStep, &Rates)| Some(s.floor_gflop / (s.seconds * r.peak?.gflops));
+        let shares_peak: Option<Vec<f64>> = self.steps.iter().zip(&self.rates).map(share_peak).collect();
         let sgemm = Rates::mean(&self.rates);
         let (sgemm_library, best) = sgemm.best();
         let phase = |p: Phase| self.phases[p as usize] / n;
@@ -93,6 +95,7 @@ impl Figures {
             device: trial.engine.setting(),
             threads: trial.engine.threads(),
             matrix_units: trial.engine.matrix_units(),
+            simd: trial.engine.simd(),
             steps: self.steps.len(),
             recipe: config.recipe,
             batch_size: config.batch_size,
@@ -117,6 +120,7 @@ impl Figures {
             real_tokens_per_cpu_second: cpu.map(|c| tokens / c),
             floor_share: median(self.steps.iter().filter_map(|s| s.floor_share).collect()),
             floor_share_cpu: shares_cpu.map(median),
+            peak_share: shares_peak.map(median),
             floor_gflop: sum(&|s| s.floor_gflop) / n,
             sgemm_gflops: best.gflops,
             sgemm_library,

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::own::BenchRows;
 use crate::config::DeviceSetting;
 use crate::config::Recipe;
+use crate::ops::Simd;
 use crate::rate::Rates;
 
 /// One timed step.
@@ -71,6 +72,8 @@ pub struct BenchReport {
     pub threads: usize,
     /// Whether products with bf16 weights ran on the processor's matrix units.
     pub matrix_units: bool,
+    /// Up to which of the processor's instructions the kernels went; `None` of the portable form.
+    pub simd: Option<Simd>,
     /// Steps in the figures.
     pub steps: usize,
     /// Recipe.
@@ -107,6 +110,9 @@ pub struct BenchReport {
     pub floor_share: f64,
     /// The same with CPU seconds and the rate per CPU second.
     pub floor_share_cpu: Option<f64>,
+    /// Median over the steps of floor ÷ (seconds × peak beside the step): of what the processor's multiply-adds give at
+    /// most; `None` on a GPU.
+    pub peak_share: Option<f64>,
     /// Mean floor of a step, 1e9 floating-point operations.
     pub floor_gflop: f64,
     /// Mean rate of the faster library, 1e9 operations per second.

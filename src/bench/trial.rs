@@ -52,8 +52,8 @@ pub(super) struct Trial {
 impl Trial {
     pub fn open(config: &BenchConfig, base: &Model, rows: &Rows) -> Result<Trial> {
         let device = config.device.open()?;
-        let matrix_units = config.matrix_units;
-        let options = EngineOptions { threads: config.threads, matrix_units, ..EngineOptions::on(&device) };
+        let BenchConfig { threads, matrix_units, simd, .. } = *config;
+        let options = EngineOptions { threads, matrix_units, simd, ..EngineOptions::on(&device) };
         // The same choices as training makes.
         let (r, use_dora) = (config.lora_r, config.use_dora);
         let lora = LoraConfig { r, lora_alpha: 2.0 * r as f64, use_dora, ..Default::default() };

@@ -8,6 +8,7 @@ use sftmix::internal::bench;
 use sftmix::internal::bench::{
     BenchConfig, BenchModel, BenchReport, BenchRows, BenchStep, BenchTransfer, Shape, SHAPES,
 };
+use sftmix::internal::ops::Simd;
 use sftmix::internal::rate::Speed;
 use sftmix::{DeviceSetting, Error, Recipe, Recompute};
 
@@ -68,6 +69,10 @@ pub struct Args {
     /// Use the processor's matrix units (AMX) where it has them: on or off
     #[arg(long, value_name = "on|off", default_value = "on", value_parser = on_off, action = clap::ArgAction::Set)]
     matrix_units: bool,
+    /// Up to which of the processor's instructions the kernels go: auto, base, avx2, avx512, avx512-vnni or amx. The scale
+    /// keeps the fastest
+    #[arg(long, value_name = "LEVEL", default_value_t = BenchConfig::default().simd)]
+    simd: Simd,
     /// LoRA rank
     #[arg(long, value_name = "N", default_value_t = BenchConfig::default().lora_r)]
     lora_r: usize,
@@ -118,6 +123,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         memory_limit: args.memory_limit,
         resident_limit: args.resident_limit,
         matrix_units: args.matrix_units,
+        simd: args.simd,
         lora_r: args.lora_r,
         use_dora: args.use_dora,
         cache_dir: args.cache_dir,
@@ -162,7 +168,7 @@ fn table(r: &BenchReport) -> String {
         ("loss", format!("{} positions at a time", r.loss_chunk)),
         ("rows", r.rows.as_ref().map_or(String::new(), taken)),
         ("device", r.device.to_string()),
-        ("threads", format!("{}{}", r.threads, if r.matrix_units { ", with matrix units" } else { "" })),
+        ("threads", format!("{}{}", r.threads, r.simd.map_or(String::new(), |simd| format!(", {simd}")))),
         ("steps", r.steps.to_string()),
         ("step, median", format!("{:.3} s", r.step_seconds_median)),
         (
@@ -172,6 +178,7 @@ fn table(r: &BenchReport) -> String {
         ("supervised tokens", format!("{:.1} /s", r.supervised_tokens_per_second)),
         ("floor", format!("{:.1} GFLOP a step", r.floor_gflop)),
         ("share of the floor", format!("{:.3}, by CPU time {}", r.floor_share, optional(r.floor_share_cpu, 3))),
+        ("share of the peak", optional(r.peak_share, 3)),
         ("forward pass alone", format!("{:.2} of a step", r.score_share)),
         ("memory limit", r.memory_limit.map_or("none".into(), |b| mib(Some(b)))),
         (
@@ -194,9 +201,11 @@ fn table(r: &BenchReport) -> String {
     let rate = |s: Option<Speed>| s.map_or("not found".into(), |s| format!("{:.1} GFLOP/s", s.gflops));
     match r.sgemm.device {
         Some(_) => lines.push(("sgemm, device", rate(r.sgemm.device))),
-        None => {
-            lines.extend([("sgemm, gemm crate", rate(Some(r.sgemm.gemm))), ("sgemm, OpenBLAS", rate(r.sgemm.openblas))])
-        }
+        None => lines.extend([
+            ("sgemm, gemm crate", rate(Some(r.sgemm.gemm))),
+            ("sgemm, OpenBLAS", rate(r.sgemm.openblas)),
+            ("peak, multiply-adds", rate(r.sgemm.peak)),
+        ]),
     }
     lines.retain(|(name, _)| (gpu || *name != "device memory") && (r.rows.is_some() || *name != "rows"));
     let copies = |t: &BenchTransfer| {

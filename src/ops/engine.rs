@@ -6,14 +6,13 @@ use std::time::Instant;
 
 use candle_core::{DType, Device};
 
+use super::level::{level_of, Simd};
 use super::moved::Counters;
 use super::pool::Pool;
 use super::workers::Workers;
 use crate::config::DeviceSetting;
 use crate::device::{Chosen, Form};
 use crate::error::{Error, Result};
-use crate::kernels::cpu::product::units_available;
-use crate::kernels::cpu::simd::instructions;
 use crate::memory::Account;
 
 /// What a phase of a step is spent on.
@@ -62,6 +61,8 @@ pub struct EngineOptions {
     /// Use the processor's matrix units, where it has them, for products with bf16 weights: the same numbers
     /// as f32 products to rounding (see docs/decisions/0005-matrix-units.md).
     pub matrix_units: bool,
+    /// Up to which instructions the kernels go; matrix units are used where it is `Auto` or `Amx`.
+    pub simd: Simd,
     /// In generation, multiply the blocks of a GGUF base with activations rounded to eight bits, as llama.cpp does:
     /// several times as fast, and off by about half a percent. Prompts longer than a few tokens, training and
     /// scoring are exact always.
@@ -91,6 +92,7 @@ impl Default for EngineOptions {
             attention_tile: 128,
             loss_chunk: None,
             matrix_units: true,
+            simd: Simd::Auto,
             rounded_blocks: true,
         }
     }
@@ -109,6 +111,8 @@ pub struct Engine {
     pub(super) account: Arc<Account>,
     pub(super) pool: Arc<Pool>,
     workers: Workers,
+    /// Matrix units may be used.
+    units: bool,
     spent: [AtomicU64; Phase::ALL.len()],
     pub(super) moved: Counters,
     wait_in_phases: AtomicBool,
@@ -119,7 +123,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] when the fused form is asked for on another device than the CPU, or a
-    /// tile or chunk is 0, or another number of threads than those that are shared; [`Error::Threads`] when threads cannot be started.
+    /// tile or chunk is 0, another number or level of threads than those that are shared, or a level that the processor lacks; [`Error::Threads`] when threads cannot be started.
     pub fn new(options: EngineOptions) -> Result<Engine> {
         if options.form == Form::Fused && !options.device.is_cpu() {
             return Err(Error::config("device", "the fused form runs on the CPU only"));
@@ -127,9 +131,19 @@ impl Engine {
         if options.attention_tile == 0 || options.loss_chunk == Some(0) {
             return Err(Error::config("attention_tile", "tile and loss chunk must be at least 1"));
         }
+        if options.simd != Simd::Auto && options.form != Form::Fused {
+            return Err(Error::config("simd", "it has no effect on the portable form"));
+        }
+        let (level, units) = level_of(options.simd)?;
+        if options.simd == Simd::Amx && !options.matrix_units {
+            return Err(Error::config("matrix_units", "simd amx asks for them"));
+        }
         let workers = match &options.workers {
+            Some(shared) if options.simd != Simd::Auto && shared.level() != level => {
+                return Err(Error::config("simd", "the worker threads are shared, and are of another level"));
+            }
             Some(shared) => shared.agreed(options.threads).map(|_| shared.clone())?,
-            None => Workers::start(options.threads.unwrap_or_else(available_threads))?,
+            None => Workers::start(options.threads.unwrap_or_else(available_threads), level)?,
         };
         let account = Arc::new(Account::default());
         account.add(FIXED + workers.threads() * PER_THREAD);
@@ -138,6 +152,7 @@ impl Engine {
             pool: Arc::new(Pool::new(account.clone())),
             account,
             workers,
+            units,
             spent: Default::default(),
             moved: Default::default(),
             wait_in_phases: AtomicBool::new(false),
@@ -159,7 +174,7 @@ impl Engine {
             return shared.agreed(Some(threads)).map(drop);
         }
         let had = self.threads();
-        self.workers = Workers::start(threads)?;
+        self.workers = Workers::start(threads, self.workers.level())?;
         self.account.add(self.threads() * PER_THREAD);
         self.account.sub(had * PER_THREAD);
         Ok(())
@@ -180,13 +195,18 @@ impl Engine {
 
     /// Whether products with bf16 weights run on the processor's matrix units.
     pub fn matrix_units(&self) -> bool {
-        self.fused() && self.options.matrix_units && units_available()
+        self.fused() && self.options.matrix_units && self.units
+    }
+
+    /// Up to which of the processor's instructions its kernels go; `None` of the portable form, which has none of ours.
+    pub fn simd(&self) -> Option<Simd> {
+        self.fused().then(|| if self.matrix_units() { Simd::Amx } else { self.workers.level().into() })
     }
 
     /// The processor's instructions that compute, as `avx512+amx` or `avx2`; `None` where a GPU does.
     pub fn instructions(&self) -> Option<String> {
         let units = if self.matrix_units() { "+amx" } else { "" };
-        self.device().is_cpu().then(|| format!("{}{units}", instructions()))
+        self.device().is_cpu().then(|| format!("{}{units}", self.workers.level().instructions()))
     }
 
     /// What the engine and those who share it hold.

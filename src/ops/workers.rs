@@ -3,25 +3,35 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::kernels::cpu::simd::Level;
 
 /// Worker threads that engines share; they end with the last of those that have them.
 #[derive(Clone, Debug)]
-pub struct Workers(Arc<rayon::ThreadPool>);
+pub struct Workers {
+    pool: Arc<rayon::ThreadPool>,
+    level: Level,
+}
 
 impl Workers {
-    /// Starts so many, at least 1.
+    /// Starts so many, at least 1, whose kernels are of this level.
     ///
     /// # Errors
     /// [`Error::Threads`] when they cannot be started.
-    pub fn start(threads: usize) -> Result<Workers> {
+    pub fn start(threads: usize, level: Level) -> Result<Workers> {
         let builder = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1));
-        let pool = builder.thread_name(|i| format!("sftmix-{i}")).build().map_err(|e| Error::Threads(e.to_string()))?;
-        Ok(Workers(Arc::new(pool)))
+        let builder = builder.thread_name(|i| format!("sftmix-{i}")).start_handler(move |_| level.bind_thread());
+        let pool = builder.build().map_err(|e| Error::Threads(e.to_string()))?;
+        Ok(Workers { pool: Arc::new(pool), level })
+    }
+
+    /// The level of their kernels.
+    pub fn level(&self) -> Level {
+        self.level
     }
 
     /// How many.
     pub fn threads(&self) -> usize {
-        self.0.current_num_threads()
+        self.pool.current_num_threads()
     }
 
     /// Their number, which a setting must not contradict.
@@ -41,7 +51,7 @@ impl Workers {
 
     /// Runs `f` on them.
     pub(super) fn install<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
-        self.0.install(f)
+        self.pool.install(f)
     }
 }
 
@@ -55,7 +65,7 @@ mod tests {
 
     #[test]
     fn engines_compute_on_the_same_threads() {
-        let workers = Workers::start(2).unwrap();
+        let workers = Workers::start(2, Level::best()).unwrap();
         let options = || EngineOptions { workers: Some(workers.clone()), ..Default::default() };
         let threads_of = |engine: &Engine| {
             let seen = Mutex::new(BTreeSet::new());

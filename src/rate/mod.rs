@@ -1,4 +1,5 @@
-//! What the machine's best f32 product reaches on the step's own shapes: the scale a step is measured on.
+//! What the machine's best f32 product reaches on the step's own shapes: the scale a step is measured on. Beside it what
+//! the processor's multiply-adds give at most, the scale of that scale.
 
 #[cfg(feature = "cli")]
 mod blas;
@@ -14,6 +15,7 @@ use serde::Serialize;
 use self::blas::OpenBlas;
 use self::process::cpu_seconds;
 use crate::error::{Error, Result};
+use crate::kernels::cpu::peak;
 use crate::ops::Engine;
 
 /// The rate of one library.
@@ -25,6 +27,15 @@ pub struct Speed {
     pub gflops_per_cpu_second: Option<f64>,
 }
 
+impl Speed {
+    /// So many 1e9 operations since that moment, and since so many CPU seconds were spent.
+    fn of(gflop: f64, started: Instant, cpu: Option<f64>) -> Speed {
+        let seconds = started.elapsed().as_secs_f64();
+        let spent = cpu_seconds().zip(cpu).map(|(now, before)| now - before).filter(|&s| s > 0.0);
+        Speed { gflops: gflop / seconds, gflops_per_cpu_second: spent.map(|s| gflop / s) }
+    }
+}
+
 /// The rates measured beside a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Rates {
@@ -32,6 +43,8 @@ pub struct Rates {
     pub gemm: Speed,
     /// OpenBLAS, where it is found.
     pub openblas: Option<Speed>,
+    /// Fused multiply-adds in registers alone, at the level of the engine's kernels; none on a GPU.
+    pub peak: Option<Speed>,
     /// The device's own library, where the steps run on a GPU: then it alone is the scale.
     pub device: Option<Speed>,
 }
@@ -71,6 +84,7 @@ impl Rates {
         Rates {
             gemm: speed(&|r| Some(r.gemm)).unwrap_or_default(),
             openblas: speed(&|r| r.openblas),
+            peak: speed(&|r| r.peak),
             device: speed(&|r| r.device),
         }
     }
@@ -163,6 +177,7 @@ impl Reference {
         }
         let (y, rest) = floats.split_at_mut(rows);
         let (x, w) = rest.split_at_mut(rows);
+        let peak = engine.run(|| Ok(self.time_peak()))?;
         let gemm = engine.run(|| Ok(self.time(&Library::Gemm(engine), y, x, w, tokens)))?;
         #[cfg(not(feature = "cli"))]
         let openblas = None;
@@ -173,7 +188,20 @@ impl Reference {
             std::thread::sleep(Duration::from_millis(100));
             speed
         });
-        Ok(Rates { gemm, openblas, device: None })
+        Ok(Rates { gemm, openblas, peak: Some(peak), device: None })
+    }
+
+    /// Multiply-adds in registers on all threads at once, for a sixth of the budget.
+    fn time_peak(&self) -> Speed {
+        // Some milliseconds of each thread.
+        const ROUNDS: usize = 1 << 20;
+        let round = || rayon::broadcast(|_| peak::spin(ROUNDS)).into_iter().sum::<f64>();
+        round();
+        let (cpu, started, mut flop) = (cpu_seconds(), Instant::now(), 0.0);
+        while flop == 0.0 || started.elapsed() < self.budget / 6 {
+            flop += round();
+        }
+        Speed::of(1e-9 * flop, started, cpu)
     }
 
     /// As [`Reference::time`] with candle's f32 products on the engine's device, which is waited for.
@@ -217,10 +245,7 @@ impl Reference {
             rounds += 1;
         }
         let parameters: usize = self.linears.iter().map(|(out, inp)| out * inp).sum();
-        let rate = |seconds: f64| 4e-9 * (rounds * tokens * parameters) as f64 / seconds;
-        let seconds = started.elapsed().as_secs_f64();
-        let spent = cpu_seconds().zip(cpu).map(|(now, before)| now - before);
-        Speed { gflops: rate(seconds), gflops_per_cpu_second: spent.filter(|&s| s > 0.0).map(rate) }
+        Speed::of(4e-9 * (rounds * tokens * parameters) as f64, started, cpu)
     }
 }
 

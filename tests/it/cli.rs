@@ -306,6 +306,14 @@ fn a_bench_runs_on_rows_of_ones_own() {
     let line = format!("32 with {tokens} tokens, {trained} of them trained; {data} has 800 examples\n");
     assert!(table.lines().any(|l| l.starts_with("rows ")) && table.contains(&line), "{line:?} in {table}");
 
+    // The lowest level is everywhere, and is what was used; no processor has one that is not named.
+    let o = run(&["bench", "--shape", "tiny", "--steps", "1", "--simd", "base", "--device", "cpu", "--json"]);
+    let v: serde_json::Value = serde_json::from_slice(&o.stdout).unwrap();
+    let peak = v["sgemm"]["peak"]["gflops"].as_f64().unwrap();
+    assert!(v["simd"] == "base" && peak > 0.0 && v["peak_share"].as_f64().unwrap() > 0.0, "{v}");
+    refused(&["bench", "--simd", "sse9"], 2, &["base, avx2, avx512, avx512-vnni, amx"]);
+    refused(&["bench", "--simd", "base", "--device", "portable"], 2, &["simd: it has no effect"]);
+
     let no_effect = "it has no effect with";
     refused(&["bench", "--data", data], 2, &["error: invalid setting data: random weights have no tokenizer"]);
     refused(&[&own[..], &["--packed"]].concat(), 2, &["error: invalid setting packed: ", no_effect]);

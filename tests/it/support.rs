@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use sftmix::internal::device::Form;
-use sftmix::internal::ops::{Engine, EngineOptions};
+use sftmix::internal::ops::{Engine, EngineOptions, Simd};
 use sftmix::DeviceSetting;
 
 /// Tensors of a safetensors file as f64, with their shapes (integers too).
@@ -57,10 +57,12 @@ pub fn portable() -> DeviceSetting {
     std::env::var("SFTMIX_TEST_DEVICE").map_or(DeviceSetting::Portable, |d| d.parse().unwrap())
 }
 
-/// Options of an engine of this form, on two threads.
+/// Options of an engine of this form, on two threads; of ours on the level of `SFTMIX_TEST_SIMD` (scripts/levels.sh).
 pub fn options(form: Form) -> EngineOptions {
     let device = if form == Form::Fused { DeviceSetting::Cpu } else { portable() };
-    EngineOptions { threads: Some(2), ..EngineOptions::on(&device.open().unwrap()) }
+    let asked = std::env::var("SFTMIX_TEST_SIMD").ok().filter(|_| form == Form::Fused);
+    let simd = asked.map_or(Simd::Auto, |name| name.parse().unwrap());
+    EngineOptions { threads: Some(2), simd, ..EngineOptions::on(&device.open().unwrap()) }
 }
 
 /// An engine of this form, on two threads.

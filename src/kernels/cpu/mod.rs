@@ -16,6 +16,7 @@ pub mod loss;
 pub mod loss_rows;
 pub mod matvec;
 pub mod norm;
+pub mod peak;
 pub mod product;
 pub mod rope;
 pub mod rounded;

@@ -1,13 +1,14 @@
 //! SIMD by run-time choice: a kernel is written once as a plain loop over lanes and compiled for each
-//! instruction set; the best one the machine has is called. Also exp as a polynomial, so that bits do
-//! not depend on the system's libm.
+//! instruction set; the best one the machine has is called, or the one that the thread is bound to. Also exp as
+//! a polynomial, so that bits do not depend on the system's libm.
+
+use std::cell::Cell;
 
 /// Lanes of a kernel's accumulators: one AVX-512 register, two of AVX2, four of NEON.
 pub const LANES: usize = 16;
 
-/// Which instruction set the kernels use here; elsewhere there is one, the target's.
-#[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which instructions the kernels use, each level with those before it; beside x86-64 there is one, the target's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// What the target guarantees.
     Base,
@@ -15,35 +16,79 @@ pub enum Level {
     Avx2,
     /// AVX-512 F.
     Avx512,
+    /// AVX-512 BW, VL and VNNI: dot products of rounded vectors.
+    Vnni,
 }
 
-/// The best level of this machine.
-#[cfg(target_arch = "x86_64")]
+thread_local! {
+    static BOUND: Cell<Option<Level>> = const { Cell::new(None) };
+}
+
+impl Level {
+    /// Every level.
+    pub const ALL: [Level; 4] = [Level::Base, Level::Avx2, Level::Avx512, Level::Vnni];
+
+    /// The best level of this machine.
+    pub fn best() -> Level {
+        #[cfg(target_arch = "x86_64")]
+        {
+            // std caches the answers in an atomic.
+            if is_x86_feature_detected!("avx512f") {
+                let vnni = is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vnni")
+                    && is_x86_feature_detected!("f16c");
+                return if vnni { Level::Vnni } else { Level::Avx512 };
+            }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                return Level::Avx2;
+            }
+        }
+        Level::Base
+    }
+
+    /// Has the kernels that this thread calls use this level from now on.
+    ///
+    /// # Panics
+    /// When the machine has not got it.
+    pub fn bind_thread(self) {
+        assert!(self <= Level::best(), "{self:?} is beyond this machine");
+        BOUND.set(Some(self));
+    }
+
+    /// What decides how sums are rounded, in a word: `avx512`, `avx2`, `sse2`, `neon`, `scalar`.
+    pub fn instructions(self) -> &'static str {
+        match self {
+            Level::Avx512 | Level::Vnni => "avx512",
+            Level::Avx2 => "avx2",
+            Level::Base if cfg!(target_arch = "x86_64") => "sse2",
+            Level::Base if cfg!(target_arch = "aarch64") => "neon",
+            Level::Base => "scalar",
+        }
+    }
+}
+
+/// The level of the kernels that this thread calls.
 #[inline]
 pub fn level() -> Level {
-    // std caches the answer in an atomic, so this is a load and a test.
-    if is_x86_feature_detected!("avx512f") {
-        return Level::Avx512;
-    }
-    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        return Level::Avx2;
-    }
-    Level::Base
+    BOUND.get().unwrap_or_else(unbound)
 }
 
-/// The instruction set that the kernels use here, in a word: `avx512`, `avx2`, `sse2`, `neon`, `scalar`. It decides how
-/// sums are rounded.
-pub fn instructions() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    return match level() {
-        Level::Avx512 => "avx512",
-        Level::Avx2 => "avx2",
-        Level::Base => "sse2",
-    };
-    #[cfg(target_arch = "aarch64")]
-    return "neon";
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    return "scalar";
+#[cfg(not(test))]
+fn unbound() -> Level {
+    Level::best()
+}
+
+/// Tests of kernels are run on each level by `SFTMIX_TEST_SIMD`, a level as the setting `simd` names it.
+#[cfg(test)]
+fn unbound() -> Level {
+    static ASKED: std::sync::OnceLock<Level> = std::sync::OnceLock::new();
+    *ASKED.get_or_init(|| {
+        let Ok(name) = std::env::var("SFTMIX_TEST_SIMD") else { return Level::best() };
+        let names = ["base", "avx2", "avx512", "avx512-vnni"];
+        let found = Level::ALL.into_iter().zip(names).find(|(level, n)| *n == name && *level <= Level::best());
+        found.unwrap_or_else(|| panic!("this machine has no level {name:?}")).0
+    })
 }
 
 /// Defines a kernel compiled for each instruction set. In the body, `FMA` says whether a fused
@@ -64,11 +109,11 @@ macro_rules! simd_kernel {
                 #[allow(clippy::too_many_arguments)]
                 fn v3($($arg: $ty),*) $(-> $ret)? { body::<true>($($arg),*) }
                 match $crate::kernels::cpu::simd::level() {
-                    // SAFETY: the level says that the machine has these instructions.
-                    $crate::kernels::cpu::simd::Level::Avx512 => unsafe { v4($($arg),*) },
-                    // SAFETY: as above.
-                    $crate::kernels::cpu::simd::Level::Avx2 => unsafe { v3($($arg),*) },
                     $crate::kernels::cpu::simd::Level::Base => body::<false>($($arg),*),
+                    // SAFETY: the level says that the machine has these instructions.
+                    $crate::kernels::cpu::simd::Level::Avx2 => unsafe { v3($($arg),*) },
+                    // SAFETY: as above.
+                    _ => unsafe { v4($($arg),*) },
                 }
             }
             #[cfg(not(target_arch = "x86_64"))]
@@ -103,7 +148,7 @@ pub fn prefetch<T>(these: &[T], ahead: usize) {
     let _ = (these, ahead);
 }
 
-/// e^x. Relative error below 2e-7 on [-87, 88]; below -87.3 it gives 0, above 88 it saturates near 1.6e38.
+/// e^x. Relative error below 2.4e-7 on [-87, 88], 2.5e-7 without fused multiply-adds; below -87.3 it gives 0, above 88 it saturates near 1.6e38.
 ///
 /// Cody–Waite reduction x = n·ln 2 + r, a degree-6 polynomial for e^r, and n taken from the bits of the
 /// magic-number sum, since a float-to-int conversion would keep the loop from vectorising.
@@ -204,7 +249,8 @@ mod tests {
             ((y as f64 - want) / want).abs()
         });
         let worst = worst.fold(0.0, f64::max);
-        assert!(worst < 2.4e-7, "relative error {worst:e}");
+        let bound = if level().instructions() == "sse2" { 2.5e-7 } else { 2.4e-7 };
+        assert!(worst < bound, "relative error {worst:e}");
         exp_all(&[-200.0, f32::NEG_INFINITY, 0.0], &mut y[..3]);
         assert_eq!(&y[..3], &[0.0, 0.0, 1.0]);
     }

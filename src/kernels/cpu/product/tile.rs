@@ -34,7 +34,7 @@ pub(super) fn kernel(n: usize) -> Kernel {
     {
         use super::super::simd::{level, Level};
         let (wide, narrow) = match level() {
-            Level::Avx512 => (
+            Level::Avx512 | Level::Vnni => (
                 Kernel { width: 64, rows: 6, deepest: 192, tiles: avx512::WIDE },
                 Kernel { width: 16, rows: 24, deepest: 192, tiles: avx512::NARROW },
             ),

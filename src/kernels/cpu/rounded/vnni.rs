@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use super::super::blocks::{half, Block};
 use super::super::dots::{Rounded, FEW};
-use super::super::simd::prefetch;
+use super::super::simd::{level, prefetch, Level};
 
 /// Numbers that are taken together: a large block, or eight small ones.
 const GROUP: usize = 256;
@@ -28,13 +28,9 @@ const RUN: usize = 32;
 /// Bytes by which memory is asked for before it is needed: the processor alone stops at the end of a page.
 const AHEAD: usize = 4096;
 
-/// Whether the machine has the instructions.
+/// Whether the kernels here may be called.
 pub fn available() -> bool {
-    is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("avx512vnni")
-        && is_x86_feature_detected!("f16c")
+    level() >= Level::Vnni
 }
 
 /// Part of a rounded vector.
