@@ -86,11 +86,11 @@ pub fn evaluate_on(model: &Model, config: &EvalConfig, stop: &StopHandle) -> Res
     if let (Some(adapter), false) = (&config.adapter, config.force) {
         check_base(adapter, model, Some(&cache))?;
     }
-    let (mut inputs, tokenizer) = Inputs::open(model, config.max_length, options, cache)?;
+    let (mut inputs, tokenizer) = Inputs::open(model, options, cache)?;
     let adapter = config.adapter.as_deref().map(|d| Adapter::load(&inputs.engine, &inputs.model, d)).transpose()?;
     let data = Split::Test.resolve(&config.data)?;
     let store =
-        inputs.store(&tokenizer, &data, &config.data_options, None, config.max_length, &|| stop.is_stopped())?;
+        inputs.store(&tokenizer, &data, &config.data_options, None, config.max_length, &|_| stop.is_stopped())?;
     store.warn_of_skipped();
     drop(tokenizer);
     inputs.room(&[&store])?;

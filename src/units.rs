@@ -26,6 +26,7 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
 /// Bytes for people: two or three digits in MiB or GiB.
 pub(crate) fn show_bytes(bytes: u64) -> String {
     match bytes as f64 / 1048576.0 {
+        m if m < 0.05 => format!("{bytes} bytes"),
         m if m < 10.0 => format!("{m:.1} MiB"),
         m if m < 10240.0 => format!("{m:.0} MiB"),
         m => format!("{:.1} GiB", m / 1024.0),

@@ -79,7 +79,7 @@ fn store(s: &Settings, tokenizer: &Tokenizer, data: PathBuf, cache: PathBuf) -> 
         max_length: MAX_LENGTH,
         cache_dir: &cache,
         threads: s.threads,
-        stop: &|| false,
+        stop: &|_| false,
     })?)
 }
 

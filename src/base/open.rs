@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::memory::Charge;
 use crate::model::Decoder;
 use crate::ops::{Engine, EngineOptions};
+use crate::stop::StopIf;
 
 /// What a run or an evaluation works on.
 pub(crate) struct Inputs {
@@ -27,21 +28,12 @@ pub(crate) struct Inputs {
 impl Inputs {
     /// Takes a model into use for rows of up to `max_length` tokens. The tokenizer is apart: it is large, and
     /// needed only until the rows are tokens.
-    pub fn open(
-        model: &Model,
-        max_length: usize,
-        options: EngineOptions,
-        cache_dir: PathBuf,
-    ) -> Result<(Inputs, ChargedTokenizer)> {
+    pub fn open(model: &Model, options: EngineOptions, cache_dir: PathBuf) -> Result<(Inputs, ChargedTokenizer)> {
         let engine = Engine::new(options)?;
         let tokenizer = model.tokenizer()?;
         let charge = engine.account().charge(tokenizer.bytes());
         // Room for positions is made once the rows are known: see `room`.
         let decoder = model.decoder(&engine, 1)?;
-        let limit = decoder.config.max_position_embeddings;
-        if max_length > limit {
-            log::warn!("max_length {max_length} is beyond the {limit} positions the model was made for");
-        }
         Ok((
             Inputs { engine, base: model.clone(), model: decoder, cache_dir },
             ChargedTokenizer { tokenizer, _charge: charge },
@@ -51,6 +43,10 @@ impl Inputs {
     /// Makes room for the rows of these stores.
     pub fn room(&mut self, stores: &[&TokenStore]) -> Result<()> {
         let longest = stores.iter().map(|s| s.longest()).max().unwrap_or(1);
+        let limit = self.model.config.max_position_embeddings;
+        if longest > limit {
+            log::warn!("rows of up to {longest} tokens go beyond the {limit} positions that the model was made for: max_length cuts them");
+        }
         self.model.grow(&self.engine, longest)
     }
 
@@ -62,7 +58,7 @@ impl Inputs {
         options: &DataOptions,
         template: Option<&str>,
         max_length: usize,
-        stop: &dyn Fn() -> bool,
+        stop: StopIf<'_>,
     ) -> Result<TokenStore> {
         let threads = self.engine.threads();
         let reading = RowFormat::of(data)?.held_bytes(data);

@@ -286,7 +286,7 @@ mod tests {
             max_length: 32,
             cache_dir: cache.path(),
             threads: 1,
-            stop: &|| false,
+            stop: &|_| false,
         })
         .unwrap();
         assert_eq!(taken.rows_cut, store.counts().cut);

@@ -51,9 +51,9 @@ impl OwnRows {
         // An engine of its own: what reading holds is no step's memory.
         let options = EngineOptions { threads: config.threads, ..Default::default() };
         let cache = config.cache_dir.clone().unwrap_or_else(default_cache);
-        let (inputs, tokenizer) = Inputs::open(model, config.seq, options, cache)?;
+        let (inputs, tokenizer) = Inputs::open(model, options, cache)?;
         let data = Split::Train.resolve(data)?;
-        let store = inputs.store(&tokenizer, &data, &config.data_options, None, config.seq, &|| false)?;
+        let store = inputs.store(&tokenizer, &data, &config.data_options, None, config.seq, &|_| false)?;
         Ok(OwnRows { data, store, seed: config.seed })
     }
 

@@ -219,7 +219,7 @@ impl Look<'_> {
         };
         let threads = self.config.threads.unwrap_or_else(available_threads);
         let (mut lengths, mut skips) = ([0u64; 65], Skips::default());
-        blocks.run(threads, Duration::from_secs(1), &|| false, |made| {
+        blocks.run(threads, Duration::from_secs(1), &|_| false, |made| {
             made.bad.iter().for_each(|(row, why)| skips.add(*row, why));
             count(&mut out, &mut lengths, made);
             Ok(())

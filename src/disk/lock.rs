@@ -47,8 +47,12 @@ impl FolderLock {
                 Err(fs::TryLockError::WouldBlock) => {
                     // Windows lets nobody read what is locked.
                     let owner = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<u32>().ok());
+                    let ours = owner == Some(std::process::id());
                     let owner = owner.map(|pid| format!(" (process {pid})")).unwrap_or_default();
-                    let reason = format!("another process works in this folder{owner}");
+                    let reason = match ours {
+                        true => "another job of this process works in this folder".to_string(),
+                        false => format!("another process works in this folder{owner}"),
+                    };
                     return Err(Error::Checkpoint { path: dir.to_path_buf(), reason });
                 }
                 // Some network file systems have no locks: then two runs in one folder are the caller's to avoid.

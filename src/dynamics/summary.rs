@@ -20,7 +20,7 @@ pub struct HalfSummary {
     /// Mean of the mean perplexity.
     pub mean_perplexity: f64,
     /// Mean of cartography's confidence p̄.
-    pub mean_confidence: f64,
+    pub mean_probability: f64,
     /// Mean of its variability σ.
     pub mean_variability: f64,
     /// Examples that no checkpoint predicts for at least half of the tokens.
@@ -52,7 +52,7 @@ impl Summary {
             t.mean_tokens += f64::from(m.n_tokens);
             t.mean_perplexity += m.mean_perplexity;
             t.mean_nll += m.mean_nll;
-            t.mean_confidence += m.confidence;
+            t.mean_probability += m.confidence;
             t.mean_variability += m.variability;
             t.never_correct += u64::from(m.correctness == 0);
         }
@@ -79,7 +79,7 @@ impl Summary {
                 &mut t.mean_tokens,
                 &mut t.mean_perplexity,
                 &mut t.mean_nll,
-                &mut t.mean_confidence,
+                &mut t.mean_probability,
                 &mut t.mean_variability,
             ] {
                 *v /= n;

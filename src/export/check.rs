@@ -41,7 +41,7 @@ impl ComparedRows {
         threads: usize,
     ) -> Result<ComparedRows> {
         let tokenizer = &*model.tokenizer()?;
-        let stop = || false;
+        let stop = |_| false;
         let store = TokenStore::open_or_build(&StoreRequest {
             data,
             options,

@@ -157,8 +157,15 @@ impl Generator {
             None => None,
             Some(name) => {
                 let found = self.adapters.iter().position(|(n, _)| n == name);
-                let names = || self.adapters().collect::<Vec<_>>().join(", ");
-                let wrong = || Error::config("adapter", format!("expected one of [{}], found {name:?}", names()));
+                let wrong = || {
+                    let names: Vec<&str> = self.adapters().collect();
+                    let have = if names.is_empty() {
+                        "none was added".into()
+                    } else {
+                        format!("expected one of {}", names.join(", "))
+                    };
+                    Error::config("adapter", format!("{have}, found {name:?}"))
+                };
                 Some(found.ok_or_else(wrong)?)
             }
         };

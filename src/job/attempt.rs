@@ -128,7 +128,7 @@ pub(super) fn found(out: &Path, given: &Map<String, Value>) -> Result<(TrainConf
     let known = RunFolder::new(out).read()?.map(Box::new);
     let config = match &known {
         Some(run) => taken_up(run, out, given)?,
-        None if !given.contains_key("model") => {
+        None if !["model", "data"].iter().all(|key| given.contains_key(*key)) => {
             let reason = "there is no run here to be taken up; to begin one, name its model and data".into();
             return Err(Error::Checkpoint { path: out.to_path_buf(), reason });
         }

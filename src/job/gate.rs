@@ -19,8 +19,11 @@ thread_local! {
 /// Where a job may be held up or stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Gate {
-    /// Rows become tokens; what is whole stays.
-    Rows,
+    /// Rows become tokens; what was made stays, where anything was.
+    Rows {
+        /// Since the attempt began.
+        made: bool,
+    },
     /// Before a micro-batch of a step; a step counts when it is whole.
     Step,
     /// Behind a batch of a sweep, which is in the log.
@@ -153,7 +156,8 @@ impl JobControl {
         let (arrived, worked) = *shared.arrived.get_or_insert((now, worked));
         let turn = loop {
             let may_end = match at {
-                Gate::Rows | Gate::Sweep => true,
+                Gate::Rows { made } => made || shared.pause,
+                Gate::Sweep => true,
                 Gate::Step => shared.progressed || shared.pause,
                 Gate::Evaluation => shared.pause,
             };
@@ -163,7 +167,7 @@ impl JobControl {
             if self.stop.is_stopped() || shared.expired {
                 break Turn::Stop;
             }
-            if shared.asked.is_some() && at != Gate::Rows || shared.pause && unsaved {
+            if shared.asked.is_some() && !matches!(at, Gate::Rows { .. }) || shared.pause && unsaved {
                 break Turn::Tend;
             }
             let duty = shared.status.limits.duty_cycle.unwrap_or(1.0);

@@ -201,8 +201,8 @@ impl TrainingJob {
 
     /// Trains on this thread for at most so long and what is under way (a micro-batch; the slice's first step, an evaluation,
     /// rows that are handed over: what the next slice would have to begin anew), writes a checkpoint and returns;
-    /// the next slice, in this process or another, goes on to the same bytes. The model stays open between slices, memory
-    /// for training does not.
+    /// the next slice, in this process or another, goes on to the same bytes. However short it is, it tokenises some rows,
+    /// or takes a step or a batch of a sweep. The model stays open between slices, memory for training does not.
     ///
     /// # Errors
     /// As [`TrainingJob::run`]: [`Error::Stopped`] when somebody stopped it before its time was up.

@@ -181,6 +181,10 @@ pub fn save_adapter(dir: &Path, config: &LoraConfig, base_model: &str, tensors: 
 /// Reads an adapter folder. What plain LoRA cannot express is refused by name, never dropped.
 pub fn load_adapter(dir: &Path) -> Result<PeftAdapter> {
     let path = dir.join(CONFIG);
+    if !path.exists() && dir.join("run.json").is_file() && dir.join("adapter").is_dir() {
+        let reason = "this is the folder of a run, its adapter lies in adapter/".into();
+        return Err(Error::Adapter { path: dir.into(), reason });
+    }
     let text = fs::read(&path).map_err(Error::io(&path))?;
     if let Some(reason) = lfs_pointer(&text) {
         return Err(Error::Adapter { path, reason });

@@ -131,7 +131,6 @@ impl DataMap {
         if u64::from(example) < self.log.len() {
             return Ok(());
         }
-        let reason = format!("no example {example}; there are {}, counted from 0", self.log.len());
-        Err(Error::Dynamics { path: self.log.dir().to_path_buf(), reason })
+        Err(Error::config("index", format!("no example {example}; there are {}, counted from 0", self.log.len())))
     }
 }

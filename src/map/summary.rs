@@ -136,7 +136,7 @@ impl DataMap {
             let h = halves.half_mut(half);
             h.rows += 1;
             h.mean_tokens += f64::from(tokens[i]);
-            h.mean_confidence += mean[i];
+            h.mean_probability += mean[i];
             h.mean_variability += (squares[i] / count).sqrt();
             h.never_correct += u64::from(!ever_right[i]);
         }

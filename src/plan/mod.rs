@@ -110,7 +110,7 @@ pub fn plan_on(model: &Model, config: &TrainConfig) -> Result<RunPlan> {
             max_length: config.max_length,
             cache_dir: &cache_dir,
             threads,
-            stop: &|| false,
+            stop: &|_| false,
         })
     };
     let Sets { train: store, valid } = open_sets(config, &cache_dir, open)?;

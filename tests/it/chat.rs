@@ -294,7 +294,7 @@ fn store(
         max_length,
         cache_dir: &cache.join("cache"),
         threads: 2,
-        stop: &|| false,
+        stop: &|_| false,
     })
 }
 

@@ -81,7 +81,7 @@ fn six_times_the_rows_need_no_more_memory() {
             max_length: 64,
             cache_dir: &dir.join("cache"),
             threads: 1,
-            stop: &|| false,
+            stop: &|_| false,
         })
         .unwrap();
         assert_eq!(store.len() as u64, n);

@@ -373,15 +373,13 @@ fn the_shortest_slices_have_an_end() {
     let at = |name: &str| dir.path().join(name);
     TrainingJob::new(valid(&at("whole"))).unwrap().run(|_| Control::Continue).unwrap();
     let job = TrainingJob::new(valid(&at("slices"))).unwrap();
-    // Tokenised beforehand: in no time nobody reads rows.
-    while !at("slices").join("run.json").exists() {
-        job.run_slice(Duration::from_millis(300)).unwrap();
-    }
+    // Each brings some rows, a step, or a batch of a sweep, whatever its time.
     let mut slices = 0;
-    while job.run_slice(Duration::from_millis(150)).unwrap().report.is_none() {
+    while job.run_slice(Duration::ZERO).unwrap().report.is_none() {
         slices += 1;
         assert!(slices < 300);
     }
+    assert!(slices > 20, "{slices}");
     assert!(adapter(&at("slices")) == adapter(&at("whole")));
 }
 

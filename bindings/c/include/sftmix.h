@@ -1623,8 +1623,9 @@ enum sftmix_status sftmix_job_run(struct sftmix_job *job, struct sftmix_report *
 
 /**
  * Trains on this thread for at most so many seconds and the micro-batch that is under way, writes a checkpoint and
- * returns; the next slice, in this process or another, goes on to the same bytes. `*finished` says whether the run is at
- * its end, and `report`, which may be NULL, is filled then. From any thread.
+ * returns; the next slice, in this process or another, goes on to the same bytes. However short it is, it tokenises some
+ * rows, or takes a step or a batch of a sweep; to open and to prepare counts towards its time, and may take longer.
+ * `*finished` says whether the run is at its end, and `report`, which may be NULL, is filled then. From any thread.
  */
 enum sftmix_status sftmix_job_run_slice(struct sftmix_job *job,
                                         double seconds,

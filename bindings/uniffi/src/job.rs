@@ -219,7 +219,7 @@ impl TrainingJob {
     }
 
     /// Trains for at most so many seconds and the micro-batch under way, writes a checkpoint and returns; the next slice
-    /// goes on to the same bytes.
+    /// goes on to the same bytes. However short it is, it tokenises some rows, or takes a step or a batch of a sweep.
     pub fn run_slice(&self, seconds: f64) -> Result<Slice> {
         Ok(self.held()?.job.run_slice(duration("seconds", seconds)?)?.into())
     }

@@ -168,7 +168,7 @@ twin! {
         /// Mean of the mean NLL, nats per token.
         mean_nll: f64,
         /// Mean of cartography's confidence.
-        mean_confidence: f64,
+        mean_probability: f64,
         /// Mean of its variability.
         mean_variability: f64,
         /// Examples that no checkpoint predicts for at least half of the tokens.

@@ -26,6 +26,7 @@ use crate::data::text::columns::invalid;
 use crate::data::text::Rendered;
 use crate::data::text::Template;
 use crate::error::{panic_text, Error, Result};
+use crate::stop::StopIf;
 
 /// A block ends at so many rows or bytes of JSON, whichever comes first: some 50 ms of work.
 const BLOCK_ROWS: usize = 1024;
@@ -175,7 +176,7 @@ impl Blocks<'_> {
         &self,
         threads: usize,
         asked: Duration,
-        stop: &dyn Fn() -> bool,
+        stop: StopIf<'_>,
         each: impl FnMut(&Made) -> Result<()>,
     ) -> Result<()> {
         let (empty, waiting) = channel();
@@ -186,7 +187,7 @@ impl Blocks<'_> {
         let mut reader = RowReader::open(self.data)?;
         let mut skipped = Vec::new();
         for row in 0..self.skip {
-            if row % 1024 == 0 && stop() {
+            if row % 1024 == 0 && stop(false) {
                 return Err(Error::Stopped { checkpoint: None });
             }
             skipped.clear();
@@ -296,13 +297,13 @@ fn write(
     empty: Sender<Block>,
     full: Receiver<Block>,
     asked: Duration,
-    stop: &dyn Fn() -> bool,
+    stop: StopIf<'_>,
     mut each: impl FnMut(&Made) -> Result<()>,
 ) -> Result<()> {
     let mut early = BTreeMap::new();
-    let mut next = 0;
+    let (mut next, mut made) = (0, false);
     loop {
-        if stop() {
+        if stop(made) {
             return Err(Error::Stopped { checkpoint: None });
         }
         match full.recv_timeout(asked) {
@@ -313,6 +314,7 @@ fn write(
         while let Some(mut block) = early.remove(&next) {
             next += 1;
             each(&block.made)?;
+            made |= !block.made.examples.is_empty();
             if let Some(fault) = block.fault.take() {
                 return Err(fault);
             }

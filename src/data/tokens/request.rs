@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::tokenizer::Tokenizer;
 use crate::config::DataOptions;
+use crate::stop::StopIf;
 
 /// What a store is made from.
 #[derive(Clone, Copy)]
@@ -22,6 +23,7 @@ pub struct StoreRequest<'a> {
     pub cache_dir: &'a Path,
     /// Threads that tokenise, ≥ 1.
     pub threads: usize,
-    /// Asked on the caller's thread, ten times a second or oftener; true ends the build.
-    pub stop: &'a dyn Fn() -> bool,
+    /// Asked on the caller's thread, ten times a second or oftener, with whether rows were tokenised that the next build
+    /// need not tokenise again; true ends the build.
+    pub stop: StopIf<'a>,
 }

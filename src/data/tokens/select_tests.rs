@@ -41,7 +41,7 @@ impl Bench {
                 max_length: 16,
                 cache_dir,
                 threads: 2,
-                stop: &|| false,
+                stop: &|_| false,
             })
         })
     }

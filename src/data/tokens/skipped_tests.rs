@@ -65,7 +65,7 @@ impl Files {
             max_length: 64,
             cache_dir: &self.dir.path().join("cache"),
             threads,
-            stop: &|| false,
+            stop: &|_| false,
         })
     }
 
@@ -181,7 +181,7 @@ fn a_build_that_was_stopped_keeps_what_it_skipped() {
     let data = files.dir.path().join("d.jsonl");
     std::fs::write(&data, &text).unwrap();
     let asked = std::cell::Cell::new(0);
-    let stopping = || {
+    let stopping = |_| {
         asked.set(asked.get() + 1);
         asked.get() > 6
     };
@@ -196,8 +196,8 @@ fn a_build_that_was_stopped_keeps_what_it_skipped() {
         stop: &stopping,
     };
     assert!(matches!(TokenStore::open_or_build(&request), Err(Error::Stopped { .. })));
-    let resumed = TokenStore::open_or_build(&StoreRequest { stop: &|| false, ..request }).unwrap();
-    let whole = StoreRequest { stop: &|| false, cache_dir: &files.dir.path().join("other"), ..request };
+    let resumed = TokenStore::open_or_build(&StoreRequest { stop: &|_| false, ..request }).unwrap();
+    let whole = StoreRequest { stop: &|_| false, cache_dir: &files.dir.path().join("other"), ..request };
     let whole = TokenStore::open_or_build(&whole).unwrap();
     assert_eq!((resumed.sources(), resumed.hash()), (whole.sources(), whole.hash()));
     assert_eq!(whole.counts().skipped, 300);

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::rows::files::list;
 use crate::disk::write_file;
 use crate::error::{Error, Result};
+use crate::stop::StopIf;
 
 /// A file that changed later than this before it was hashed may change again without its time
 /// moving on (file systems count in steps of up to two seconds), so its hash is not remembered.
@@ -74,7 +75,7 @@ fn modified_ns(meta: &std::fs::Metadata) -> u64 {
 }
 
 /// blake3 of the file's contents and the stamp that it was read under.
-pub(crate) fn source_hash(data: &Path, cache_dir: &Path, stop: &dyn Fn() -> bool) -> Result<([u8; 32], Stamp)> {
+pub(crate) fn source_hash(data: &Path, cache_dir: &Path, stop: StopIf<'_>) -> Result<([u8; 32], Stamp)> {
     let stamp = Stamp::of(data)?;
     // One small file a path, so that two processes have nothing to read, change and write back.
     let name = blake3::hash(stamp.path.as_os_str().as_encoded_bytes()).to_hex();
@@ -114,7 +115,7 @@ pub(crate) fn changed(data: &Path) -> Error {
 }
 
 /// Where the texts lie makes no other rows, but their order does.
-fn hash_texts(folder: &Path, stop: &dyn Fn() -> bool) -> Result<[u8; 32]> {
+fn hash_texts(folder: &Path, stop: StopIf<'_>) -> Result<[u8; 32]> {
     let mut hasher = blake3::Hasher::new();
     for file in list(folder)?.files {
         hasher.update(&hash_file(&file, stop)?);
@@ -122,12 +123,12 @@ fn hash_texts(folder: &Path, stop: &dyn Fn() -> bool) -> Result<[u8; 32]> {
     Ok(*hasher.finalize().as_bytes())
 }
 
-fn hash_file(path: &Path, stop: &dyn Fn() -> bool) -> Result<[u8; 32]> {
+fn hash_file(path: &Path, stop: StopIf<'_>) -> Result<[u8; 32]> {
     let mut file = File::open(path).map_err(Error::io(path))?;
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; 1 << 18];
     loop {
-        if stop() {
+        if stop(false) {
             return Err(Error::Stopped { checkpoint: None });
         }
         match file.read(&mut buffer) {
@@ -148,7 +149,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("d");
         std::fs::write(&data, "one").unwrap();
-        let hash = || source_hash(&data, dir.path(), &|| false).unwrap().0;
+        let hash = || source_hash(&data, dir.path(), &|_| false).unwrap().0;
         let one = *blake3::hash(b"one").as_bytes();
         assert_eq!(hash(), one);
         let memos = || std::fs::read_dir(dir.path()).unwrap().count() - 1;
@@ -171,7 +172,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cache = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
-        let hash = || source_hash(dir.path(), cache.path(), &|| false).unwrap().0;
+        let hash = || source_hash(dir.path(), cache.path(), &|_| false).unwrap().0;
         write("a.txt", "one");
         write("b.txt", "two");
         let first = hash();
@@ -191,7 +192,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("d");
         std::fs::write(&data, "one").unwrap();
-        assert!(matches!(source_hash(&data, dir.path(), &|| true), Err(Error::Stopped { .. })));
-        assert!(matches!(source_hash(dir.path(), dir.path(), &|| false), Err(Error::Io { .. })));
+        assert!(matches!(source_hash(&data, dir.path(), &|_| true), Err(Error::Stopped { .. })));
+        assert!(matches!(source_hash(dir.path(), dir.path(), &|_| false), Err(Error::Io { .. })));
     }
 }

@@ -38,7 +38,7 @@ impl Bench {
             max_length: self.max_length,
             cache_dir: &self.cache(),
             threads: self.threads,
-            stop: &|| false,
+            stop: &|_| false,
         })
     }
 
@@ -317,7 +317,7 @@ fn build_until(bench: &Bench, data: &Path, asked: usize) -> Result<TokenStore> {
         max_length: bench.max_length,
         cache_dir: &bench.cache(),
         threads: bench.threads,
-        stop: &|| count.replace(count.get() + 1) >= asked,
+        stop: &|_| count.replace(count.get() + 1) >= asked,
     })
 }
 

@@ -41,7 +41,7 @@ impl Unfinished {
             Err(reason) => return Ok(self.damaged(&reason)),
         };
         for i in 0..part.len() {
-            if i % 4096 == 0 && (request.stop)() {
+            if i % 4096 == 0 && (request.stop)(false) {
                 return Err(Error::Stopped { checkpoint: None });
             }
             let record = part.record(i);

@@ -78,7 +78,7 @@ impl Opened {
         limits_are_kept(config, options.form)?;
         refuse_early(config, model, options.threads.unwrap_or_else(available_threads))?;
         let hash = ModelHash::start(model, &cache)?;
-        let (mut inputs, tokenizer) = Inputs::open(model, config.max_length, options, cache)?;
+        let (mut inputs, tokenizer) = Inputs::open(model, options, cache)?;
         let instructions = inputs.engine.instructions();
         if let Some((was, is)) = before.and_then(|b| b.resolved.instructions.as_ref()).zip(instructions.as_ref()) {
             if was != is {
@@ -89,8 +89,8 @@ impl Opened {
         let template = before.and_then(|b| b.chat.as_ref()).and_then(|chat| chat.template.as_deref());
         let template = template.filter(|_| config.data_options.chat_template.is_some());
         let open = |data: &Path| {
-            inputs.store(&tokenizer, data, &config.data_options, template, config.max_length, &|| {
-                control.gate(Gate::Rows, false) == Turn::Stop
+            inputs.store(&tokenizer, data, &config.data_options, template, config.max_length, &|made| {
+                control.gate(Gate::Rows { made }, false) == Turn::Stop
             })
         };
         let Sets { train: store, valid } = open_sets(config, &inputs.cache_dir, open)?;

@@ -27,8 +27,9 @@ pub unsafe extern "C" fn sftmix_job_run(job: *mut sftmix_job, report: *mut sftmi
 }
 
 /// Trains on this thread for at most so many seconds and the micro-batch that is under way, writes a checkpoint and
-/// returns; the next slice, in this process or another, goes on to the same bytes. `*finished` says whether the run is at
-/// its end, and `report`, which may be NULL, is filled then. From any thread.
+/// returns; the next slice, in this process or another, goes on to the same bytes. However short it is, it tokenises some
+/// rows, or takes a step or a batch of a sweep; to open and to prepare counts towards its time, and may take longer.
+/// `*finished` says whether the run is at its end, and `report`, which may be NULL, is filled then. From any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sftmix_job_run_slice(
     job: *mut sftmix_job,
