@@ -8,7 +8,9 @@ import Foundation
 /// The identifier stands in the app's Info.plist under `BGTaskSchedulerPermittedIdentifiers`, with `processing` among its
 /// `UIBackgroundModes`. Register before the app has finished launching, schedule when there is something to train:
 ///
-///     let training = BackgroundTraining(identifier: "org.example.train") { try TrainingJob.resume(folder) }
+///     let training = BackgroundTraining(identifier: "org.example.train") {
+///         do { return try .resume(folder) } catch SFTMixError.checkpoint { return try TrainingJob(settings) }
+///     }
 ///     training.register()
 ///     try training.schedule()
 public final class BackgroundTraining: Sendable {
@@ -16,7 +18,8 @@ public final class BackgroundTraining: Sendable {
     public enum Outcome: Sendable {
         /// The run has its adapter; nothing was scheduled.
         case finished(Report)
-        /// Time ran out; the next slice goes on from the checkpoint, and was asked for.
+        /// Time ran out; the next slice goes on from the checkpoint, and was asked for. Without a checkpoint none was written in
+        /// this grant: where the run was not prepared yet, its folder holds none to be taken up.
         case goesOn(checkpoint: String?)
         /// The run failed; nothing was scheduled.
         case failed(any Error)
@@ -35,7 +38,7 @@ public final class BackgroundTraining: Sendable {
     ///   - requiresExternalPower: Whether to wait for a charger. Without one the system also ends tasks that compute too much.
     ///   - policy: What the job may take when the device is warm or saves power.
     ///   - ended: Told how each grant of time went.
-    ///   - job: Makes the job, or takes it up from its folder; called when time is granted.
+    ///   - job: Takes the job up from its folder, or makes it where there is none yet; called when time is granted.
     public init(
         identifier: String, sliceSeconds: Double = 60, requiresExternalPower: Bool = true,
         policy: ConditionsPolicy = ConditionsPolicy(), ended: @escaping @Sendable (Outcome) -> Void = { _ in },

@@ -16,7 +16,7 @@ extension TrainingJob: AsyncSequence {
 
     /// Begins the job, unless it was begun, and gives its events; throws what made it fail. A job that was stopped just ends
     /// here: ``wait()`` tells. When the task that iterates is cancelled, the job stops behind a checkpoint before the loop ends;
-    /// to leave the loop stops nothing.
+    /// where it was cancelled before, nothing begins and the loop ends. To leave the loop stops nothing.
     public func makeAsyncIterator() -> AsyncIterator {
         // Not a stream's: that asks for nothing more when its task was cancelled between two events.
         AsyncIterator(reader: EventReader(self, timeout: nil, whole: true))
@@ -24,8 +24,11 @@ extension TrainingJob: AsyncSequence {
 
     /// Its events from the first that was not dealt with; an event counts as dealt with when the next is asked for, and comes
     /// again until then, also after a crash of the process. One event is held at a time: the job does not wait, and what was not
-    /// read yet is in the run folder. Ends with the job, or where none came for `timeout` seconds, or when the task is
-    /// cancelled, which leaves the job as it is.
+    /// read yet is in the run folder: steps and evaluations all, of `sweep` and `checkpoint` the newest. Ends with the job, or
+    /// where none came for `timeout` seconds, or when the task is cancelled, which leaves the job as it is. Of a job that was not
+    /// begun it ends at once.
+    ///
+    /// A job has one place up to which events were dealt with: of two readers at once each gets a part. One reads, and passes on.
     public func events(timeout: Double? = nil) -> AsyncThrowingStream<Event, any Error> {
         let reader = EventReader(self, timeout: timeout, whole: false)
         return AsyncThrowingStream { try await reader.next() }

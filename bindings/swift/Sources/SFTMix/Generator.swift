@@ -86,7 +86,8 @@ public final class Generator: Sendable {
     }
 
     /// The pieces of ``generate(_:settings:onText:)`` as they come; the text begins when the first is asked for. At most 64 are
-    /// held: then the text waits for its reader. To leave the loop, or to cancel the task, ends the text.
+    /// held: then the text waits for its reader. To leave the loop, or to cancel the task, ends the text; in a task that was
+    /// cancelled the loop ends without an error, as at the end of a text: `Task.isCancelled` tells.
     public func stream(
         _ prompt: String, settings: GenerateSettings = GenerateSettings()
     ) -> AsyncThrowingStream<String, any Error> {

@@ -5,7 +5,9 @@ import SFTMixFFI
 ///
 ///     let one: TrainData = "rows.jsonl"
 ///     let two: TrainData = [DataSource(path: "a.jsonl"), DataSource(path: "b.jsonl", weight: 0.5)]
-public struct TrainData: Codable, Equatable, Sendable, ExpressibleByStringLiteral, ExpressibleByArrayLiteral {
+///
+/// A path that is no literal: `TrainData(path)`, or `"\(folder)/rows.jsonl"`.
+public struct TrainData: Codable, Equatable, Sendable, ExpressibleByStringInterpolation, ExpressibleByArrayLiteral {
     /// The files.
     public var sources: [DataSource]
 
@@ -13,6 +15,8 @@ public struct TrainData: Codable, Equatable, Sendable, ExpressibleByStringLitera
     public init(_ sources: [DataSource]) { self.sources = sources }
     /// One file or folder.
     public init(path: String) { sources = [DataSource(path: path)] }
+    /// One file or folder.
+    public init(_ path: String) { self.init(path: path) }
     public init(stringLiteral path: String) { self.init(path: path) }
     public init(arrayLiteral sources: DataSource...) { self.init(sources) }
 
@@ -56,7 +60,7 @@ public struct TrainData: Codable, Equatable, Sendable, ExpressibleByStringLitera
     }
 }
 
-extension DataSource: ExpressibleByStringLiteral {
+extension DataSource: ExpressibleByStringInterpolation {
     /// A file that an epoch has once.
     public init(stringLiteral path: String) { self.init(path: path) }
 }

@@ -1,13 +1,14 @@
 import SFTMixFFI
 
-/// What a run of these settings will take: memory by part, tokens, time, and whether it stays within its limit.
+/// What a run of these settings will take: memory by part, tokens, time, and whether it stays within its limit. Cancelling the
+/// task does not end it.
 public func plan(_ settings: TrainSettings, model: Model? = nil) async throws -> Plan {
     try await aside { try mapped { try SFTMixFFI.plan(settings: settings.core(), model: model?.core) } }
 }
 
 /// Loss, perplexity and accuracy of a model, with an adapter where one is given, on a file of rows. The settings say how rows
 /// become examples (`data`, `maxLength`, `batchSize`, the shape of rows), where to compute, and the model, where no open one is
-/// given. `force` takes the adapter whatever base it names.
+/// given. `force` takes the adapter whatever base it names. Cancelling the task does not end it.
 public func evaluate(
     _ settings: TrainSettings, model: Model? = nil, adapter: String? = nil, force: Bool = false
 ) async throws -> Evaluation {
@@ -19,7 +20,7 @@ public func evaluate(
 }
 
 /// What training will see of the data files: the first `rows` of each, or the one of number `row`, token by token, and what
-/// became of all.
+/// became of all. Cancelling the task does not end it.
 public func inspect(
     _ settings: TrainSettings, model: Model? = nil, rows: UInt64 = 3, row: UInt64? = nil
 ) async throws -> [InspectedFile] {
@@ -31,6 +32,10 @@ public func inspect(
 /// Writes the adapter of a run for other runtimes (`peft`, `gguf`, `mlx`), reads each back and compares its logits with the
 /// trained one's. Without a run, `model` and `adapter` say which adapter on which base, and `data` the rows to compare on;
 /// `force` takes the adapter whatever base it names.
+///
+/// They go to `OUT/peft`, `OUT/mlx` and `OUT/gguf`; without `out`, OUT is `export` in the run folder. `path` of what is returned
+/// is that folder: the one for GGUF holds `adapter.gguf`. Exports that were there are replaced. Cancelling the task does not end
+/// it.
 public func export(
     _ run: String? = nil, formats: [String] = ["peft"], out: String? = nil, model: String? = nil, adapter: String? = nil,
     data: String? = nil, force: Bool = false
@@ -40,7 +45,8 @@ public func export(
 }
 
 /// Writes a model whose weights have the adapter in them: a Hugging Face folder (`dtype` f32, f16 or bf16), or a GGUF file of a
-/// type such as `q4_k_m`. The adapter is named as in ``export(_:formats:out:model:adapter:data:force:)``.
+/// type such as `q4_k_m`. The adapter is named as in ``export(_:formats:out:model:adapter:data:force:)``. Cancelling the task
+/// does not end it.
 public func merge(
     _ run: String? = nil, out: String, dtype: String? = nil, gguf: String? = nil, model: String? = nil,
     adapter: String? = nil, data: String? = nil, force: Bool = false

@@ -37,7 +37,8 @@ public final class TrainingJob: Sendable {
     }
 
     /// A new run on rows that are in no file: any sequence of JSON objects as text, or of what is written as a JSON object. It is
-    /// read once, on a thread of the library's, and written through to the run folder when the job begins.
+    /// read once, on a thread of the library's, and written through to the run folder when the job begins. It is read to its end
+    /// however short a slice is; to stop the job ends that at once.
     public convenience init<Rows: Sequence>(
         _ settings: TrainSettings, rows: sending Rows, model: Model? = nil,
         onEvent: (@Sendable (Event) throws -> Bool)? = nil
@@ -46,8 +47,8 @@ public final class TrainingJob: Sendable {
         try self.init(settings, model: model, onEvent: onEvent) { RowPull(rows: handed.value, $0) }
     }
 
-    /// A new run on rows that a function gives one by one, JSON objects as text; `nil` behind the last. What it throws is the
-    /// cause of a ``SFTMixError/callback(detail:reason:cause:)``.
+    /// A new run on rows that a function gives one by one, JSON objects as text; `nil` behind the last. Only one thread calls it
+    /// at a time, but not the caller's. What it throws is the cause of a ``SFTMixError/callback(detail:reason:cause:)``.
     public convenience init(
         _ settings: TrainSettings, nextRow: @escaping @Sendable () throws -> String?, model: Model? = nil,
         onEvent: (@Sendable (Event) throws -> Bool)? = nil
@@ -68,8 +69,13 @@ public final class TrainingJob: Sendable {
         self.init(core: core, cause: cause)
     }
 
-    /// The run in the folder `out`, to be taken up where its newest whole checkpoint stands. Settings are its own; inputs that
-    /// have moved and settings of the machine may be given anew.
+    /// The run in the folder `out`, to be taken up where its newest whole checkpoint stands. Settings are its own. Given anew may
+    /// be inputs that have moved, of the same content (`model`, `data`, `valid`, `initAdapter`, `chatTemplate`, `dynamics`), and
+    /// settings of the machine (`device`, `memoryLimit`, `residentLimit`, `cacheDir`). The number of threads changes by
+    /// ``update(_:)`` alone.
+    ///
+    /// - Throws: ``SFTMixError/checkpoint(detail:path:reason:)`` where the folder holds no run: a run that was stopped before it
+    ///   was prepared has left none, and begins anew with the same settings.
     public static func resume(
         _ out: String, settings: TrainSettings = TrainSettings(), model: Model? = nil,
         onEvent: (@Sendable (Event) throws -> Bool)? = nil
@@ -101,14 +107,19 @@ public final class TrainingJob: Sendable {
     }
 
     /// Begins it and waits for its end. When the task is cancelled, the job stops within a micro-batch behind a checkpoint, and
-    /// this throws ``SFTMixError/stopped(detail:checkpoint:)``.
+    /// this throws ``SFTMixError/stopped(detail:checkpoint:)``, without a checkpoint where it was not prepared yet. In a task that
+    /// was cancelled before, nothing begins, and this throws `CancellationError`.
     @discardableResult
     public func run() async throws -> Report {
         try await aside(stop: stop) { [self] in try mapped(cause) { try core.run() } }
     }
 
     /// Trains for at most so many seconds and the micro-batch under way, writes a checkpoint and returns. The next slice, in this
-    /// process or another, goes on to the same bytes. Cancelling the task stops it as it does ``run()``.
+    /// process or another, goes on to the same bytes. Cancelling the task stops it as it does ``run()``, with the same errors.
+    ///
+    /// Preparing (reading rows, opening and hashing) counts towards the time and may take longer. However short a slice is, the
+    /// run gets on: rows that were tokenised stay for the next, and once prepared it does one step at least. While the job is
+    /// paused, slices pass without a step.
     public func runSlice(_ seconds: Double) async throws -> Slice {
         try await aside(stop: stop) { [self] in try mapped(cause) { try core.runSlice(seconds: seconds) } }
     }
@@ -147,22 +158,25 @@ public final class TrainingJob: Sendable {
         }
     }
 
-    /// Asks it to wait: it finishes its micro-batch and writes a checkpoint.
+    /// Asks it to wait: it finishes its micro-batch and writes a checkpoint. Before it runs, or between two slices: it is held at
+    /// its start.
     public func pause() throws {
         try mapped { try core.pause() }
     }
 
-    /// Lets it go on after a pause.
+    /// Lets it go on after a pause; returns at once, when ``status()`` may still say `paused`.
     public func unpause() throws {
         try mapped { try core.unpause() }
     }
 
-    /// Asks it to stop within a micro-batch: behind a checkpoint, or with `save` false at the newest one that is there.
+    /// Asks it to stop within a micro-batch: behind a checkpoint, or with `save` false at the newest one that is there. Before it
+    /// runs, or between two slices: its next attempt stops.
     public func cancel(save: Bool = true) throws {
         try mapped { try core.cancel(save: save) }
     }
 
-    /// Changes what it may take of the machine, from the next micro-batch on.
+    /// Changes what it may take of the machine, from the next micro-batch on. The limits are this object's: a run that is taken
+    /// up has those of its settings.
     public func update(_ limits: Limits) throws {
         try mapped { try core.update(limits: limits) }
     }

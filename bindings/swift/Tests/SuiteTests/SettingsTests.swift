@@ -24,6 +24,17 @@ final class SettingsTests: SuiteCase {
             ["chat_template_kwargs": ["enable_thinking": false]])
     }
 
+    func testAPathThatIsNoLiteral() throws {
+        let (folder, path) = ("/rows", "/rows/a.jsonl")
+        XCTAssertEqual(TrainSettings(data: "\(folder)/a.jsonl").data?.sources, [DataSource(path: path)])
+        XCTAssertEqual(TrainSettings(data: TrainData(path)), TrainSettings(data: "/rows/a.jsonl"))
+        XCTAssertEqual(TrainSettings(data: ["\(folder)/a.jsonl"]), TrainSettings(data: TrainData(path: path)))
+        XCTAssertEqual(TrainData("\(folder)/a.jsonl"), TrainData(path))
+        var settings = TrainSettings()
+        settings.data = "\(path)"
+        XCTAssertEqual(settings, TrainSettings(data: TrainData([DataSource(path: path)])))
+    }
+
     func testTheyAreReadAsTheyWereWritten() throws {
         let all = TrainSettings(
             model: "m", data: ["a", DataSource(path: "b", weight: 2)], out: "o", adamBetas: [0.8, 0.9], useDora: true,

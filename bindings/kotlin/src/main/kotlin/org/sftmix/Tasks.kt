@@ -4,7 +4,8 @@ package org.sftmix
 // on to its end before the cancellation is seen.
 
 /**
- * What a run of these settings will take: memory by part, tokens, time, and whether it stays within its limit.
+ * What a run of these settings will take: memory by part, tokens, time, and whether it stays within its limit. To cancel the
+ * coroutine does not end it.
  *
  * @param model an open model, in place of `settings.model`.
  */
@@ -12,7 +13,7 @@ public suspend fun plan(settings: TrainSettings, model: Model? = null): RunPlan 
     blocking { model.lent { corePlan(settings, it) } }
 
 /**
- * Loss, perplexity and accuracy of a model on a file of rows.
+ * Loss, perplexity and accuracy of a model on a file of rows. To cancel the coroutine does not end it.
  *
  * @param settings how rows become examples (`data`, `maxLength`, `batchSize`, the shape of rows), where to compute, and the
  *   model, where no open one is given.
@@ -27,7 +28,7 @@ public suspend fun evaluate(
 ): Evaluation = blocking { model.lent { coreEvaluate(settings, it, adapter, force) } }
 
 /**
- * What training will see of the data files, and what became of all rows.
+ * What training will see of the data files, and what became of all rows. To cancel the coroutine does not end it.
  *
  * @param rows how many rows of each file are shown token by token, from the first.
  * @param row the number of one row that is shown instead, from 1.
@@ -40,11 +41,13 @@ public suspend fun inspect(
 ): List<InspectedFile> = blocking { model.lent { coreInspect(settings, it, natural("rows", rows), row?.let { natural("row", it) }) } }
 
 /**
- * Writes the adapter of a run for other runtimes, reads each back and compares its logits with the trained one's.
+ * Writes the adapter of a run for other runtimes, reads each back and compares its logits with the trained one's. They go to
+ * `OUT/peft`, `OUT/mlx` and `OUT/gguf`, which holds `adapter.gguf`; exports that were there are replaced. To cancel the
+ * coroutine does not end it.
  *
  * @param run a run folder: its adapter, its base and its held-out rows. Or name [model] and [adapter].
  * @param formats peft, gguf, mlx.
- * @param out where to; without, beside the adapter.
+ * @param out where to; without, `export` in the run folder.
  * @param data rows to compare on.
  * @param force takes the adapter whatever base its sftmix.json names.
  */
@@ -59,7 +62,7 @@ public suspend fun export(
 ): List<Exported> = blocking { coreExport(AdapterSource(run, model, adapter, data, force), formats, out) }
 
 /**
- * Writes a model whose weights have the adapter in them.
+ * Writes a model whose weights have the adapter in them. To cancel the coroutine does not end it.
  *
  * @param run a run folder, as for [export].
  * @param out where to.

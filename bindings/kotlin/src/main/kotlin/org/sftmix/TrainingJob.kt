@@ -22,7 +22,7 @@ private val TURN = 250.milliseconds
  * is enough to take it up again ([resume]).
  *
  * A coroutine that is cancelled while it suspends in [run], [runSlice] or [train] stops the job within a micro-batch, behind
- * a checkpoint; the [CancellationException] follows when that is on disk.
+ * a checkpoint; the [CancellationException] follows when that is on disk. A run that was not prepared yet has no checkpoint then.
  *
  * ```
  * TrainingJob(TrainSettings(model = "demo", data = files("demo/train.jsonl"), out = "run")).use { println(it.run().adapter) }
@@ -37,7 +37,8 @@ public class TrainingJob private constructor(private val failure: Failure, make:
      * @param settings what to train, on what, where to; what is left out has its default.
      * @param model an open model, in place of `settings.model`.
      * @param rows rows in place of `settings.data`: maps, or JSON objects as text. They are read once, when the job begins,
-     *   and written through to the run folder.
+     *   and written through to the run folder. They are read to their end however short a slice is; to stop the job ends that
+     *   at once. One thread asks for them at a time, but not the caller's.
      * @param onEvent called with each event on a thread of its own; `false` from it stops the job. Training does not wait for
      *   it, and while it is busy the newest step takes the place of the one before. What it throws ends the job behind a
      *   checkpoint, and is the cause of the [SftmixException.Callback] that [run] or [wait] throws.
@@ -64,8 +65,12 @@ public class TrainingJob private constructor(private val failure: Failure, make:
         /**
          * The run in the folder [out], to be taken up where its newest whole checkpoint stands.
          *
-         * @param settings inputs that have moved, and other settings of the machine; the rest are the run's own.
+         * @param settings inputs that have moved, of the same content (`model`, `data`, `valid`, `initAdapter`, `chatTemplate`,
+         *   `dynamics`), and settings of the machine (`device`, `memoryLimit`, `residentLimit`, `cacheDir`); the rest are the
+         *   run's own. The number of threads changes by [update] alone.
          * @param model an open model, in place of the run's.
+         * @throws SftmixException.Checkpoint where the folder holds no run: one that was stopped before it was prepared has left
+         *   none, and begins anew with the same settings.
          */
         public fun resume(
             out: String,
@@ -115,20 +120,33 @@ public class TrainingJob private constructor(private val failure: Failure, make:
     /**
      * Trains for at most so long and the micro-batch under way, writes a checkpoint and returns. The next slice, in this
      * process or another, goes on to the same bytes. To cancel the coroutine ends the slice at once, with its checkpoint.
+     *
+     * Preparing (reading rows, opening and hashing) counts towards the time and may take longer. However short a slice is, the
+     * run gets on: rows that were tokenised stay for the next, and once prepared it does one step at least. While the job is
+     * paused, slices pass without a step.
      */
     public suspend fun runSlice(time: Duration): Slice =
         stopped { handle.use { it.runSliceAsync(time.toDouble(DurationUnit.SECONDS)) } }
 
-    /** Asks it to wait: it finishes its micro-batch and writes a checkpoint. */
+    /**
+     * Asks it to wait: it finishes its micro-batch and writes a checkpoint. Before it runs, or between two slices: it is held at
+     * its start.
+     */
     public fun pause(): Unit = handle.use { it.pause() }
 
-    /** Lets it go on after a pause. */
+    /** Lets it go on after a pause; returns at once, when [status] may still say that it is paused. */
     public fun unpause(): Unit = handle.use { it.unpause() }
 
-    /** Asks it to stop within a micro-batch: behind a checkpoint, or without [save] at the newest one that is there. */
+    /**
+     * Asks it to stop within a micro-batch: behind a checkpoint, or without [save] at the newest one that is there. Before it
+     * runs, or between two slices: its next attempt stops.
+     */
     public fun cancel(save: Boolean = true): Unit = handle.use { it.cancel(save) }
 
-    /** Changes what it may take of the machine, from the next micro-batch on. */
+    /**
+     * Changes what it may take of the machine, from the next micro-batch on. The limits are this object's: a run that is taken
+     * up has those of its settings.
+     */
     public fun update(limits: Limits): Unit = handle.use { it.update(limits) }
 
     /**
@@ -136,6 +154,9 @@ public class TrainingJob private constructor(private val failure: Failure, make:
      * it: one whose collector throws, or leaves the flow (`first`, `take`), comes again to the next, also after a crash of
      * the process. Ends with the job, or where none came for [timeout]. It begins nothing and says nothing of a failure:
      * [train] does both. Behind an operator that runs ahead, such as `buffer`, events are dealt with when it has them.
+     *
+     * Steps and evaluations all come, however late they are collected; of sweeps and checkpoints the newest. A job has one place
+     * up to which events were dealt with: of two collectors at once each gets a part. One collects, and passes on.
      */
     public fun events(timeout: Duration? = null): Flow<Event> = flow {
         while (true) {
