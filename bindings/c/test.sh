@@ -57,6 +57,16 @@ documented() {
         (cd "$scratch/documented" && ./api)
 }
 
+# Those of the README are parts of one.
+parts_documented() {
+    {
+        printf '#include <sftmix.h>\n#include <stdbool.h>\nstatic void check(sftmix_status s) { (void)s; }\n'
+        awk '/^```c$/ { on = 1; printf "void part%d(sftmix_job *job, sftmix_model *model, sftmix_event e, sftmix_train_options options)\n{\n", ++n; next }
+            /^```$/ && on { on = 0; print "(void)job; (void)model; (void)e; (void)options;\n}" } on' README.md
+    } > "$scratch/readme.c"
+    grep -q part2 "$scratch/readme.c" && gcc "${strict[@]}" "${include[@]}" -fsyntax-only "$scratch/readme.c"
+}
+
 in_root() { (cd "$root" && "$@"); }
 
 only_its_own() {
@@ -117,6 +127,7 @@ read -ra include <<< "$(pkg-config --cflags sftmix)"
 static=("${include[@]}" "$prefix/lib/libsftmix.a" "${private[@]}")
 
 check header_is_c gcc "${strict[@]}" -fsyntax-only -x c "$prefix/include/sftmix.h"
+check documented_parts_compile parts_documented
 check header_is_cpp g++ -Wall -Wextra -Wpedantic -Werror -fsyntax-only -x c++ "$prefix/include/sftmix.h"
 check every_structure_has_its_macro every_structure_has_its_macro
 check suite_compiles gcc "${strict[@]}" tests/suite.c -o "$scratch/suite" "${flags[@]}" -lpthread -lm

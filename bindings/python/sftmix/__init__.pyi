@@ -1,14 +1,24 @@
 import logging
 import os
-from typing import Any, AsyncIterator, Callable, Iterable, Iterator
+from typing import Any, AsyncIterator, Callable, Iterable, Iterator, Literal, Mapping, Sequence, overload
 
 __version__: str
 
 Source = str | os.PathLike | tuple[str | os.PathLike, float]
-Data = Source | list[Source] | Iterable[dict | str]
+Files = Source | Sequence[Source]
+Data = Files | Iterable[dict | str]
+
+_Kind = Literal["prepared", "step", "evaluated", "stopped_early", "sweep", "split", "checkpoint", "limits", "other"]
+_State = Literal["idle", "preparing", "running", "pausing", "paused", "stopping", "done", "cancelled", "failed"]
+_Half = Literal["confident", "unconfident", "neither"]
+_Column = Literal[
+    "row", "confidence", "mean_probability", "variability", "correctness", "forgetfulness", "mean_perplexity", "mean_nll",
+    "tokens",
+]
+_Filters = Iterable[tuple[_Column, float | None, float | None]]
 
 class Event:
-    kind: str
+    kind: _Kind
     def __getattr__(self, name: str) -> Any: ...
     def to_dict(self) -> dict: ...
 
@@ -33,7 +43,7 @@ class Report(Record):
     peak_anonymous_bytes: int
 
 class Status(Record):
-    state: str
+    state: _State
     stage: str
     global_step: int
     total_steps: int
@@ -190,7 +200,11 @@ class TrainingJob:
     @property
     def settings(self) -> dict: ...
     def start(self) -> TrainingJob: ...
-    def wait(self, timeout: float | None = None) -> Report | None: ...
+    @overload
+    def wait(self, timeout: float) -> Report | None: ...
+    # Of a job that was started; one that was not, or whose slice is over, gives None.
+    @overload
+    def wait(self, timeout: None = None) -> Report: ...
     def run(self, progress: bool = False) -> Report: ...
     async def run_async(self) -> Report: ...
     def run_slice(self, seconds: float) -> Slice: ...
@@ -225,18 +239,18 @@ class Generator:
     def generate(
         self, prompt: str, *, max_new_tokens: int = 128, temperature: float = 0.0, top_k: int | None = None,
         top_p: float | None = None, min_p: float | None = None, repetition_penalty: float = 1.0,
-        stop: str | list[str] = (), seed: int = 0, on_text: Callable[[str], bool | None] | None = None,
+        stop: str | Sequence[str] = (), seed: int = 0, on_text: Callable[[str], bool | None] | None = None,
     ) -> Generation: ...
     def chat(
-        self, messages: list[dict], *, tools: list[dict] | None = None, max_new_tokens: int = 128,
+        self, messages: Iterable[Mapping[str, Any]], *, tools: list[dict] | None = None, max_new_tokens: int = 128,
         temperature: float = 0.0, top_k: int | None = None, top_p: float | None = None, min_p: float | None = None,
-        repetition_penalty: float = 1.0, stop: str | list[str] = (), seed: int = 0,
+        repetition_penalty: float = 1.0, stop: str | Sequence[str] = (), seed: int = 0,
         on_text: Callable[[str], bool | None] | None = None,
     ) -> Generation: ...
     def stream(
         self, prompt: str, *, max_new_tokens: int = 128, temperature: float = 0.0, top_k: int | None = None,
         top_p: float | None = None, min_p: float | None = None, repetition_penalty: float = 1.0,
-        stop: str | list[str] = (), seed: int = 0,
+        stop: str | Sequence[str] = (), seed: int = 0,
     ) -> Iterator[str]: ...
     def cancel(self) -> None: ...
     def forget(self) -> None: ...
@@ -259,13 +273,11 @@ class DataMap:
     def __init__(self, run: str | os.PathLike) -> None: ...
     def summary(self) -> Summary: ...
     def rows(
-        self, *, sort_by: str = "confidence", descending: bool = False, half: str | None = None,
-        filters: Iterable[tuple[str, float | None, float | None]] = (), offset: int = 0, limit: int = 100,
+        self, *, sort_by: _Column = "confidence", descending: bool = False, half: _Half | None = None,
+        filters: _Filters = (), offset: int = 0, limit: int = 100,
         with_text: bool = False,
     ) -> dict[str, list]: ...
-    def count(
-        self, *, half: str | None = None, filters: Iterable[tuple[str, float | None, float | None]] = ()
-    ) -> int: ...
+    def count(self, *, half: _Half | None = None, filters: _Filters = ()) -> int: ...
     def history(self, index: int) -> list[dict]: ...
 
 def plan(
@@ -380,7 +392,7 @@ def inspect(
     row: int | None = None,
 ) -> list[dict]: ...
 def export(
-    run: str | os.PathLike | None = None, *, formats: str | list[str] = ("peft",), out: str | os.PathLike | None = None,
+    run: str | os.PathLike | None = None, *, formats: str | Sequence[str] = ("peft",), out: str | os.PathLike | None = None,
     model: Model | str | os.PathLike | None = None, adapter: str | os.PathLike | None = None,
     data: str | os.PathLike | None = None, force: bool = False,
 ) -> list[Exported]: ...
@@ -389,7 +401,7 @@ def merge(
     model: Model | str | os.PathLike | None = None, adapter: str | os.PathLike | None = None,
     data: str | os.PathLike | None = None, force: bool = False,
 ) -> Merged: ...
-def log_to(logger: logging.Logger | None = None, level: str = "warn") -> None: ...
+def log_to(logger: logging.Logger | None = None, level: str | int = "warn") -> None: ...
 
 class Error(Exception):
     detail: str

@@ -70,6 +70,10 @@ class Rows:
     """Rows of an iterable, one by one: dicts, or JSON objects as text."""
 
     def __init__(self, rows: Iterable):
+        if hasattr(rows, "to_dict") and hasattr(rows, "columns"):
+            # A data frame iterates over the names of its columns. Those of polars have a method of their own.
+            how = "frame.to_dicts()" if hasattr(rows, "to_dicts") else 'frame.to_dict("records")'
+            raise TypeError(f"data: expected rows, found a {type(rows).__name__}, which iterates over its columns; give {how}")
         self._rows: Iterator = iter(rows)
         self._number = 0
 

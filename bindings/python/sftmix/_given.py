@@ -2,11 +2,11 @@
 
 import difflib
 import inspect
-import json
 import os
+from numbers import Real
 from typing import Any, Callable, Iterable, List, Optional, Sequence, Tuple
 
-from . import _core
+from . import _checked, _core
 from ._errors import invalid
 from ._model import Model
 from ._settings import SETTINGS
@@ -43,7 +43,7 @@ def settings(given: dict, required: Sequence[str] = (), known: Sequence[str] = t
     model = given.pop("model", None)
     opened = model._core if isinstance(model, Model) else None
     data, rows = sources(given.pop("data", None))
-    fields = {"data": data, "model": os.fspath(model) if model is not None and opened is None else None}
+    fields = {"data": data, "model": _checked.path("model", model) if model is not None and opened is None else None}
     for name, value in given.items():
         fields[name] = _value(name, value)
     return _core.TrainSettings(**fields), opened, rows
@@ -52,19 +52,25 @@ def settings(given: dict, required: Sequence[str] = (), known: Sequence[str] = t
 def _value(name: str, value: Any) -> Any:
     """A value in the type of the record."""
     told = SETTINGS[name][0]
-    if isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    elif name == "target_modules" and isinstance(value, str):
-        value = [part.strip() for part in value.split(",") if part.strip()]
-    elif name == "chat_template_kwargs":
-        value = json.dumps(value)
-    elif name == "adam_betas":
-        value = [float(v) for v in value]
-    elif told == "float" and isinstance(value, (int, float)) and not isinstance(value, bool):
+    if told == "str | os.PathLike":
+        return _checked.path(name, value)
+    if name == "target_modules" and isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    if told == "str | list[str]":
+        return _checked.texts(name, value)
+    if told == "list[int]":
+        return [_checked.whole(name, v) for v in _checked.several(name, value, "a list of int")]
+    if told == "tuple[float, float]":
+        return [_checked.number(name, v) for v in _checked.several(name, value, "two numbers")]
+    if told.startswith("dict[") and not isinstance(value, dict):
+        raise TypeError(f"{name}: expected a dict, found {_checked.said(value)}")
+    if name == "chat_template_kwargs":
+        return _checked.as_json(name, value)
+    if told == "float" and isinstance(value, (int, float)) and not isinstance(value, bool):
         value = float(value)
     kind = {"int": int, "float": float, "bool": bool, "str": str}.get(told)
     if kind is not None and (not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)):
-        raise TypeError(f"{name}: expected {kind.__name__}, found {type(value).__name__} {value!r}")
+        raise TypeError(f"{name}: expected {kind.__name__}, found {_checked.said(value)}")
     return value
 
 
@@ -78,8 +84,10 @@ class _Default:
         return repr(self.value)
 
 
-def signed(required: Sequence[str] = (), known: Sequence[str] = tuple(SETTINGS)) -> Callable:
+def signed(required: Sequence[str] = (), known: Sequence[str] = tuple(SETTINGS), rows: bool = False) -> Callable:
     """Gives a function of ``**given`` the signature and the documentation of the settings that it knows."""
+    # Of which more is known here than where settings are made.
+    types = {"model": "Model | str | os.PathLike", "data": "Files | Iterable[dict | str]" if rows else "Files"}
 
     def decorate(function: Callable) -> Callable:
         kinds = inspect.Parameter
@@ -90,6 +98,7 @@ def signed(required: Sequence[str] = (), known: Sequence[str] = tuple(SETTINGS))
             if name in named:
                 continue
             told, default, _ = SETTINGS[name]
+            told = types.get(name, told) + (" | None" if default is None else "")
             default = kinds.empty if name in required else _Default(None if default is ... else default)
             more.append(kinds(name, kinds.KEYWORD_ONLY, annotation=told, default=default))
         positional = [p for p in own if p.kind == p.POSITIONAL_OR_KEYWORD]
@@ -108,11 +117,14 @@ def sources(data: Any) -> Tuple[Optional[List[Any]], Optional[Iterable]]:
         return None, None
     if isinstance(data, (str, os.PathLike)):
         return [_core.DataSource(path=os.fspath(data), weight=1.0)], None
+    if _is_weighted(data):
+        data = [data]
     if isinstance(data, (list, tuple)) and data and all(_is_source(d) for d in data):
         pairs = [(d, 1.0) if isinstance(d, (str, os.PathLike)) else d for d in data]
-        return [_core.DataSource(path=os.fspath(path), weight=float(weight)) for path, weight in pairs], None
+        return [_core.DataSource(path=os.fspath(path), weight=_checked.number(f"data: weight of {os.fspath(path)}", weight))
+                for path, weight in pairs], None
     if isinstance(data, dict) or not hasattr(data, "__iter__"):
-        raise TypeError(f"data: expected a path, a list of paths or (path, weight), or an iterable of rows, "
+        raise TypeError(f"data: expected a path, (path, weight), a list of these, or an iterable of rows, "
                         f"found {type(data).__name__}")
     return None, data
 
@@ -123,3 +135,8 @@ def _is_source(value: Any) -> bool:
     if isinstance(value, str):
         return not value.lstrip().startswith("{")
     return isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], (str, os.PathLike))
+
+
+def _is_weighted(value: Any) -> bool:
+    """One file with its weight; two paths are two files."""
+    return _is_source(value) and isinstance(value, tuple) and isinstance(value[1], Real)

@@ -5,9 +5,9 @@ import os
 import time
 from typing import Any, AsyncIterator, Callable, Iterator, Optional
 
-from . import _core
+from . import _checked, _core
 from ._callbacks import Told
-from ._errors import of_callback
+from ._errors import misuse, of_callback
 from ._events import Event, Record
 from ._given import settings, signed
 from ._leaving import watched
@@ -37,11 +37,14 @@ class TrainingJob:
     What breaks a wait for it (Ctrl-C, a signal handler that raises) stops it behind a checkpoint; so does the end of the
     interpreter."""
 
-    @signed(required=("model", "data", "out"))
+    # Whether this object was ever begun, be it for a slice.
+    _begun = False
+
+    @signed(required=("model", "data", "out"), rows=True)
     def __init__(self, *, on_event: Optional[Callable[[Event], Optional[bool]]] = None, **given: Any):
-        """A new run in a folder that holds none. ``model`` is a path or an open :class:`Model`; ``data`` a path, a list of
-        paths or (path, weight), or any iterable of rows (dicts, or JSON text), which is read once and not held in memory.
-        ``on_event`` is called with each event on a thread of its own; ``False`` from it stops the job."""
+        """A new run in a folder that holds none. ``model`` is a path or an open :class:`Model`; ``data`` a path,
+        (path, weight), a list of these, or any iterable of rows (dicts, or JSON text), which is read once and not held in
+        memory. ``on_event`` is called with each event on a thread of its own; ``False`` from it stops the job."""
         record, model, rows = settings(given, required=("model", "data", "out"))
         self._told = Told(on_event, rows)
         self._core = _core.TrainingJob(record, model, self._told.listener(), self._told.source())
@@ -72,8 +75,12 @@ class TrainingJob:
 
     def start(self) -> "TrainingJob":
         """Begins it on a thread of its own."""
-        self._core.start()
+        self._begin()
         return self
+
+    def _begin(self) -> None:
+        self._core.start()
+        self._begun = True
 
     def wait(self, timeout: Optional[float] = None) -> Optional[Report]:
         """Waits for the end of what was started: the report, or ``None`` where it still goes on after ``timeout`` seconds.
@@ -119,7 +126,7 @@ class TrainingJob:
 
     def run(self, progress: bool = False) -> Report:
         """Begins it and waits for its end; ``progress`` shows a bar, where ``tqdm`` is installed."""
-        self._core.start()
+        self._begin()
         try:
             if progress:
                 self._bar()
@@ -149,7 +156,9 @@ class TrainingJob:
             bar.close()
 
     async def run_async(self) -> Report:
-        """As :meth:`run`, for callers that await. Where that is cancelled, the job stops behind a checkpoint."""
+        """As :meth:`run`, for callers that await. Where that is cancelled, the job stops behind a checkpoint: it is
+        stopping then, and :meth:`wait` or :meth:`close` waits for that."""
+        self._begun = True
         try:
             return Report(await self._core.run_async())
         except _core.SftmixError.Callback as e:
@@ -159,7 +168,8 @@ class TrainingJob:
     def run_slice(self, seconds: float) -> Slice:
         """Trains for at most so long and the micro-batch under way, writes a checkpoint and returns. The next slice, in this
         process or another, goes on to the same bytes."""
-        seconds = float(seconds)
+        seconds = _checked.number("seconds", seconds)
+        self._begun = True
         slice = Work(lambda: self._core.run_slice(seconds))
         try:
             slice.start()
@@ -171,9 +181,12 @@ class TrainingJob:
         return Slice(self._ended(slice.result))
 
     async def run_slice_async(self, seconds: float) -> Slice:
-        """As :meth:`run_slice`, for callers that await. Where that is cancelled, the job stops behind a checkpoint."""
+        """As :meth:`run_slice`, for callers that await. Where that is cancelled, the job stops behind a checkpoint, as under
+        :meth:`run_async`."""
+        seconds = _checked.number("seconds", seconds)
+        self._begun = True
         try:
-            return Slice(await self._core.run_slice_async(float(seconds)))
+            return Slice(await self._core.run_slice_async(seconds))
         except _core.SftmixError.Callback as e:
             error = of_callback(e, self._told.raised)
         raise error
@@ -202,10 +215,16 @@ class TrainingJob:
 
     def events(self, timeout: Optional[float] = None) -> Iterator[Event]:
         """Its events from the first that was not dealt with; an event counts as dealt with when the next is asked for. Ends
-        with the job, or where none came for ``timeout`` seconds."""
+        with the job, or where none came for ``timeout`` seconds. The job must have been begun, as by
+        :meth:`start`; to iterate over the job itself begins it."""
+        self._check_begun()
         while (numbered := self._next(timeout)) is not None:
             yield Event(numbered.event)
             self._core.acknowledge(numbered.number)
+
+    def _check_begun(self) -> None:
+        if not self._begun and self.status().state == "idle":
+            raise misuse("the job was not begun and has no events; call start() first")
 
     def _next(self, timeout: Optional[float]) -> Any:
         until = None if timeout is None else time.monotonic() + timeout
@@ -217,6 +236,7 @@ class TrainingJob:
 
     async def events_async(self) -> AsyncIterator[Event]:
         """As :meth:`events`, for callers that await."""
+        self._check_begun()
         while (numbered := await self._core.next_event_async(None)) is not None:
             yield Event(numbered.event)
             self._core.acknowledge(numbered.number)
@@ -225,7 +245,7 @@ class TrainingJob:
         """Begins it, unless it was begun, and gives its events; raises what made it fail. A job that was stopped just ends here:
         :meth:`wait` tells."""
         if self.status().state == "idle":
-            self._core.start()
+            self._begin()
         yield from self.events()
         if self.status().state == "failed":
             self.wait()
@@ -236,6 +256,14 @@ class TrainingJob:
 
     def _leave_for_good(self) -> None:
         self._core.shut_down()
+
+    def __repr__(self) -> str:
+        try:
+            at = self.status()
+            said = f"{self.out}: {at.state}" + (f", step {at.global_step} of {at.total_steps}" if at.total_steps else "")
+        except _core.SftmixError:  # It was shut down, or is another process's.
+            said = "closed"
+        return f"<sftmix.TrainingJob {said}>"
 
     def __enter__(self) -> "TrainingJob":
         return self

@@ -3,7 +3,7 @@
 import logging
 import sys
 import types
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from . import _core
 from ._leaving import watched
@@ -35,9 +35,25 @@ class _Where:
 _where = _Where()
 
 
-def log_to(logger: Any = None, level: str = "warn") -> None:
-    """Sends what the library logs to a logger of :mod:`logging`; ``None`` drops it again, as at the start. What a handler
-    or filter raises goes to :func:`sys.unraisablehook`, and not to the run that logs."""
+# Nothing is logged above an error.
+_LEVELS = {"warning": "warn", "critical": "error", "fatal": "error", "notset": "debug"}
+
+
+def _level(level: Any) -> str:
+    """The library's level for one of its own, or for one of :mod:`logging` by name or number."""
+    if isinstance(level, str):
+        return _LEVELS.get(level.lower(), level.lower())
+    if isinstance(level, bool) or not isinstance(level, int):
+        raise TypeError(f"level: expected a str or an int such as logging.WARNING, found {type(level).__name__} {level!r}")
+    known = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warn"}
+    return next((name for number, name in known.items() if level <= number), "error")
+
+
+def log_to(logger: Any = None, level: Union[str, int] = "warn") -> None:
+    """Sends what the library logs to a logger of :mod:`logging`; ``None`` drops it again, as at the start. ``level`` is
+    ``error``, ``warn``, ``info`` or ``debug``, or a level of :mod:`logging` by name or number. What a handler or filter raises
+    goes to :func:`sys.unraisablehook`, and not to the run that logs."""
+    level = _level(level)
     if logger is not None:
         watched(_where)
     _core.set_log_listener(_Log(logger) if logger is not None else None, level)

@@ -4,7 +4,7 @@ off, the others go to their end aside."""
 import os
 from typing import Any, List, Optional
 
-from . import _core
+from . import _checked, _core
 from ._events import Record, plain
 from ._given import settings, signed
 from ._model import Model
@@ -38,7 +38,8 @@ class Merged(Record):
 
 @signed(required=("model", "data"))
 def plan(**given: Any) -> Plan:
-    """What a run of these settings will take: memory by part, tokens, time, and whether it stays within its limit."""
+    """What a run of these settings will take: memory by part, tokens, time, and whether it stays within its limit. ``data``
+    is files here, as for :func:`evaluate` and :func:`inspect`: a path, (path, weight) or a list of these."""
     record, model = _of_files(given)
     return Plan(waited(lambda: _core.plan(record, model)))
 
@@ -58,6 +59,7 @@ def evaluate(*, adapter: Any = None, force: bool = False, **given: Any) -> Evalu
 def inspect(*, rows: int = 3, row: Optional[int] = None, **given: Any) -> List[dict]:
     """What training will see of the data files: the first ``rows`` of each, or the one of number ``row``, token by token, and
     what became of all."""
+    rows, row = _checked.whole("rows", rows), _checked.maybe(_checked.whole, "row", row)
     record, model = _of_files(given, INSPECTED, "an inspection")
     return [plain(f) for f in waited(lambda: _core.inspect(record, model, rows, row))]
 
@@ -66,7 +68,7 @@ def export(run: Any = None, *, formats: Any = ("peft",), out: Any = None, model:
            data: Any = None, force: bool = False) -> List[Exported]:
     """Writes the adapter of a run for other runtimes (``peft``, ``gguf``, ``mlx``), reads each back and compares its logits
     with the trained one's."""
-    formats = [formats] if isinstance(formats, str) else list(formats)
+    formats = _checked.texts("formats", formats)
     source, out = _source(run, model, adapter, data, force), _path(out)
     return [Exported(e) for e in waited(lambda: _core.export_adapter(source, formats, out))]
 
@@ -92,5 +94,6 @@ def _source(run: Any, model: Any, adapter: Any, data: Any, force: bool) -> Any:
 def _of_files(given: dict, *known: Any) -> tuple:
     record, model, rows = settings(given, ("model", "data"), *known)
     if rows is not None:
-        raise TypeError("data: expected files here; rows that are handed over are for TrainingJob")
+        raise TypeError("data: expected files here (a path, (path, weight) or a list of these); rows that are handed over are "
+                        "for TrainingJob")
     return record, model

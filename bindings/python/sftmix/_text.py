@@ -1,13 +1,12 @@
 """Text from a model and its adapters."""
 
-import json
 import os
 import threading
 import weakref
-from typing import Any, Callable, Iterator, List, Optional, Union
+from typing import Any, Callable, Iterator, List, Mapping, Optional, Union
 
-from . import _core
-from ._errors import misuse
+from . import _checked, _core
+from ._errors import invalid, misuse
 from ._events import Record
 from ._making import Making
 from ._model import Model
@@ -28,20 +27,33 @@ class Generation(Record):
 
 
 def _settings(max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, stop, seed):
-    stop = [stop] if isinstance(stop, str) else list(stop)
+    whole, number, maybe = _checked.whole, _checked.number, _checked.maybe
     return _core.GenerateSettings(
-        max_new_tokens=max_new_tokens, temperature=float(temperature), top_k=top_k,
-        top_p=None if top_p is None else float(top_p), min_p=None if min_p is None else float(min_p),
-        repetition_penalty=float(repetition_penalty), stop=stop, seed=seed)
+        max_new_tokens=whole("max_new_tokens", max_new_tokens), temperature=number("temperature", temperature),
+        top_k=maybe(whole, "top_k", top_k), top_p=maybe(number, "top_p", top_p), min_p=maybe(number, "min_p", min_p),
+        repetition_penalty=number("repetition_penalty", repetition_penalty), stop=_checked.texts("stop", stop),
+        seed=whole("seed", seed))
 
 
-def _message(message: dict) -> Any:
+def _messages(messages: Any) -> List[Any]:
+    expected = "a list of dicts with role and content"
+    return [_message(number, m, expected) for number, m in enumerate(_checked.several("messages", messages, expected), 1)]
+
+
+def _message(number: int, message: Any, expected: str) -> Any:
+    if not isinstance(message, Mapping):
+        raise TypeError(f"messages: expected {expected}, found {_checked.said(message)} as message {number}")
+    # A turn that calls tools need not say anything.
+    for name in ("role",) if "tool_calls" in message else ("role", "content"):
+        if name not in message:
+            raise invalid("messages", f"message {number} has no {name!r}; it has {', '.join(map(str, message)) or 'nothing'}")
+    _checked.text(f"messages: role of message {number}", message["role"])
     more = {k: v for k, v in message.items() if k not in ("role", "content")}
     content = message.get("content")
     if not isinstance(content, str):
         more["content"] = content
     return _core.Message(role=message["role"], content=content if isinstance(content, str) else "",
-                         more_json=json.dumps(more) if more else None)
+                         more_json=_checked.as_json(f"messages: message {number}", more) if more else None)
 
 
 class Generator:
@@ -108,7 +120,7 @@ class Generator:
         """Continues a prompt. ``on_text`` is called with each piece, on the thread that called; ``False`` from it ends the
         text. An interrupt ends it too."""
         settings = _settings(max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, stop, seed)
-        core = self._core
+        prompt, core = _checked.text("prompt", prompt), self._core
         return self._made(lambda listener: core.generate(prompt, settings, listener), max_new_tokens, on_text)
 
     def chat(self, messages: List[dict], *, tools: Optional[List[dict]] = None, max_new_tokens: int = 128,
@@ -117,8 +129,8 @@ class Generator:
              seed: int = 0, on_text: Optional[Callable[[str], Optional[bool]]] = None) -> Generation:
         """The reply that follows messages (dicts with ``role`` and ``content``), by the model's own chat template."""
         settings = _settings(max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, stop, seed)
-        told = [_message(m) for m in messages]
-        tools_json = json.dumps(tools) if tools is not None else None
+        told = _messages(messages)
+        tools_json = _checked.maybe(_checked.as_json, "tools", tools)
         core = self._core
         return self._made(lambda listener: core.chat(told, settings, tools_json, listener), max_new_tokens, on_text)
 
@@ -151,6 +163,7 @@ class Generator:
                stop: Union[str, List[str]] = (), seed: int = 0) -> Iterator[str]:
         """The pieces of :meth:`generate` as they come. To leave the loop ends the text."""
         settings = _settings(max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, stop, seed)
+        prompt = _checked.text("prompt", prompt)
 
         def pieces() -> Iterator[str]:
             core = self._core

@@ -251,6 +251,47 @@ def test_an_interrupt_stops_behind_a_checkpoint(tmp_path, by_program, how):
     assert adapter(out) == by_program
 
 
+def test_a_job_that_was_not_begun_has_no_events(tmp_path):
+    async def watched(job):
+        return [e async for e in job.events_async()]
+
+    with sftmix.TrainingJob(**settings(tmp_path / "run")) as job:
+        for look in (lambda: list(job.events()), lambda: next(job.events(timeout=0.1)), lambda: asyncio.run(watched(job))):
+            with pytest.raises(sftmix.MisuseError, match="not begun.*start"):
+                look()
+        # What is asked for first and looked at later is of the job as it is then.
+        events = job.events()
+        job.start()
+        assert next(events).kind == "prepared"
+        job.cancel(save=False)
+    with sftmix.TrainingJob(**settings(tmp_path / "slices")) as job:
+        job.run_slice(0.3)
+        assert job.status().state in ("idle", "done")
+        list(job.events())  # Between slices as well.
+
+
+def test_what_a_job_is_shows(tmp_path):
+    out = tmp_path / "run"
+    job = sftmix.TrainingJob(**settings(out))
+    assert repr(job) == f"<sftmix.TrainingJob {out}: idle>"
+    report = job.run()
+    assert repr(job) == f"<sftmix.TrainingJob {out}: done, step {report.steps} of {report.steps}>"
+    job.close()
+    assert repr(job) == "<sftmix.TrainingJob closed>"
+
+
+@pytest.mark.parametrize("how", ["one", "several"])
+def test_a_file_may_have_a_weight(tmp_path, how):
+    file, rows = DEMO / "train.jsonl", len((DEMO / "train.jsonl").read_text().splitlines())
+    data = (str(file), 0.5) if how == "one" else [(file, 0.5), DEMO / "valid.jsonl"]
+    more = len((DEMO / "valid.jsonl").read_text().splitlines()) if how == "several" else 0
+    given = settings(tmp_path / "run", data=data, recipe="ntp", max_steps=1)
+    assert sftmix.plan(**given).examples == rows // 2 + more
+    assert sftmix.TrainingJob(**given).run().examples == rows // 2 + more
+    # Two paths are two files.
+    assert sftmix.plan(**{**given, "data": (file, DEMO / "valid.jsonl")}).examples > rows
+
+
 def test_misuse_is_named(tmp_path):
     with sftmix.TrainingJob(**settings(tmp_path / "run")).start() as job:
         with pytest.raises(sftmix.MisuseError, match="running"):

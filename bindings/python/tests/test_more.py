@@ -67,6 +67,64 @@ def test_the_data_map(finished):
         data_map.rows(sort_by="beauty")
     with pytest.raises(sftmix.Error):
         sftmix.DataMap(out / "adapter")
+    assert repr(data_map) == f"<sftmix.DataMap {out}>"
+
+
+@pytest.mark.parametrize("filters", [("tokens", None, 12), [("tokens", 12)], [("tokens", None, 1, 2)], ["abc"], "tokens", 3,
+                                     [("tokens", "few", None)], [(3, 1, 2)]], ids=repr)
+def test_filters_of_a_wrong_shape_are_named(finished, filters):
+    data_map = sftmix.DataMap(finished[0])
+    for call in (data_map.rows, data_map.count):
+        with pytest.raises(TypeError, match="^filters: "):
+            call(filters=filters)
+
+
+def test_numbers_out_of_range_are_named(finished):
+    data_map = sftmix.DataMap(finished[0])
+    for name, value, call in [("limit", n, data_map.rows) for n in (-1, 0, 10_001, 2**40)] + [
+            ("offset", -1, data_map.rows), ("index", -1, data_map.history)]:
+        e = raised(sftmix.InvalidConfigError, lambda: call(**{name: value}))
+        assert e.field == name and e.reason.startswith("expected ") and e.reason.endswith(f", found {value}")
+    for name, call in [("limit", data_map.rows), ("offset", data_map.rows), ("index", data_map.history)]:
+        for value in (None, "3", 1.5):
+            with pytest.raises(TypeError, match=f"^{name}: expected an int, found {type(value).__name__}"):
+                call(**{name: value})
+    # The bound is the library's own.
+    query = lambda limit: sftmix._core.MapQuery(limit=limit)
+    assert data_map._core.page(query(sftmix._map.LIMIT)).rows
+    e = raised(sftmix.InvalidConfigError, lambda: data_map._core.page(query(sftmix._map.LIMIT + 1)))
+    assert e.reason == f"expected 1 to {sftmix._map.LIMIT}, found {sftmix._map.LIMIT + 1}"
+
+
+@pytest.mark.parametrize("messages, says", [
+    ("hello", "^messages: expected a list of dicts with role and content, found str 'hello'"),
+    ({"role": "user", "content": "hi"}, "^messages: expected a list of dicts"), (3, "^messages: .*found int 3"),
+    (["hello"], "^messages: .*found str 'hello' as message 1"),
+    ([{"role": "user", "content": "a"}, {"user": "x"}], "invalid setting messages: message 2 has no 'role'; it has user"),
+    ([{"role": "user", "text": "x"}], "message 1 has no 'content'; it has role, text"), ([{}], "has no 'role'; it has nothing"),
+    ([{"role": 3, "content": "x"}], "^messages: role of message 1: expected a str, found int 3"),
+    ([{"role": "user", "content": "x", "more": object()}], "^messages: message 1: .*not JSON serializable"),
+])
+def test_messages_of_a_wrong_shape_are_named(messages, says):
+    with sftmix.Generator(DEMO, threads=1) as generator:
+        with pytest.raises((TypeError, sftmix.InvalidConfigError), match=says):
+            generator.chat(messages)
+        # A turn that calls a tool has no text; that this model has no template is said then.
+        calls = [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}]
+        with pytest.raises(sftmix.ChatTemplateError):
+            generator.chat(calls)
+
+
+def test_settings_of_a_text_are_named():
+    with sftmix.Generator(DEMO, threads=1) as generator:
+        for name, value in [("stop", 3), ("stop", ["a", 3]), ("temperature", "hot"), ("top_k", "a"), ("max_new_tokens", 1.5),
+                            ("seed", None), ("prompt", 3)]:
+            given = {"prompt": "Once", name: value}
+            for call in (generator.generate, generator.stream):
+                with pytest.raises(TypeError, match=f"^{name}: expected "):
+                    call(**given)
+        e = raised(sftmix.InvalidConfigError, lambda: generator.generate("Once", max_new_tokens=-1))
+        assert (e.field, e.reason) == ("max_new_tokens", "expected 0 or more, found -1")
 
 
 def test_plan_evaluate_inspect(tmp_path, finished):
@@ -182,6 +240,49 @@ def test_what_goes_wrong_is_seen_where_it_is_looked_at(tmp_path):
     assert not plan.fits and plan.predicted_peak_bytes > 1000
 
 
+class Frame:
+    """Has what a pandas.DataFrame is known by, and iterates over its columns as that does."""
+    columns = ["prompt", "response"]
+
+    def to_dict(self, orient):
+        return [{"prompt": f"a b c {i}", "response": "d"} for i in range(8)]
+
+    def __iter__(self):
+        return iter(self.columns)
+
+
+def test_a_frame_is_no_rows_and_what_gives_them_is_said(tmp_path):
+    given = settings(tmp_path / "x", recipe="ntp", max_steps=1)
+    frame = Frame()
+    with pytest.raises(TypeError, match=r"data: expected rows, found a Frame, .* give frame.to_dict\("):
+        sftmix.TrainingJob(**{**given, "data": frame})
+    assert sftmix.TrainingJob(**{**given, "data": frame.to_dict("records")}).run().examples == 8
+
+
+def test_files_alone_are_taken_where_nothing_is_trained():
+    for call in (sftmix.plan, sftmix.evaluate, sftmix.inspect):
+        for data in ([{"text": "a"}], ({"text": "a"} for _ in range(2)), Frame()):
+            with pytest.raises(TypeError, match="data: expected files here .*TrainingJob"):
+                call(model=DEMO, data=data)
+
+
+@pytest.mark.parametrize("name, value, says", [
+    ("valid", iter([]), "a path, found list_iterator"), ("valid", 3, "a path, found int 3"), ("out", 3, "a path"),
+    ("model", 3, "a path"), ("cache_dir", b"c", "a path, found bytes"), ("layers_to_transform", 3, "a list of int, found int 3"),
+    ("layers_to_transform", ["a"], "an int, found str 'a'"), ("target_modules", 3, "a str or a list of str"),
+    ("template_drops", [3], "a str or a list of str"), ("rank_pattern", [8], "a dict"), ("adam_betas", 0.9, "two numbers"),
+    ("data", [("d", "much")], "a number, found str 'much'"),
+])
+def test_a_setting_of_a_wrong_type_is_named(name, value, says):
+    with pytest.raises(TypeError, match=f"^{name}: .*expected {says}"):
+        sftmix.TrainingJob(**{**settings("o"), name: value})
+
+
+def test_one_word_is_a_list_of_one(tmp_path):
+    with sftmix.TrainingJob(**settings(tmp_path / "x", template_drops="tools", target_modules="q_proj, v_proj")) as job:
+        assert job.settings["template_drops"] == ["tools"] and job.settings["target_modules"] == ["q_proj", "v_proj"]
+
+
 def test_slips_are_named_before_anything_is_done():
     with pytest.raises(TypeError, match="did you mean 'batch_size'"):
         sftmix.TrainingJob(model="m", data="d", out="o", batchsize=4)
@@ -279,8 +380,27 @@ def test_nothing_is_printed_and_the_log_goes_where_it_is_told(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_levels_are_those_of_logging_too():
+    logger = logging.getLogger("sftmix-levels")
+    taken = {"debug": ["debug", "DEBUG", logging.DEBUG, logging.NOTSET, 5], "info": ["info", logging.INFO, 15],
+             "warn": ["warn", "warning", "WARNING", logging.WARNING],
+             "error": ["error", "critical", "fatal", logging.ERROR, logging.CRITICAL]}
+    for level, names in taken.items():
+        for name in names:
+            assert sftmix._log._level(name) == level, name
+            sftmix.log_to(logger, name)
+    sftmix.log_to(None)
+    e = raised(sftmix.InvalidConfigError, lambda: sftmix.log_to(logger, "loud"))
+    assert e.field == "level"
+    for level in (None, 1.5, True):
+        with pytest.raises(TypeError, match="^level: expected a str or an int"):
+            sftmix.log_to(logger, level)
+
+
 def test_pandas_takes_a_page(finished):
     pandas = pytest.importorskip("pandas")
+    with pytest.raises(TypeError, match="found a DataFrame.*to_dict"):
+        sftmix.TrainingJob(model=DEMO, out="o", data=pandas.DataFrame({"text": ["a"]}))
     frame = pandas.DataFrame(sftmix.DataMap(finished[0]).rows(limit=3))
     assert len(frame) == 3 and "confidence" in frame
 

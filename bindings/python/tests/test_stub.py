@@ -51,6 +51,23 @@ def public(names):
     return {n for n in names if not n.startswith("_")}
 
 
+def words(name):
+    """The values of a Literal of the stub."""
+    [value] = [n.value for n in STUB.body if isinstance(n, ast.Assign) and n.targets[0].id == name]
+    return set(ast.literal_eval(value.slice))
+
+
+def test_the_stub_has_the_words_of_the_library(finished):
+    core = sftmix._core
+    assert words("_State") == {state.name.lower() for state in core.JobState}
+    assert words("_Kind") == {name.lower() for name, kind in vars(core.Event).items() if isinstance(kind, type) and name.isupper()}
+    data_map = sftmix.DataMap(finished[0])
+    assert words("_Half") == set(data_map.rows(limit=10_000)["half"])
+    with pytest.raises(sftmix.InvalidConfigError) as e:
+        data_map.rows(sort_by="beauty")
+    assert words("_Column") == set(e.value.reason.removeprefix("expected one of ").rpartition(", found")[0].split(", "))
+
+
 def test_the_stub_has_the_names_of_the_package():
     assert public([*CLASSES, *FUNCTIONS]) == set(sftmix.__all__)
 
