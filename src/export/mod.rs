@@ -152,7 +152,7 @@ fn export_with(
         }
     }
     if formats.is_empty() {
-        return Err(Error::config("to", format!("expected one or more of {}", Format::NAMES.join(", "))));
+        return Err(Error::config("formats", format!("expected one or more of {}", Format::NAMES.join(", "))));
     }
     let out = match (&config.out, &config.source.run) {
         (Some(out), _) => out.clone(),

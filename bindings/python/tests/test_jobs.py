@@ -285,7 +285,7 @@ def test_a_file_may_have_a_weight(tmp_path, how):
     file, rows = DEMO / "train.jsonl", len((DEMO / "train.jsonl").read_text().splitlines())
     data = (str(file), 0.5) if how == "one" else [(file, 0.5), DEMO / "valid.jsonl"]
     more = len((DEMO / "valid.jsonl").read_text().splitlines()) if how == "several" else 0
-    given = settings(tmp_path / "run", data=data, recipe="ntp", max_steps=1)
+    given = settings(tmp_path / "run", data=data, recipe="ntp", max_steps=2)
     assert sftmix.plan(**given).examples == rows // 2 + more
     assert sftmix.TrainingJob(**given).run().examples == rows // 2 + more
     # Two paths are two files.

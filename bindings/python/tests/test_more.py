@@ -242,17 +242,17 @@ def test_what_goes_wrong_is_seen_where_it_is_looked_at(tmp_path):
 
 class Frame:
     """Has what a pandas.DataFrame is known by, and iterates over its columns as that does."""
-    columns = ["prompt", "response"]
+    columns = ["prompt", "completion"]
 
     def to_dict(self, orient):
-        return [{"prompt": f"a b c {i}", "response": "d"} for i in range(8)]
+        return [{"prompt": f"a b c {i}", "completion": "d"} for i in range(8)]
 
     def __iter__(self):
         return iter(self.columns)
 
 
 def test_a_frame_is_no_rows_and_what_gives_them_is_said(tmp_path):
-    given = settings(tmp_path / "x", recipe="ntp", max_steps=1)
+    given = settings(tmp_path / "x", recipe="ntp", max_steps=2)
     frame = Frame()
     with pytest.raises(TypeError, match=r"data: expected rows, found a Frame, .* give frame.to_dict\("):
         sftmix.TrainingJob(**{**given, "data": frame})
