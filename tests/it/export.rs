@@ -539,7 +539,7 @@ fn nothing_is_left_of_an_export_that_fails() {
     assert!(matches!(run(&good, &other), Err(Error::InvalidConfig { field, .. }) if field == "out"));
     assert!(names(&other.join("mlx")).is_empty());
     let none = ExportConfig { source: source(&model, &good, dir.path()), out: Some(out), ..Default::default() };
-    assert!(matches!(export(&none), Err(Error::InvalidConfig { field, .. }) if field == "to"));
+    assert!(matches!(export(&none), Err(Error::InvalidConfig { field, .. }) if field == "formats"));
 }
 
 fn merge_into(source: AdapterSource, out: &Path, dtype: Option<Precision>) -> sftmix::Result<sftmix::export::Merged> {

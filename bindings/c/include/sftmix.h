@@ -1591,7 +1591,8 @@ enum sftmix_status sftmix_job_new_with_rows(const struct sftmix_train_options *o
 /**
  * The run in a folder, to be taken up where its newest whole checkpoint stands; where no run is there yet, one is begun.
  * `settings_json`, which may be NULL, is an object of the settings that are given now: inputs may lie elsewhere, with the
- * same contents, and `device`, `memory_limit`, `resident_limit` and `cache_dir` may be others. The model, which may be NULL, is one of them.
+ * same contents, and `device`, `memory_limit`, `resident_limit` and `cache_dir` may be others. The model, which may be
+ * NULL, is one of them.
  *
  * `*out` is freed with `sftmix_job_free`. From any thread.
  */

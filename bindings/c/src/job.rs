@@ -161,7 +161,8 @@ pub unsafe extern "C" fn sftmix_job_new_with_rows(
 
 /// The run in a folder, to be taken up where its newest whole checkpoint stands; where no run is there yet, one is begun.
 /// `settings_json`, which may be NULL, is an object of the settings that are given now: inputs may lie elsewhere, with the
-/// same contents, and `device`, `memory_limit`, `resident_limit` and `cache_dir` may be others. The model, which may be NULL, is one of them.
+/// same contents, and `device`, `memory_limit`, `resident_limit` and `cache_dir` may be others. The model, which may be
+/// NULL, is one of them.
 ///
 /// `*out` is freed with `sftmix_job_free`. From any thread.
 #[unsafe(no_mangle)]
