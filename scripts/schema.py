@@ -161,7 +161,8 @@ def stub(settings):
             default = s["default"] if s["default"] not in ("", []) else None
             default = tuple(default) if isinstance(default, list) else default
             kind = PYTHON[s["type"]] + (" | None" if default is None and not must else "")
-            kind = {"model": "Model | " + kind}.get(s["name"], kind)
+            # Rows that are handed over are for training alone.
+            kind = {"model": "Model | " + kind, "data": kind if mark == "TrainingJob" else "Files"}.get(s["name"], kind)
             lines.append(f"{' ' * indent}{s['name']}: {kind}{'' if must else f' = {default!r}'},\n")
         text = re.sub(rf"( +# <settings of {mark}>\n).*?( +# </settings of {mark}>)",
                       lambda m: m.group(1) + "".join(lines) + m.group(2), text, flags=re.S)

@@ -6,7 +6,8 @@ __version__: str
 
 Source = str | os.PathLike | tuple[str | os.PathLike, float]
 Files = Source | Sequence[Source]
-Data = Files | Iterable[dict | str]
+# Files or rows. As one iterable: of two, a list of paths and (path, weight) is of neither to a checker.
+Data = Source | Iterable[Source | dict]
 
 _Kind = Literal["prepared", "step", "evaluated", "stopped_early", "sweep", "split", "checkpoint", "limits", "other"]
 _State = Literal["idle", "preparing", "running", "pausing", "paused", "stopping", "done", "cancelled", "failed"]
@@ -284,7 +285,7 @@ def plan(
     *,
     # <settings of plan>
     model: Model | str | os.PathLike,
-    data: Data,
+    data: Files,
     out: str | os.PathLike | None = None,
     valid: str | os.PathLike | None = None,
     valid_split: float | None = None,
@@ -350,7 +351,7 @@ def evaluate(
     *,
     # <settings of evaluate>
     model: Model | str | os.PathLike,
-    data: Data,
+    data: Files,
     batch_size: int = 8,
     max_length: int = 1024,
     device: str = 'auto',
@@ -374,7 +375,7 @@ def inspect(
     *,
     # <settings of inspect>
     model: Model | str | os.PathLike,
-    data: Data,
+    data: Files,
     max_length: int = 1024,
     threads: int | None = None,
     data_format: str | None = None,

@@ -62,7 +62,7 @@ def _value(name: str, value: Any) -> Any:
         return [_checked.whole(name, v) for v in _checked.several(name, value, "a list of int")]
     if told == "tuple[float, float]":
         return [_checked.number(name, v) for v in _checked.several(name, value, "two numbers")]
-    if told.startswith("dict[") and not isinstance(value, dict):
+    if told.startswith("dict") and not isinstance(value, dict):
         raise TypeError(f"{name}: expected a dict, found {_checked.said(value)}")
     if name == "chat_template_kwargs":
         return _checked.as_json(name, value)

@@ -270,7 +270,8 @@ def test_files_alone_are_taken_where_nothing_is_trained():
     ("valid", iter([]), "a path, found list_iterator"), ("valid", 3, "a path, found int 3"), ("out", 3, "a path"),
     ("model", 3, "a path"), ("cache_dir", b"c", "a path, found bytes"), ("layers_to_transform", 3, "a list of int, found int 3"),
     ("layers_to_transform", ["a"], "an int, found str 'a'"), ("target_modules", 3, "a str or a list of str"),
-    ("template_drops", [3], "a str or a list of str"), ("rank_pattern", [8], "a dict"), ("adam_betas", 0.9, "two numbers"),
+    ("template_drops", [3], "a str or a list of str"),
+    ("rank_pattern", [8], "a dict"), ("chat_template_kwargs", [1], "a dict"), ("adam_betas", 0.9, "two numbers"),
     ("data", [("d", "much")], "a number, found str 'much'"),
 ])
 def test_a_setting_of_a_wrong_type_is_named(name, value, says):
