@@ -267,12 +267,14 @@ mod tests {
         let (m, n, k) = (5, 7, 3);
         let x: Vec<f32> = (0..m * k).map(|i| i as f32 - 4.0).collect();
         let w: Vec<f32> = (0..n * k).map(|i| 2.0 - i as f32).collect();
-        let mut libraries = vec![Library::Gemm(&engine)];
         #[cfg(feature = "cli")]
         let openblas = OpenBlas::load(2);
-        #[cfg(feature = "cli")]
-        libraries.extend(openblas.as_ref().map(Library::OpenBlas));
-        for library in libraries {
+        let libraries = [
+            Some(Library::Gemm(&engine)),
+            #[cfg(feature = "cli")]
+            openblas.as_ref().map(Library::OpenBlas),
+        ];
+        for library in libraries.into_iter().flatten() {
             for transposed in [false, true] {
                 let mut y = vec![0f32; m * n];
                 library.product(&mut y, &x, &w, (m, n, k), transposed);
