@@ -93,7 +93,7 @@ pub fn evaluate_on(model: &Model, config: &EvalConfig, stop: &StopHandle) -> Res
         inputs.store(&tokenizer, &data, &config.data_options, None, config.max_length, &|_| stop.is_stopped())?;
     store.warn_of_skipped();
     drop(tokenizer);
-    inputs.room(&[&store])?;
+    inputs.room(&[&store], config.max_length)?;
     let together = score::Together::rows(config.batch_size);
     score::evaluate(&inputs.engine, &inputs.model, adapter.as_ref(), &store, together, &|| stop.is_stopped())
         .map_err(|e| model.blamed(e))

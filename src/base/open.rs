@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::facts::BaseFacts;
 use super::model::{Model, ModelHashes};
-use crate::config::DataOptions;
+use crate::config::{DataOptions, TrainConfig};
 use crate::data::rows::files::RowFormat;
 use crate::data::tokens::pipeline;
 use crate::data::tokens::StoreRequest;
@@ -40,12 +40,15 @@ impl Inputs {
         ))
     }
 
-    /// Makes room for the rows of these stores.
-    pub fn room(&mut self, stores: &[&TokenStore]) -> Result<()> {
+    /// Makes room for the rows of these stores, which were cut at `max_length`.
+    pub fn room(&mut self, stores: &[&TokenStore], max_length: usize) -> Result<()> {
         let longest = stores.iter().map(|s| s.longest()).max().unwrap_or(1);
         let limit = self.model.config.max_position_embeddings;
         if longest > limit {
             log::warn!("rows of up to {longest} tokens go beyond the {limit} positions that the model was made for: max_length cuts them");
+        } else if max_length > limit && max_length != TrainConfig::default().max_length {
+            // Of the default nobody said so, and the rows are short.
+            log::warn!("max_length {max_length} is beyond the {limit} positions the model was made for");
         }
         self.model.grow(&self.engine, longest)
     }

@@ -208,7 +208,7 @@ fn rotated(keys: &Keys, num_layers: usize) -> Result<Vec<bool>> {
 /// absent: 4096 but for SmolLM3 and Phi-3.
 fn windows(keys: &Keys, family: Family, num_layers: usize) -> Result<Vec<Option<usize>>> {
     let read = || match keys.raw("sliding_window") {
-        None => Ok(Some(4096).filter(|_| !matches!(family, SmolLm3 | Phi3))),
+        None => Ok((!matches!(family, SmolLm3 | Phi3)).then_some(4096)),
         Some(Value::Null) => Ok(None),
         Some(_) => keys.size("sliding_window").map(Some),
     };

@@ -174,7 +174,7 @@ impl DecoderConfig {
             Some(Value::Null) => Ok(None),
             Some(_) => keys.positive(key).map(Some),
         };
-        let gemma2 = |c: f64| Some(c).filter(|_| family == Family::Gemma2);
+        let gemma2 = |c: f64| (family == Family::Gemma2).then_some(c);
         let score_width =
             if family.has_four_norms() { number("query_pre_attn_scalar", 256.0)? } else { head_dim as f64 };
         let attention_scale = match family {

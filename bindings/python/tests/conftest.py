@@ -1,11 +1,15 @@
 """What the tests share: the demo's model and rows, and the command line to compare with."""
 import os
 import pathlib
+import signal
 import subprocess
 
 import pytest
 
 import sftmix
+
+# A shell that runs this in the background has interrupts ignored, and what is started from here would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = pathlib.Path(os.environ["SFTMIX_ROOT"])
 DEMO = ROOT / "assets/demo"

@@ -96,7 +96,7 @@ impl Opened {
         let Sets { train: store, valid } = open_sets(config, &inputs.cache_dir, open)?;
         let tokenizer_hash = hex(&tokenizer.tokenizer.content_hash());
         drop(tokenizer);
-        inputs.room(&std::iter::once(&store).chain(&valid).collect::<Vec<_>>())?;
+        inputs.room(&std::iter::once(&store).chain(&valid).collect::<Vec<_>>(), config.max_length)?;
         let imported = imported(config, begun, &store)?;
         let stands_on = stands_on(given, begun, (&store, valid.as_ref()), tokenizer_hash, imported.as_deref())?;
         if let Some(run) = before {

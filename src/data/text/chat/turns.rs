@@ -44,8 +44,10 @@ impl Manner {
             places.map(|places| (text, places))
         };
         let answered = places(render(&[question.clone(), answer], false)?, &[open, close]);
-        let tail = answered
-            .and_then(|(text, at)| Some(text[at[0]..].strip_prefix('a')?.to_string()).filter(|_| at[1] == at[0] + 1));
+        let tail = answered.and_then(|(text, at)| {
+            let rest = text[at[0]..].strip_prefix('a')?;
+            (at[1] == at[0] + 1).then(|| rest.to_string())
+        });
         let tail = tail.ok_or(
             "the chat template does not write an answer out as it is, so that it cannot be told what is trained; a \
              template with generation tags would tell (chat_template)",
